@@ -1,0 +1,1 @@
+"""Channel service: 3GPP links that evolve in slots, and the CSI feedback they report."""

@@ -1,0 +1,1 @@
+"""Gateway: REST face of the emulator."""

@@ -1,0 +1,1 @@
+"""Knowledge base: LLM rewrites of the source, and CSI predicted from past reports."""

@@ -1,0 +1,1 @@
+"""Receiver: equalises, decodes the meaning and searches the gallery."""

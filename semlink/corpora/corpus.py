@@ -1,0 +1,87 @@
+"""What a corpus is: items with captions, an identity each, and media rendered or read on demand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "val", "test"]
+Task = Literal["person", "image", "audio"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+AUDIO_SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusInfo:
+    """What `semlink corpora` and ``GET /v1/corpora`` say of a corpus."""
+
+    name: str
+    task: Task
+    media_type: str
+    """MIME type of every item's media, e.g. ``image/jpeg`` or ``audio/ogg``."""
+    licence: str
+    source: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One gallery item.
+
+    ``identity`` decides what counts as right: the person in `pedestrians` (several items each), the item's own id
+    elsewhere. ``attributes`` is the generator's ground truth, empty for real sets.
+    """
+
+    item_id: str
+    identity: str
+    split: Split
+    captions: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Encoded media, ready for a browser."""
+
+    content_type: str
+    data: bytes
+
+
+class Corpus(ABC):
+    """A set of items in splits whose identities never meet. All methods are deterministic and thread-safe."""
+
+    info: CorpusInfo
+
+    @abstractmethod
+    def items(self, split: Split) -> Sequence[Item]:
+        """Items of ``split`` in a fixed order."""
+
+    @abstractmethod
+    def item(self, item_id: str) -> Item:
+        """One item. Raises :class:`semlink.errors.NotFound` for an unknown id."""
+
+    @abstractmethod
+    def media(self, item_id: str) -> Media:
+        """The item's encoded picture or sound. Raises NotFound for an unknown id."""
+
+
+class ImageCorpus(Corpus):
+    """A corpus of pictures."""
+
+    @abstractmethod
+    def pixels(self, item_id: str) -> NDArray[np.uint8]:
+        """RGB pixels, ``[height, width, 3]``, uint8: what :meth:`media` shows, before encoding."""
+
+
+class AudioCorpus(Corpus):
+    """A corpus of sounds."""
+
+    @abstractmethod
+    def waveform(self, item_id: str) -> NDArray[np.float32]:
+        """Mono samples at 16 kHz, ``[num_samples]``, float32 in −1…1."""

@@ -1,0 +1,1 @@
+"""Encoders of each modality, alignment heads and the semantic codec, shared by both ends."""

@@ -1,0 +1,1 @@
+"""The physical layer shared by both ends: precoding, equalising, CSI quantisers."""

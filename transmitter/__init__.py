@@ -1,0 +1,1 @@
+"""Transmitter: turns a query into a few complex symbols and a precoder."""
