@@ -1,0 +1,86 @@
+"""The methods a query may choose, as data: what each room does for them is read from here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from semlink.errors import InvalidField
+
+Fusion = Literal["none", "mean", "similarity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the method table.
+
+    ``rewrites``: LLM rewrites are asked for (SDG). ``filtered``: hallucinations are dropped first (CDFC phase 1).
+    ``fusion``: how the kept rewrites join the source (CDFC phase 2). ``predictor``: who turns reports into the CSI
+    of the slot; "" leaves the choice to the knowledge base. ``channel``: False hands the feature over as it is.
+    """
+
+    name: str
+    title: str
+    source: str
+    available: bool
+    rewrites: bool = False
+    filtered: bool = True
+    fusion: Fusion = "none"
+    predictor: str = "hold-last"
+    channel: bool = True
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "sc-lmkb",
+            "SC-LMKB (so far: SDG by prompt, similarity filter and fusion, Wiener CSI)",
+            "arXiv 2604.05504; fusion rule and Wiener predictor are our definition",
+            available=True,
+            rewrites=True,
+            fusion="similarity",
+            predictor="",
+        ),
+        Method(
+            "deepsc-mimo",
+            "DeepSC-MIMO, conventional semantic communication: quantised, outdated CSI, no knowledge base",
+            "arXiv 2604.05504 baseline; codec inputs from SCAN, arXiv 2306.15534",
+            available=True,
+        ),
+        Method(
+            "ideal",
+            "Ideal link: the feature itself, no channel",
+            "our definition (upper bound)",
+            available=True,
+            channel=False,
+        ),
+        Method(
+            "sc-lmkb-wo-sdg", "SC-LMKB without SDG", "arXiv 2604.05504, fig. 12", available=False
+        ),
+        Method(
+            "sc-lmkb-wo-cdg", "SC-LMKB without CDG", "arXiv 2604.05504, fig. 12", available=False
+        ),
+        Method(
+            "llm-sc", "LLM-enabled SC without CDFC", "arXiv 2604.05504 baseline", available=False
+        ),
+        Method("llm4cp", "LLM4CP channel prediction", "arXiv 2406.14440", available=False),
+        Method("csi-llm", "CSI-LLM channel prediction", "arXiv 2409.00005", available=False),
+        Method(
+            "separation",
+            "Separate source and channel coding: int8 feature, CRC, 5G LDPC, QAM",
+            "our definition, 3GPP TS 38.212 coding",
+            available=False,
+        ),
+    )
+}
+
+
+def method_named(name: str, *, field: str = "method") -> Method:
+    """The method of that name. Raises InvalidField when it is unknown or not built yet."""
+    method = METHODS.get(name)
+    if method is None or not method.available:
+        offered = ", ".join(m.name for m in METHODS.values() if m.available)
+        why = "is not built yet" if method else "is unknown"
+        raise InvalidField(f"{field} {name!r} {why}, allowed: {offered}", field=field)
+    return method

@@ -1,0 +1,101 @@
+"""The rooms as their callers see them.
+
+A room's own class and the gRPC client of that room both satisfy the same protocol, so the lab runs the system in one
+process by handing rooms to each other, and the services run it over gRPC by handing clients: same logic, no `if`.
+Every method may raise any :class:`semlink.errors.SemlinkError`. The caller's deadline travels in
+:data:`semlink.rpc.deadline`, not in the signatures.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from semlink.v1 import channel_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
+
+
+class TransmitterRoom(Protocol):
+    """From queries to answers over a link."""
+
+    async def retrieve(
+        self, request: transmitter_pb2.RetrieveRequest
+    ) -> transmitter_pb2.RetrieveResponse:
+        """Send the queries, return the answers in their order."""
+        ...
+
+
+class ChannelRoom(Protocol):
+    """Links, slots, the air."""
+
+    async def open_link(self, request: channel_pb2.OpenLinkRequest) -> channel_pb2.Link:
+        """Open a link whose clock advances with every query."""
+        ...
+
+    async def get_link(self, request: channel_pb2.GetLinkRequest) -> channel_pb2.Link:
+        """One open link."""
+        ...
+
+    async def list_links(
+        self, request: channel_pb2.ListLinksRequest
+    ) -> channel_pb2.ListLinksResponse:
+        """Every open link."""
+        ...
+
+    async def close_link(
+        self, request: channel_pb2.CloseLinkRequest
+    ) -> channel_pb2.CloseLinkResponse:
+        """Forget a link and its reports."""
+        ...
+
+    async def grant(self, request: channel_pb2.GrantRequest) -> channel_pb2.GrantResponse:
+        """Grant slots; reports due by then are in the store afterwards."""
+        ...
+
+    async def transmit(self, request: channel_pb2.TransmitRequest) -> channel_pb2.TransmitResponse:
+        """Carry frames to the receiver and its answers back."""
+        ...
+
+    async def get_csi(self, request: channel_pb2.GetCsiRequest) -> channel_pb2.GetCsiResponse:
+        """Magnitudes of the channel as each party sees it."""
+        ...
+
+
+class ReceiverRoom(Protocol):
+    """From samples to ranked items."""
+
+    async def receive(self, request: receiver_pb2.ReceiveRequest) -> receiver_pb2.ReceiveResponse:
+        """Equalise, decode, search."""
+        ...
+
+    async def search(self, request: receiver_pb2.SearchRequest) -> receiver_pb2.SearchResponse:
+        """Search with features that crossed no channel (method `ideal`)."""
+        ...
+
+    async def list_corpora(
+        self, request: receiver_pb2.ListCorporaRequest
+    ) -> receiver_pb2.ListCorporaResponse:
+        """The corpora whose galleries this receiver holds."""
+        ...
+
+    async def get_item(self, request: receiver_pb2.GetItemRequest) -> receiver_pb2.GalleryItem:
+        """One item of a gallery."""
+        ...
+
+    async def get_media(
+        self, request: receiver_pb2.GetMediaRequest
+    ) -> receiver_pb2.GetMediaResponse:
+        """An item's picture or sound."""
+        ...
+
+
+class KnowledgeRoom(Protocol):
+    """LLM rewrites and predicted CSI."""
+
+    async def rewrite(self, request: knowledge_pb2.RewriteRequest) -> knowledge_pb2.RewriteResponse:
+        """Rewrites of captions, filtered."""
+        ...
+
+    async def predict_csi(
+        self, request: knowledge_pb2.PredictCsiRequest
+    ) -> knowledge_pb2.PredictCsiResponse:
+        """CSI of the slot of transmission from past reports."""
+        ...
