@@ -1,0 +1,41 @@
+"""From contents to features of the shared space, batched over whatever queries are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semlink.semantics.encoders import SemanticEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Something to encode: see :class:`transmitter.queries.CheckedQuery`."""
+
+    task: str
+    modality: str
+    value: str | NDArray[Any]
+
+
+@lru_cache(maxsize=8)
+def encoder_of(task: str) -> SemanticEncoder:
+    """The encoders of a task, loaded once a process."""
+    return SemanticEncoder(task)
+
+
+def encode(contents: list[Content]) -> list[NDArray[np.float32]]:
+    """Features, ``[feature_size]`` float32 of unit norm each, in the order of the contents."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, content in enumerate(contents):
+        groups.setdefault((content.task, content.modality), []).append(i)
+    features: dict[int, NDArray[np.float32]] = {}
+    for (task, modality), members in groups.items():
+        encoder = encoder_of(task)
+        run = {"text": encoder.text, "image": encoder.image, "audio": encoder.audio}[modality]
+        rows: NDArray[np.float32] = run([contents[i].value for i in members])
+        features |= dict(zip(members, rows, strict=True))
+    return [features[i] for i in range(len(contents))]

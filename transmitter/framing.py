@@ -1,0 +1,106 @@
+"""From features to frames: JSCC symbols for the SNR that the known CSI promises, and the precoder, batched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semlink.links import NUM_SUBBANDS
+from semlink.semantics.codec import load_codec
+from semlink.signal.precoding import open_loop_precoder, precoder, predicted_sinr_db
+from semlink.v1 import common_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A feature (``[feature_size]``, float32) to send over a link with what is known of its channel.
+
+    ``csi``: complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``, None when nothing is known.
+    """
+
+    task: str
+    feature: NDArray[np.float32]
+    num_symbols: int
+    config: common_pb2.LinkConfig
+    csi: NDArray[np.complex64] | None
+    slot: int
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Messages of equal shape are framed in one batch."""
+        c = self.config
+        return (
+            self.task,
+            self.num_symbols,
+            c.num_tx_ant,
+            c.num_rx_ant,
+            c.num_layers,
+            c.num_users,
+            self.csi is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """Symbols ``[num_layers, num_resource_elements]`` and precoder ``[num_subbands, num_tx_ant, streams]``."""
+
+    symbols: NDArray[np.complex64]
+    precoder: NDArray[np.complex64]
+
+
+def frame(messages: list[Message], device: torch.device) -> list[Framed]:
+    """Frame messages; those of equal shape go through together."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, message in enumerate(messages):
+        groups.setdefault(message.shape, []).append(i)
+    framed: dict[int, Framed] = {}
+    for members in groups.values():
+        framed |= dict(
+            zip(members, _frame_alike([messages[i] for i in members], device), strict=True)
+        )
+    return [framed[i] for i in range(len(messages))]
+
+
+def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
+    first = messages[0]
+    num_layers, num_symbols = first.config.num_layers, first.num_symbols
+    snr_db = torch.tensor([m.config.snr_db for m in messages], dtype=torch.float32, device=device)
+    if first.csi is None:
+        configs = [m.config for m in messages]
+        precoders = open_loop_precoder(configs, [m.slot for m in messages]).to(device)
+        sinr_db = open_loop_sinr_db(snr_db, first.config)[:, None, None].expand(
+            -1, NUM_SUBBANDS, num_layers
+        )
+    else:
+        csi = torch.from_numpy(np.stack([m.csi for m in messages if m.csi is not None])).to(device)
+        precoders = precoder(csi, num_layers, snr_db)
+        sinr_db = predicted_sinr_db(csi, precoders, snr_db, num_layers)
+    resource_elements = -(-num_symbols // num_layers)
+    subband = torch.arange(resource_elements, device=device) % NUM_SUBBANDS
+    # symbol j of the message goes to layer j mod L of resource element j // L
+    per_symbol = sinr_db[:, subband].flatten(1)[:, :num_symbols]
+    features = torch.from_numpy(np.stack([m.feature for m in messages])).to(device)
+    message = load_codec(first.task, device=device).encode(features, per_symbol, num_symbols)
+    padding = resource_elements * num_layers - num_symbols
+    filled = torch.nn.functional.pad(message, (0, padding), value=1.0)
+    symbols = filled.view(len(messages), resource_elements, num_layers).transpose(1, 2)
+    return [
+        Framed(np.ascontiguousarray(u), w)
+        for u, w in zip(symbols.cpu().numpy(), precoders.cpu().numpy(), strict=True)
+    ]
+
+
+def open_loop_sinr_db(snr_db: torch.Tensor, config: common_pb2.LinkConfig) -> torch.Tensor:
+    """What a transmitter without CSI expects after equalisation, dB, shaped like ``snr_db`` (our definition).
+
+    ``rx`` antennas collect a stream of unit gain and can null ``rx − 1`` of the other streams:
+    ``SINR = rx / (max(streams − rx, 0) + streams / SNR)``.
+    """
+    streams = config.num_users * config.num_layers
+    noise = streams / 10.0 ** (snr_db / 10.0)
+    interference = max(streams - config.num_rx_ant, 0)
+    return 10.0 * (math.log10(config.num_rx_ant) - torch.log10(interference + noise))

@@ -1,0 +1,96 @@
+"""What a query may be: every field checked before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semlink.corpora.media_io import decode_audio, decode_image
+from semlink.corpora.registry import check_corpus, default_corpus
+from semlink.errors import InvalidField
+from semlink.links import validate_link
+from semlink.methods import Method, method_named
+from semlink.semantics.codec import SYMBOL_COUNTS
+from semlink.v1 import transmitter_pb2 as pb
+
+MAX_TEXT_CHARACTERS: Final = 2_000
+MAX_TOP_K: Final = 100
+MODALITIES: Final[dict[str, tuple[str, ...]]] = {
+    "person": ("text", "image"),
+    "image": ("text", "image"),
+    "audio": ("text", "audio"),
+}
+"""What may be asked with, per task."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedQuery:
+    """A query whose every field is allowed, its content decoded.
+
+    ``content``: the text, uint8 RGB pixels ``[height, width, 3]`` or float32 samples at 16 kHz ``[num_samples]``.
+    ``source_values``: real values at the encoder's input, the denominator of the bandwidth ratio (our definition):
+    UTF-8 bytes of a text, pixel components, audio samples.
+    """
+
+    message: pb.Query
+    task: str
+    modality: str
+    corpus: str
+    method: Method
+    content: str | NDArray[Any]
+    source_values: int
+
+
+def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
+    """Check one query. Raises InvalidField or NotFound naming ``{field}.name``."""
+    default = default_corpus(query.task, field=f"{field}.task")
+    corpus = query.corpus or default
+    check_corpus(corpus, query.task, field=f"{field}.corpus")
+    method = method_named(query.method, field=f"{field}.method")
+    if query.symbols not in SYMBOL_COUNTS:
+        offered = ", ".join(map(str, SYMBOL_COUNTS))
+        raise InvalidField(
+            f"{field}.symbols is {query.symbols}, allowed: {offered}", field=f"{field}.symbols"
+        )
+    if not 1 <= query.top_k <= MAX_TOP_K:
+        raise InvalidField(
+            f"{field}.top_k is {query.top_k}, allowed: 1…{MAX_TOP_K}", field=f"{field}.top_k"
+        )
+    if not 0 <= query.knowledge_budget_ms <= 600_000:
+        raise InvalidField(
+            f"{field}.knowledge_budget_ms is {query.knowledge_budget_ms}, allowed: 0…600000 ms",
+            field=f"{field}.knowledge_budget_ms",
+        )
+    match query.WhichOneof("link"):
+        case None:
+            raise InvalidField(f"{field}.link is missing", field=f"{field}.link")
+        case "link_config":
+            validate_link(query.link_config, field=f"{field}.link")
+    modality = query.WhichOneof("content")
+    if modality is None:
+        raise InvalidField(f"{field}.content is missing", field=f"{field}.content")
+    if modality not in MODALITIES[query.task]:
+        raise InvalidField(
+            f"{field}.{modality} cannot be asked with in task {query.task!r}, "
+            f"allowed: {', '.join(MODALITIES[query.task])}",
+            field=f"{field}.{modality}",
+        )
+    content, values = _content(query, modality, field=f"{field}.{modality}")
+    return CheckedQuery(query, query.task, modality, corpus, method, content, values)
+
+
+def _content(query: pb.Query, modality: str, *, field: str) -> tuple[str | NDArray[Any], int]:
+    if modality == "text":
+        text = query.text.strip()
+        if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
+            raise InvalidField(
+                f"{field} has {len(text)} characters, allowed: 1…{MAX_TEXT_CHARACTERS}", field=field
+            )
+        return text, len(text.encode())
+    media = query.image if modality == "image" else query.audio
+    read = decode_image if modality == "image" else decode_audio
+    values: NDArray[Any] = read(media.data, media.content_type, field)
+    return values, int(np.prod(values.shape))

@@ -1,0 +1,396 @@
+"""The transmitter: knowledge, semantic encoder, fusion, JSCC encoder, precoder, frame."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semlink.batching import MicroBatcher
+from semlink.errors import Unavailable
+from semlink.rooms import ChannelRoom, KnowledgeRoom, ReceiverRoom
+from semlink.semantics.fusion import fuse
+from semlink.settings import Settings
+from semlink.store import Store
+from semlink.telemetry import count_degraded, observe_link, timed
+from semlink.v1 import (
+    channel_pb2,
+    common_pb2,
+    knowledge_pb2,
+    receiver_pb2,
+    transmitter_pb2,
+)
+from semlink.wire import from_wire, to_wire
+from transmitter.csi import KnownCsi, newest_reports
+from transmitter.encoding import Content, encode, encoder_of
+from transmitter.framing import Framed, Message, frame
+from transmitter.queries import CheckedQuery, check_query
+
+NUM_REWRITES = 5
+REWRITE_TEMPERATURE = 0.4
+MIN_SIMILARITY = 0.6
+"""The filter's α (methods.md §1.1–1.2: five candidates, τ 0.4, α 0.6)."""
+FUSION_TEMPERATURE = 0.1
+
+
+@dataclass(slots=True)
+class _Work:
+    """A query on its way: what has been found out so far."""
+
+    query: CheckedQuery
+    feature: NDArray[np.float32] | None = None
+    rewrites: list[knowledge_pb2.Rewrite] = field(default_factory=list)
+    csi: KnownCsi = field(default_factory=lambda: KnownCsi(None, "none"))
+    slot: channel_pb2.Slot | None = None
+    timings: list[common_pb2.Timing] = field(default_factory=list)
+    degraded: list[common_pb2.Degradation] = field(default_factory=list)
+
+
+class Transmitter:
+    """Satisfies :class:`semlink.rooms.TransmitterRoom`."""
+
+    def __init__(
+        self,
+        channel: ChannelRoom,
+        receiver: ReceiverRoom,
+        knowledge: KnowledgeRoom,
+        store: Store,
+        settings: Settings,
+    ) -> None:
+        self._channel = channel
+        self._receiver = receiver
+        self._knowledge = knowledge
+        self._store = store
+        self._device = torch.device(settings.device)
+        self._encoder: MicroBatcher[Content, tuple[NDArray[np.float32], float]] = MicroBatcher(
+            self._encode, name="transmitter.encode", max_batch=64, max_queue=settings.max_queue
+        )
+        self._framer: MicroBatcher[Message, tuple[Framed, float]] = MicroBatcher(
+            self._frame, name="transmitter.frame", max_batch=256, max_queue=settings.max_queue
+        )
+
+    def warm_up(self) -> None:
+        """Load the encoders, so that the first query does not pay for it."""
+        for task in ("person", "image", "audio"):
+            encoder_of(task).text(["a first query"])
+
+    async def close(self) -> None:
+        """Finish what is queued."""
+        await self._encoder.drain()
+        await self._framer.drain()
+
+    async def retrieve(
+        self, request: transmitter_pb2.RetrieveRequest
+    ) -> transmitter_pb2.RetrieveResponse:
+        """Answer every query in order. Nothing is sent unless every query is valid."""
+        checked = await asyncio.to_thread(
+            lambda: [check_query(q, field=f"queries[{i}]") for i, q in enumerate(request.queries)]
+        )
+        work = [_Work(query) for query in checked]
+        over_link = [w for w in work if w.query.method.channel]
+        await asyncio.gather(self._understand(work), self._learn_channel(over_link))
+        answers: dict[int, transmitter_pb2.Answer] = {}
+        await asyncio.gather(
+            self._send(over_link, answers),
+            self._hand_over([w for w in work if not w.query.method.channel], answers),
+        )
+        return transmitter_pb2.RetrieveResponse(answers=[answers[id(w)] for w in work])
+
+    # --- meaning -------------------------------------------------------------------------------
+
+    async def _understand(self, work: list[_Work]) -> None:
+        """Encode every query and fuse it with what the knowledge base adds."""
+        await asyncio.gather(self._encode_sources(work), self._ask_knowledge(work))
+        await self._fuse([w for w in work if any(r.kept for r in w.rewrites)])
+
+    async def _encode_sources(self, work: list[_Work]) -> None:
+        encoded = await asyncio.gather(
+            *(
+                self._encoder.submit(Content(w.query.task, w.query.modality, w.query.content))
+                for w in work
+            )
+        )
+        for w, (feature, milliseconds) in zip(work, encoded, strict=True):
+            w.feature = feature
+            w.timings.append(_timing("transmitter.encode", milliseconds))
+
+    async def _ask_knowledge(self, work: list[_Work]) -> None:
+        """One call for every budget that occurs: it is the call that a budget bounds."""
+        asking: dict[float, list[_Work]] = {}
+        for w in work:
+            if w.query.method.rewrites and isinstance(w.query.content, str):
+                asking.setdefault(w.query.message.knowledge_budget_ms, []).append(w)
+        await asyncio.gather(*(self._rewrite(b, members) for b, members in asking.items()))
+
+    async def _rewrite(self, budget_ms: float, work: list[_Work]) -> None:
+        request = knowledge_pb2.RewriteRequest(
+            budget_ms=budget_ms,
+            items=[
+                knowledge_pb2.RewriteItem(
+                    text=str(w.query.content),
+                    num_candidates=NUM_REWRITES,
+                    temperature=REWRITE_TEMPERATURE,
+                    min_similarity=MIN_SIMILARITY,
+                    filter=w.query.method.filtered,
+                )
+                for w in work
+            ],
+        )
+        with timed("transmitter.knowledge") as clock:
+            try:
+                response = await self._knowledge.rewrite(request)
+            except Unavailable as error:
+                for w in work:
+                    w.degraded.append(_degradation("knowledge.rewrites", error.message))
+                return
+        for w, found in zip(work, response.sets, strict=True):
+            w.rewrites = list(found.rewrites)
+            w.degraded.extend(found.degraded)
+            w.timings.append(_timing("transmitter.knowledge", clock.milliseconds))
+
+    async def _fuse(self, work: list[_Work]) -> None:
+        """Replace each feature by the fusion of source and kept rewrites (CDFC phase 2); k stays as it was."""
+        kept = [[r for r in w.rewrites if r.kept] for w in work]
+        encoded = await asyncio.gather(
+            *(
+                self._encoder.submit(Content(w.query.task, "text", r.text))
+                for w, rewrites in zip(work, kept, strict=True)
+                for r in rewrites
+            )
+        )
+        vectors = iter(encoded)
+        for w, rewrites in zip(work, kept, strict=True):
+            rows = [next(vectors) for _ in rewrites]
+            with timed("transmitter.fuse") as clock:
+                fused = fuse(
+                    torch.from_numpy(np.asarray(w.feature)[None]),
+                    torch.from_numpy(np.stack([feature for feature, _ in rows])[None]),
+                    torch.tensor([[r.similarity for r in rewrites]], dtype=torch.float32),
+                    torch.ones(1, len(rewrites), dtype=torch.bool),
+                    rule=w.query.method.fusion,
+                    temperature=FUSION_TEMPERATURE,
+                )
+            w.feature = fused[0].numpy()
+            spent = clock.milliseconds + max(milliseconds for _, milliseconds in rows)
+            w.timings.append(_timing("transmitter.fuse", spent))
+
+    # --- channel knowledge ---------------------------------------------------------------------
+
+    async def _learn_channel(self, work: list[_Work]) -> None:
+        """Be granted slots, then find out what is known of the channel in them."""
+        if not work:
+            return
+        with timed("transmitter.grant") as clock:
+            granted = await self._channel.grant(
+                channel_pb2.GrantRequest(items=[_grant_item(w.query.message) for w in work])
+            )
+        for w, slot in zip(work, granted.slots, strict=True):
+            w.slot = slot
+            w.degraded.extend(slot.degraded)
+            w.timings.append(_timing("transmitter.grant", clock.milliseconds))
+        by_itself = [w for w in work if w.query.method.predictor == "hold-last"]
+        with_knowledge = [w for w in work if w.query.method.predictor != "hold-last"]
+        await asyncio.gather(self._hold_last(by_itself), self._predict(with_knowledge))
+
+    async def _hold_last(self, work: list[_Work]) -> None:
+        if not work:
+            return
+        with timed("transmitter.csi") as clock:
+            known = await newest_reports(self._store, [_slot(w) for w in work])
+        for w, csi in zip(work, known, strict=True):
+            w.csi = csi
+            w.degraded.extend(csi.degraded)
+            w.timings.append(_timing("transmitter.csi", clock.milliseconds))
+
+    async def _predict(self, work: list[_Work]) -> None:
+        """CSI from the knowledge base; without it, what the transmitter knows by itself."""
+        if not work:
+            return
+        request = knowledge_pb2.PredictCsiRequest(
+            items=[
+                knowledge_pb2.PredictCsiItem(
+                    link_id=slot.link_id,
+                    config=slot.config,
+                    slot=slot.slot,
+                    predictor=w.query.method.predictor,
+                )
+                for w, slot in ((w, _slot(w)) for w in work)
+            ]
+        )
+        with timed("transmitter.csi") as clock:
+            try:
+                response = await self._knowledge.predict_csi(request)
+            except Unavailable as error:
+                for w in work:
+                    w.degraded.append(_degradation("knowledge.csi", error.message))
+                await self._hold_last(work)
+                return
+        for w, predicted in zip(work, response.predictions, strict=True):
+            w.csi = _known(predicted, _slot(w))
+            w.degraded.extend(predicted.degraded)
+            w.timings.append(_timing("transmitter.csi", clock.milliseconds))
+
+    # --- the air -------------------------------------------------------------------------------
+
+    async def _send(self, work: list[_Work], answers: dict[int, transmitter_pb2.Answer]) -> None:
+        if not work:
+            return
+        framed = await asyncio.gather(
+            *(
+                self._framer.submit(
+                    Message(
+                        task=w.query.task,
+                        feature=np.asarray(w.feature),
+                        num_symbols=w.query.message.symbols,
+                        config=_slot(w).config,
+                        csi=w.csi.csi,
+                        slot=_slot(w).slot,
+                    )
+                )
+                for w in work
+            )
+        )
+        frames = []
+        for w, (sent, milliseconds) in zip(work, framed, strict=True):
+            w.timings.append(_timing("transmitter.frame", milliseconds))
+            frames.append(_frame_message(w, sent))
+        with timed("transmitter.link") as clock:
+            response = await self._channel.transmit(channel_pb2.TransmitRequest(frames=frames))
+        for w, delivery in zip(work, response.deliveries, strict=True):
+            report = delivery.link
+            report.bandwidth_ratio = w.query.message.symbols / w.query.source_values
+            if w.csi.age_slots is not None:
+                report.csi_age_slots = w.csi.age_slots
+            observe_link(report)
+            w.timings.append(_timing("transmitter.link", clock.milliseconds))
+            answers[id(w)] = _answer(
+                w, delivery.matches, delivery.timings, delivery.degraded, report
+            )
+
+    async def _hand_over(
+        self, work: list[_Work], answers: dict[int, transmitter_pb2.Answer]
+    ) -> None:
+        """The method without a channel: the receiver is given the feature itself."""
+        if not work:
+            return
+        response = await self._receiver.search(
+            receiver_pb2.SearchRequest(
+                items=[
+                    receiver_pb2.SearchItem(
+                        query_id=w.query.message.id,
+                        header=_header(w, num_streams=1, num_layers=1).SerializeToString(),
+                        feature=to_wire(np.asarray(w.feature, dtype=np.float32)),
+                    )
+                    for w in work
+                ]
+            )
+        )
+        for w, reception in zip(work, response.receptions, strict=True):
+            answers[id(w)] = _answer(
+                w, reception.matches, reception.timings, reception.degraded, None
+            )
+
+    # --- tensor work, in the batchers' threads -------------------------------------------------
+
+    def _encode(self, contents: list[Content]) -> list[tuple[NDArray[np.float32], float]]:
+        with timed("transmitter.encode") as clock:
+            features = encode(contents)
+        return [(feature, clock.milliseconds) for feature in features]
+
+    def _frame(self, messages: list[Message]) -> list[tuple[Framed, float]]:
+        with timed("transmitter.frame") as clock:
+            framed = frame(messages, self._device)
+        return [(f, clock.milliseconds) for f in framed]
+
+
+def _slot(work: _Work) -> channel_pb2.Slot:
+    if work.slot is None:
+        raise Unavailable("no slot was granted", field="link")
+    return work.slot
+
+
+def _grant_item(query: transmitter_pb2.Query) -> channel_pb2.GrantItem:
+    if query.WhichOneof("link") == "link_id":
+        return channel_pb2.GrantItem(link_id=query.link_id, seed=query.seed)
+    return channel_pb2.GrantItem(link_config=query.link_config, seed=query.seed)
+
+
+def _known(predicted: knowledge_pb2.PredictedCsi, slot: channel_pb2.Slot) -> KnownCsi:
+    if not predicted.csi.dtype:
+        return KnownCsi(None, predicted.source or "none")
+    csi = from_wire(predicted.csi, field="predictions.csi", dtype="complex64")
+    age = (
+        slot.slot - predicted.newest_report_slot
+        if predicted.HasField("newest_report_slot")
+        else None
+    )
+    return KnownCsi(csi, predicted.source, age)
+
+
+def _header(work: _Work, *, num_streams: int, num_layers: int) -> channel_pb2.FrameHeader:
+    query = work.query
+    return channel_pb2.FrameHeader(
+        task=query.task,
+        corpus=query.corpus,
+        modality=query.modality,
+        symbols=query.message.symbols,
+        top_k=query.message.top_k,
+        num_streams=num_streams,
+        num_layers=num_layers,
+    )
+
+
+def _frame_message(work: _Work, sent: Framed) -> channel_pb2.Frame:
+    slot = _slot(work)
+    config = slot.config
+    header = _header(
+        work,
+        num_streams=config.num_users * config.num_layers,
+        num_layers=config.num_layers,
+    )
+    message = channel_pb2.Frame(
+        query_id=work.query.message.id,
+        link_id=slot.link_id,
+        config=config,
+        slot=slot.slot,
+        seed=work.query.message.seed,
+        symbols=to_wire(sent.symbols),
+        precoder=to_wire(sent.precoder),
+        header=header.SerializeToString(),
+    )
+    if work.csi.csi is not None:
+        message.assumed_csi.CopyFrom(to_wire(np.ascontiguousarray(work.csi.csi[0])))
+    return message
+
+
+def _answer(
+    work: _Work,
+    matches: Sequence[receiver_pb2.Match],
+    timings: Sequence[common_pb2.Timing],
+    degraded: Sequence[common_pb2.Degradation],
+    link: channel_pb2.LinkReport | None,
+) -> transmitter_pb2.Answer:
+    everything = [*work.degraded, *degraded]
+    for one in everything:
+        count_degraded(one.part)
+    return transmitter_pb2.Answer(
+        query_id=work.query.message.id,
+        matches=matches,
+        link=link,
+        rewrites=work.rewrites,
+        csi_source=work.csi.source,
+        timings=[*work.timings, *timings],
+        degraded=everything,
+    )
+
+
+def _timing(stage: str, milliseconds: float) -> common_pb2.Timing:
+    return common_pb2.Timing(stage=stage, milliseconds=milliseconds)
+
+
+def _degradation(part: str, reason: str) -> common_pb2.Degradation:
+    return common_pb2.Degradation(part=part, reason=reason)
