@@ -1,0 +1,135 @@
+"""The shipped public-domain cliparts: what each shows, its pixels, and the colours it may be given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "cliparts"
+
+Zone = Literal["ground", "sky", "water"]
+Size = Literal["small", "medium", "large"]
+Place = Literal["any", "outdoor", "water"]
+
+# target hue in degrees, and what saturation and value are multiplied by so that the name is what a person would say
+PAINTS: dict[str, tuple[float, float, float]] = {
+    "red": (0.0, 1.0, 1.0),
+    "orange": (28.0, 1.05, 1.1),
+    "yellow": (54.0, 1.0, 1.25),
+    "green": (120.0, 0.95, 0.9),
+    "blue": (222.0, 1.0, 1.05),
+    "purple": (278.0, 0.9, 0.95),
+    "pink": (330.0, 0.6, 1.25),
+}
+_LABEL_PAINTS: dict[str, tuple[str, ...]] = {"apple": ("red", "green", "yellow")}
+COLOURS: tuple[str, ...] = (*PAINTS, "brown", "tan", "gray", "black", "white")
+"""Every colour word that a caption may use."""
+
+_HUE_TOLERANCE_DEG = 42.0
+_MIN_SATURATION = 0.22
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A kind of object and how people call it: ``names`` are (singular, plural), the first one the label itself."""
+
+    name: str
+    category: str
+    zone: Zone
+    size: Size
+    place: Place
+    names: tuple[tuple[str, str], ...]
+
+    @property
+    def paints(self) -> tuple[str, ...]:
+        """Colours that a recolourable clip of this label may take."""
+        return _LABEL_PAINTS.get(self.name, tuple(PAINTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clipart. ``surface`` is where a thing may stand on it, as a fraction of its height from the top."""
+
+    file: str
+    label: str
+    width: int
+    height: int
+    colour: str | None
+    recolourable: bool
+    surface: float | None
+    held_out: bool
+    """True if the clip appears in test pictures only."""
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Cliparts:
+    """The index: labels in a fixed order, and the clips of each."""
+
+    labels: dict[str, Label]
+    clips: dict[str, tuple[Clip, ...]]
+    source_package: str
+
+
+@cache
+def cliparts() -> Cliparts:
+    """The index that ships with the package, read once."""
+    index = json.loads((ASSETS / "index.json").read_text(encoding="utf-8"))
+    labels = {
+        name: Label(
+            name=name,
+            category=row["category"],
+            zone=row["zone"],
+            size=row["size"],
+            place=row["place"],
+            names=tuple((singular, plural) for singular, plural in row["names"]),
+        )
+        for name, row in index["labels"].items()
+    }
+    clips: dict[str, list[Clip]] = {name: [] for name in labels}
+    for row in index["clips"]:
+        clips[row["label"]].append(Clip(**{key: row[key] for key in Clip.__slots__}))
+    return Cliparts(
+        labels=labels,
+        clips={name: tuple(of_label) for name, of_label in clips.items()},
+        source_package=index["source_package"],
+    )
+
+
+@lru_cache(maxsize=512)
+def picture(file: str, paint: str | None = None) -> Image.Image:
+    """The clip's pixels (RGBA, premultiplied: mode ``RGBa``), recoloured if ``paint`` is given. Not to be modified."""
+    image = Image.open(ASSETS / file).convert("RGBA")
+    if paint is not None:
+        image = repaint(image, paint)
+    return image.convert("RGBa")
+
+
+def repaint(image: Image.Image, paint: str) -> Image.Image:
+    """Give the part of ``image`` (RGBA) that has its dominant hue the hue of ``paint``; greys stay as they are."""
+    hsv = np.asarray(image.convert("RGB").convert("HSV")).astype(np.float32) / 255.0
+    alpha = np.asarray(image.getchannel("A"))
+    hue, saturation, value = hsv[..., 0] * 360.0, hsv[..., 1], hsv[..., 2]
+    coloured = (saturation > _MIN_SATURATION) & (value > 0.15) & (alpha > 64)
+    histogram, _ = np.histogram(
+        hue[coloured], bins=36, range=(0.0, 360.0), weights=(saturation * value)[coloured]
+    )
+    # a window of three bins, so that a hue on the border of two bins is not split
+    smooth = histogram + np.roll(histogram, 1) + np.roll(histogram, -1)
+    dominant = 10.0 * float(np.argmax(smooth)) + 5.0
+    distance = np.abs((hue - dominant + 180.0) % 360.0 - 180.0)
+    mask = (distance < _HUE_TOLERANCE_DEG) & (saturation > 0.12)
+    target_hue, saturation_gain, value_gain = PAINTS[paint]
+    hsv[..., 0] = np.where(mask, target_hue / 360.0, hsv[..., 0])
+    hsv[..., 1] = np.where(mask, np.clip(saturation * saturation_gain, 0.0, 1.0), saturation)
+    hsv[..., 2] = np.where(mask, np.clip(value * value_gain, 0.0, 1.0), value)
+    rgb = Image.fromarray(np.rint(hsv * 255.0).astype(np.uint8), mode="HSV").convert("RGB")
+    rgb.putalpha(image.getchannel("A"))
+    return rgb

@@ -1,0 +1,430 @@
+"""The places a scene may play in: what people call them, and what they look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from semlink.corpora.scenes.draws import Draws
+
+Water = Literal["none", "band", "all"]
+Colour = tuple[int, int, int]
+
+_SUPERSAMPLING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A place. ``phrases`` follow a noun phrase, ``scene`` is the noun for "a … scene"."""
+
+    name: str
+    phrases: tuple[str, ...]
+    scene: str
+    weight: float
+    indoor: bool = False
+    water: Water = "none"
+    horizon_px: float = 130.0
+    foot_px: float = 196.0
+    """Least y of the feet of what stands on the ground."""
+    water_foot_px: float = 0.0
+    excludes: frozenset[str] = frozenset()
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("meadow", ("in a meadow", "on the grass", "in a grassy field"), "meadow", 1.0),
+    Setting(
+        "beach",
+        ("on a sandy beach", "at the beach", "by the sea"),
+        "beach",
+        1.0,
+        water="band",
+        horizon_px=108.0,
+        foot_px=204.0,
+        water_foot_px=146.0,
+    ),
+    Setting(
+        "street",
+        ("on a city street", "in the street", "in the city"),
+        "street",
+        1.0,
+        foot_px=204.0,
+        horizon_px=150.0,
+        excludes=frozenset({"house", "castle"}),
+    ),
+    Setting("snow", ("in the snow", "on a snowy field", "on a snowy winter day"), "winter", 1.0),
+    Setting("desert", ("in the desert", "on desert sand", "among sand dunes"), "desert", 0.9),
+    Setting(
+        "lake",
+        ("by a lake", "on the shore of a lake", "beside a blue lake"),
+        "lake",
+        1.0,
+        water="band",
+        horizon_px=104.0,
+        foot_px=208.0,
+        water_foot_px=154.0,
+    ),
+    Setting(
+        "sea",
+        ("on the open sea", "out at sea", "in the ocean"),
+        "sea",
+        1.2,
+        water="all",
+        horizon_px=112.0,
+        foot_px=176.0,
+    ),
+    Setting(
+        "living room",
+        ("in a living room", "on a wooden floor", "in a room with a window"),
+        "living room",
+        1.0,
+        indoor=True,
+        horizon_px=168.0,
+    ),
+    Setting(
+        "kitchen",
+        ("in a kitchen", "on a tiled kitchen floor", "in a tiled room"),
+        "kitchen",
+        0.9,
+        indoor=True,
+        horizon_px=164.0,
+    ),
+    Setting(
+        "forest",
+        ("in a forest", "in the woods", "in a dark forest"),
+        "forest",
+        0.9,
+        horizon_px=140.0,
+        excludes=frozenset({"tree", "pine tree", "Christmas tree"}),
+    ),
+    Setting(
+        "mountains",
+        ("in the mountains", "in front of snowy mountains", "in a mountain valley"),
+        "mountain",
+        0.9,
+    ),
+    Setting(
+        "night",
+        ("at night", "under a starry sky", "in the moonlight"),
+        "night",
+        1.0,
+    ),
+)
+
+
+def _shift(colour: Colour, amount: float) -> Colour:
+    r, g, b = (int(min(255.0, max(0.0, c + amount))) for c in colour)
+    return r, g, b
+
+
+class _Canvas:
+    """A picture under construction, drawn at twice the size and shrunk once, for smooth edges."""
+
+    def __init__(self, size_px: int) -> None:
+        self.size = size_px
+        self.scale = _SUPERSAMPLING
+        self.array: NDArray[np.float32] = np.zeros((size_px, size_px, 3), dtype=np.float32)
+        self._image: Image.Image | None = None
+        self._draw: ImageDraw.ImageDraw | None = None
+
+    def gradient(self, top: float, bottom: float, first: Colour, last: Colour) -> None:
+        """Fill the rows [top, bottom) with a vertical gradient."""
+        low, high = round(top), round(bottom)
+        t = np.linspace(0.0, 1.0, max(1, high - low), dtype=np.float32)[:, None]
+        rows = (1.0 - t) * np.asarray(first, np.float32) + t * np.asarray(last, np.float32)
+        self.array[low:high] = rows[:, None, :]
+
+    @property
+    def draw(self) -> ImageDraw.ImageDraw:
+        """Where shapes are drawn (gradients come before the first shape)."""
+        if self._draw is None:
+            base = Image.fromarray(self.array.astype(np.uint8))
+            side = self.size * self.scale
+            self._image = base.resize((side, side), Image.Resampling.NEAREST)
+            self._draw = ImageDraw.Draw(self._image)
+        return self._draw
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        s = self.scale
+        self.draw.ellipse(((x - rx) * s, (y - ry) * s, (x + rx) * s, (y + ry) * s), fill=colour)
+
+    def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
+        self.draw.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=colour)
+
+    def rectangle(self, x: float, y: float, w: float, h: float, colour: Colour) -> None:
+        s = self.scale
+        self.draw.rectangle((x * s, y * s, (x + w) * s - 1, (y + h) * s - 1), fill=colour)
+
+    def finish(self, blur: float = 0.0) -> Image.Image:
+        """The picture at its final size."""
+        image = self._image
+        if image is None:
+            image = Image.fromarray(self.array.astype(np.uint8))
+        else:
+            image = image.reduce(self.scale)
+        return image.filter(ImageFilter.GaussianBlur(blur)) if blur else image
+
+
+def _clouds(canvas: _Canvas, draws: Draws, colour: Colour, lowest: float) -> None:
+    for _ in range(int(draws.uniform(1.0, 4.0))):
+        x, y = draws.uniform(10.0, 246.0), draws.uniform(14.0, lowest)
+        size = draws.uniform(8.0, 16.0)
+        for dx, dy, r in ((-1.3, 0.3, 0.75), (0.0, 0.0, 1.0), (1.2, 0.25, 0.8), (2.1, 0.45, 0.5)):
+            canvas.ellipse(x + dx * size, y + dy * size, 1.25 * r * size, r * size * 0.8, colour)
+
+
+def _hills(canvas: _Canvas, draws: Draws, horizon: float, height: float, colour: Colour) -> None:
+    phase, waves = draws.uniform(0.0, 6.3), draws.uniform(1.2, 2.6)
+    x = np.linspace(0.0, 1.0, 33)
+    y = horizon - height * (0.55 + 0.45 * np.sin(2 * np.pi * waves * x + phase))
+    points = [(256.0 * float(a), float(b)) for a, b in zip(x, y, strict=True)]
+    canvas.polygon([*points, (256.0, horizon + 4.0), (0.0, horizon + 4.0)], colour)
+
+
+def _peaks(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    base = draws.uniform(-12.0, 12.0)
+    for x0 in (-10.0, 70.0, 150.0, 215.0):
+        x = x0 + draws.uniform(-18.0, 18.0)
+        height, half = draws.uniform(52.0, 92.0), draws.uniform(48.0, 70.0)
+        top = horizon - height
+        canvas.polygon(
+            [(x - half, horizon + 2.0), (x, top), (x + half, horizon + 2.0)],
+            _shift((104, 116, 140), base + draws.uniform(-8.0, 8.0)),
+        )
+        cap = 0.32
+        canvas.polygon(
+            [
+                (x - half * cap, top + height * cap),
+                (x, top),
+                (x + half * cap, top + height * cap),
+                (x + half * 0.12, top + height * 0.24),
+                (x - half * 0.08, top + height * 0.36),
+            ],
+            (244, 247, 252),
+        )
+
+
+def _sky(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    top, low = draws.choice(
+        (
+            ((92, 160, 232), (206, 232, 250)),
+            ((120, 182, 240), (226, 240, 250)),
+            ((140, 170, 210), (232, 222, 214)),
+            ((96, 140, 214), (250, 222, 190)),
+        )
+    )
+    canvas.gradient(0.0, horizon, top, low)
+
+
+def _meadow(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    tint = draws.uniform(-14.0, 14.0)
+    _sky(canvas, draws, horizon)
+    canvas.gradient(horizon, 256.0, _shift((150, 200, 96), tint), _shift((84, 150, 56), tint))
+    _clouds(canvas, draws, (248, 250, 252), 60.0)
+    _hills(canvas, draws, horizon, draws.uniform(10.0, 30.0), _shift((124, 182, 96), tint))
+    for _ in range(26):
+        x, y = draws.uniform(0.0, 256.0), draws.uniform(horizon + 16.0, 252.0)
+        size = 1.0 + 4.0 * (y - horizon) / 126.0
+        canvas.polygon(
+            [(x - size * 0.5, y), (x, y - 2.0 * size), (x + size * 0.5, y)],
+            _shift((70, 136, 46), tint),
+        )
+
+
+def _beach(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    _sky(canvas, draws, horizon)
+    shore = draws.uniform(158.0, 170.0)
+    canvas.gradient(horizon, shore, (40, 116, 180), (112, 204, 214))
+    canvas.gradient(shore, 256.0, (246, 226, 172), (224, 192, 128))
+    _clouds(canvas, draws, (250, 250, 252), 56.0)
+    phase = draws.uniform(0.0, 6.3)
+    x = np.linspace(0.0, 256.0, 33)
+    edge = shore + 4.0 * np.sin(x / 22.0 + phase)
+    foam = [(float(a), float(b)) for a, b in zip(x, edge, strict=True)]
+    canvas.polygon([*foam, (256.0, shore - 8.0), (0.0, shore - 8.0)], (236, 248, 250))
+    wet = [(a, b - 4.0) for a, b in foam]
+    canvas.polygon([*wet, (256.0, shore - 9.0), (0.0, shore - 9.0)], (112, 204, 214))
+    for _ in range(30):
+        spot = (draws.uniform(0.0, 256.0), draws.uniform(shore + 12.0, 254.0))
+        canvas.ellipse(*spot, 1.2, 0.8, (204, 172, 112))
+
+
+def _street(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    _sky(canvas, draws, horizon)
+    canvas.gradient(horizon, 182.0, (176, 174, 170), (196, 194, 188))
+    canvas.gradient(182.0, 256.0, (96, 98, 104), (74, 76, 82))
+    x = -8.0
+    while x < 256.0:
+        width, height = draws.uniform(30.0, 56.0), draws.uniform(54.0, 118.0)
+        wall = draws.choice(
+            ((176, 148, 132), (148, 156, 170), (188, 176, 150), (160, 132, 126), (136, 142, 150))
+        )
+        canvas.rectangle(x, horizon - height, width, height + 4.0, wall)
+        pane = draws.choice((_shift(wall, -36.0), (226, 222, 178), (120, 150, 176)))
+        for row in range(int((height - 10.0) // 15.0)):
+            for column in range(int((width - 4.0) // 11.0)):
+                canvas.rectangle(
+                    x + 5.0 + 11.0 * column, horizon - height + 7.0 + 15.0 * row, 6.0, 8.0, pane
+                )
+        x += width + draws.uniform(0.0, 3.0)
+    offset = draws.uniform(-30.0, 0.0)
+    for k in range(6):
+        canvas.rectangle(offset + 54.0 * k, 217.0, 30.0, 4.0, (232, 226, 196))
+    canvas.rectangle(0.0, 180.0, 256.0, 3.0, (216, 214, 208))
+
+
+def _snow(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    canvas.gradient(0.0, horizon, (150, 178, 208), (226, 234, 242))
+    canvas.gradient(horizon, 256.0, (236, 242, 250), (212, 224, 240))
+    _hills(canvas, draws, horizon, draws.uniform(16.0, 34.0), (222, 232, 244))
+    _hills(canvas, draws, horizon + 6.0, draws.uniform(8.0, 18.0), (236, 242, 250))
+    for _ in range(70):
+        r = draws.uniform(0.8, 2.2)
+        canvas.ellipse(draws.uniform(0.0, 256.0), draws.uniform(0.0, 240.0), r, r, (253, 254, 255))
+
+
+def _desert(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    top = draws.choice(((110, 176, 232), (240, 168, 110), (150, 190, 226)))
+    canvas.gradient(0.0, horizon, top, (252, 228, 190))
+    canvas.gradient(horizon, 256.0, (236, 190, 116), (206, 146, 78))
+    x = draws.uniform(30.0, 226.0)
+    canvas.ellipse(x, draws.uniform(28.0, 60.0), 15.0, 15.0, (255, 240, 188))
+    _hills(canvas, draws, horizon, draws.uniform(20.0, 40.0), (222, 170, 98))
+    _hills(canvas, draws, horizon + 20.0, draws.uniform(10.0, 24.0), (232, 184, 112))
+
+
+def _lake(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    _sky(canvas, draws, horizon)
+    shore = draws.uniform(168.0, 178.0)
+    canvas.gradient(horizon, shore, (86, 148, 196), (58, 112, 170))
+    canvas.gradient(shore, 256.0, (140, 176, 92), (92, 140, 60))
+    _clouds(canvas, draws, (248, 250, 252), 44.0)
+    _hills(canvas, draws, horizon, draws.uniform(16.0, 34.0), (88, 134, 96))
+    for _ in range(12):
+        x, y = draws.uniform(0.0, 240.0), draws.uniform(horizon + 8.0, shore - 5.0)
+        canvas.rectangle(x, y, draws.uniform(10.0, 30.0), 1.0, (150, 196, 226))
+    phase = draws.uniform(0.0, 6.3)
+    x_grid = np.linspace(0.0, 256.0, 33)
+    bank = shore + 3.0 * np.sin(x_grid / 30.0 + phase)
+    points = [(float(a), float(b)) for a, b in zip(x_grid, bank, strict=True)]
+    canvas.polygon([*points, (256.0, shore + 9.0), (0.0, shore + 9.0)], (162, 150, 104))
+
+
+def _sea(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    _sky(canvas, draws, horizon)
+    canvas.gradient(horizon, 256.0, (52, 120, 180), (14, 62, 118))
+    _clouds(canvas, draws, (248, 250, 252), 60.0)
+    for _ in range(34):
+        y = draws.uniform(horizon + 6.0, 250.0)
+        near = (y - horizon) / 144.0
+        x, w = draws.uniform(-10.0, 246.0), 8.0 + 26.0 * near
+        canvas.polygon(
+            [(x, y), (x + w / 2, y - 1.0 - 3.0 * near), (x + w, y), (x + w / 2, y + 0.5)],
+            (112, 172, 214),
+        )
+
+
+def _living_room(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    wall = draws.choice(((236, 220, 192), (202, 216, 208), (222, 204, 206), (210, 214, 226)))
+    canvas.gradient(0.0, horizon, _shift(wall, 8.0), _shift(wall, -10.0))
+    canvas.gradient(horizon, 256.0, (176, 124, 80), (146, 98, 60))
+    for k in range(5):
+        y = horizon + 6.0 + 4.0 * k * (1.0 + 0.75 * k)
+        canvas.rectangle(0.0, y, 256.0, 1.0, (128, 84, 52))
+    x = draws.uniform(20.0, 150.0)
+    canvas.rectangle(x - 5.0, 17.0, 92.0, 76.0, (246, 244, 238))
+    canvas.rectangle(x, 22.0, 82.0, 66.0, (164, 206, 238))
+    canvas.rectangle(x, 66.0, 82.0, 22.0, (146, 192, 124))
+    canvas.rectangle(x + 39.0, 22.0, 4.0, 66.0, (246, 244, 238))
+    canvas.rectangle(x, 53.0, 82.0, 4.0, (246, 244, 238))
+    canvas.rectangle(0.0, horizon - 8.0, 256.0, 8.0, (244, 240, 232))
+
+
+def _kitchen(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    wall = draws.choice(((240, 236, 214), (214, 230, 236), (226, 238, 220)))
+    canvas.gradient(0.0, horizon, _shift(wall, 4.0), _shift(wall, -8.0))
+    canvas.gradient(horizon, 256.0, (206, 206, 204), (172, 174, 176))
+    for row in range(7):
+        canvas.rectangle(0.0, 24.0 * row, 256.0, 1.0, _shift(wall, -26.0))
+    offset = draws.uniform(0.0, 24.0)
+    for column in range(11):
+        canvas.rectangle(offset + 24.0 * column, 0.0, 1.0, horizon, _shift(wall, -26.0))
+    cupboard = draws.choice(((180, 134, 92), (126, 148, 164), (226, 222, 212)))
+    for k in range(4):
+        canvas.rectangle(64.0 * k + 1.0, 0.0, 62.0, 34.0, cupboard)
+        canvas.rectangle(64.0 * k + 52.0, 22.0, 4.0, 8.0, _shift(cupboard, -60.0))
+    for k in range(-6, 12):
+        canvas.polygon(
+            [
+                (96.0 + 14.0 * k, horizon),
+                (97.0 + 14.0 * k, horizon),
+                (30.0 * k + 61.0, 256.0),
+                (30.0 * k + 59.0, 256.0),
+            ],
+            (156, 158, 162),
+        )
+    for k in range(4):
+        canvas.rectangle(
+            0.0, horizon + 4.0 + 10.0 * k * (1.0 + 0.45 * k), 256.0, 1.0, (156, 158, 162)
+        )
+
+
+def _forest(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    canvas.gradient(0.0, horizon, (104, 148, 112), (150, 186, 140))
+    canvas.gradient(horizon, 256.0, (92, 118, 62), (62, 84, 42))
+    for layer, shade in ((0, 24.0), (1, 0.0)):
+        for _ in range(10 - 2 * layer):
+            x, w = draws.uniform(-6.0, 256.0), draws.uniform(5.0, 9.0) + 4.0 * layer
+            canvas.rectangle(x, 0.0, w, horizon + 6.0 + 14.0 * layer, _shift((82, 64, 48), shade))
+    for _ in range(26):
+        x, y = draws.uniform(-10.0, 266.0), draws.uniform(-8.0, 34.0)
+        r = draws.uniform(14.0, 26.0)
+        canvas.ellipse(x, y, r * 1.2, r, _shift((52, 104, 58), draws.uniform(-16.0, 22.0)))
+
+
+def _mountains(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    _sky(canvas, draws, horizon)
+    canvas.gradient(horizon, 256.0, (138, 172, 108), (92, 128, 70))
+    _peaks(canvas, draws, horizon)
+    _hills(canvas, draws, horizon + 4.0, 12.0, (116, 152, 98))
+
+
+def _night(canvas: _Canvas, draws: Draws, horizon: float) -> None:
+    canvas.gradient(0.0, horizon, (14, 18, 52), (52, 58, 112))
+    canvas.gradient(horizon, 256.0, (42, 62, 62), (24, 38, 38))
+    for _ in range(60):
+        r = draws.uniform(0.5, 1.3)
+        canvas.ellipse(
+            draws.uniform(0.0, 256.0), draws.uniform(0.0, horizon), r, r, (240, 240, 214)
+        )
+    x, y = draws.uniform(20.0, 236.0), draws.uniform(22.0, 44.0)
+    canvas.ellipse(x, y, 15.0, 15.0, (250, 246, 214))
+    canvas.ellipse(x + 6.0, y - 3.0, 13.0, 13.0, (20, 24, 60))
+    _hills(canvas, draws, horizon, draws.uniform(12.0, 30.0), (30, 44, 56))
+
+
+_PAINTERS = {
+    "meadow": _meadow,
+    "beach": _beach,
+    "street": _street,
+    "snow": _snow,
+    "desert": _desert,
+    "lake": _lake,
+    "sea": _sea,
+    "living room": _living_room,
+    "kitchen": _kitchen,
+    "forest": _forest,
+    "mountains": _mountains,
+    "night": _night,
+}
+
+
+def paint_setting(setting: Setting, draws: Draws, size_px: int) -> Image.Image:
+    """The empty place, RGB, ``size_px`` squared; ``draws`` decides its colours, clouds, walls and so on."""
+    canvas = _Canvas(size_px)
+    horizon = setting.horizon_px + (0.0 if setting.indoor else draws.uniform(-6.0, 6.0))
+    _PAINTERS[setting.name](canvas, draws, horizon)
+    return canvas.finish(blur=0.6)
