@@ -22,7 +22,9 @@ from semlink.wire import from_wire
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
+    """A decoded feature (``[feature_size]``, float32, unit norm) and what to look for with it."""
+
     query_id: str
     header: channel_pb2.FrameHeader
     feature: NDArray[np.float32]
@@ -55,10 +57,10 @@ class Receiver:
             _check_target(checked.header, field=f"frames[{i}].header")
         decoded = await asyncio.gather(*(self._decoder.submit(s) for s in samples))
         wanted = [
-            _Wanted(frame.query_id, s.header, d.feature)
+            Wanted(frame.query_id, s.header, d.feature)
             for frame, s, (d, _) in zip(request.frames, samples, decoded, strict=True)
         ]
-        receptions = await asyncio.to_thread(_search, wanted)
+        receptions = await asyncio.to_thread(self._find, wanted)
         for reception, (d, milliseconds) in zip(receptions, decoded, strict=True):
             reception.post_eq_snr_estimate_db = d.post_eq_snr_estimate_db
             reception.timings.insert(
@@ -75,8 +77,8 @@ class Receiver:
             feature = from_wire(
                 item.feature, field=f"items[{i}].feature", dtype="float32", shape=(None,)
             )
-            wanted.append(_Wanted(item.query_id, header, feature))
-        return receiver_pb2.SearchResponse(receptions=await asyncio.to_thread(_search, wanted))
+            wanted.append(Wanted(item.query_id, header, feature))
+        return receiver_pb2.SearchResponse(receptions=await asyncio.to_thread(self._find, wanted))
 
     async def list_corpora(
         self,
@@ -108,6 +110,9 @@ class Receiver:
         media = await asyncio.to_thread(gallery.corpus.media, item.item_id)
         return receiver_pb2.GetMediaResponse(content_type=media.content_type, data=media.data)
 
+    def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
+        return _search(wanted)
+
     def _decode(self, batch: list[Samples]) -> list[tuple[Decoded, float]]:
         with timed("receiver.decode") as clock:
             decoded = decode(batch, self._device)
@@ -118,7 +123,7 @@ def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
     check_corpus(header.corpus, header.task, field=f"{field}.corpus")
 
 
-def _search(wanted: Sequence[_Wanted]) -> list[receiver_pb2.Reception]:
+def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
     """Search every gallery once for all that want it."""
     groups: dict[tuple[str, bool], list[int]] = {}
     for i, w in enumerate(wanted):

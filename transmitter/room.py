@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +60,10 @@ class Transmitter:
         knowledge: KnowledgeRoom,
         store: Store,
         settings: Settings,
+        *,
+        encoder: Callable[[list[Content]], list[NDArray[np.float32]]] = encode,
     ) -> None:
+        self._encode_batch = encoder
         self._channel = channel
         self._receiver = receiver
         self._knowledge = knowledge
@@ -298,7 +301,7 @@ class Transmitter:
 
     def _encode(self, contents: list[Content]) -> list[tuple[NDArray[np.float32], float]]:
         with timed("transmitter.encode") as clock:
-            features = encode(contents)
+            features = self._encode_batch(contents)
         return [(feature, clock.milliseconds) for feature in features]
 
     def _frame(self, messages: list[Message]) -> list[tuple[Framed, float]]:

@@ -1,0 +1,413 @@
+"""The REST face: validates, translates, and answers; it carries no symbols and decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from swagger_ui_bundle import swagger_ui_path
+
+from gateway import schemas
+from gateway.problems import BodyLimit, install
+from semlink.corpora.registry import default_corpus
+from semlink.errors import DeadlineExceeded, InvalidField
+from semlink.methods import METHODS
+from semlink.rooms import ChannelRoom, ReceiverRoom, TransmitterRoom
+from semlink.rpc import deadline
+from semlink.telemetry import REGISTRY, observe_http
+from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
+from semlink.wire import from_wire
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "model": schemas.Problem,
+        "content": {"application/problem+json": {}},
+        "description": text,
+    }
+    for status, text in {
+        404: "Unknown link, corpus or item",
+        413: "Body over 10 MiB",
+        422: "A field is not allowed; `field` names it",
+        429: "Overloaded; see Retry-After",
+        503: "A service is away",
+        504: "The deadline passed",
+    }.items()
+}
+READ_DEADLINE_S = 10.0
+
+HealthCheck = Callable[[], Awaitable[dict[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The rooms that the gateway speaks to, and how to ask after everyone's health.
+
+    ``health`` returns a word per service, ``"ok"`` for one that serves; ``close`` gives connections back.
+    """
+
+    transmitter: TransmitterRoom
+    channel: ChannelRoom
+    receiver: ReceiverRoom
+    health: HealthCheck
+    close: Callable[[], Awaitable[None]]
+
+
+def create_app(rooms: Rooms) -> FastAPI:
+    """The gateway over some rooms: gRPC clients in the service, the rooms themselves in a test."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        yield
+        await rooms.close()
+
+    app = FastAPI(
+        title="semlink",
+        version="1",
+        summary="An emulator of semantic communication: retrieval over a 3GPP link",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    install(app)
+    app.add_middleware(BodyLimit)
+    _measure(app)
+    _add_queries(app, rooms)
+    _add_links(app, rooms)
+    _add_corpora(app, rooms)
+    _add_operations(app, rooms)
+    return app
+
+
+def _measure(app: FastAPI) -> None:
+    @app.middleware("http")
+    async def measure(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        start = time.perf_counter()
+        response = await call_next(request)
+        route = request.scope.get("route")
+        path = getattr(route, "path", "unmatched")
+        observe_http(request.method, path, response.status_code, time.perf_counter() - start)
+        return response
+
+
+# --- queries -----------------------------------------------------------------------------------
+
+
+def _add_queries(app: FastAPI, rooms: Rooms) -> None:
+    @app.post("/v1/queries", responses=ERRORS, tags=["queries"])
+    async def query(body: schemas.QueryBody) -> schemas.QueryAnswer:
+        """Send one query over a link and return what was found."""
+        start = time.perf_counter()
+        prepared = _prepare(body, field="query")
+        answers = await _retrieve(rooms, [prepared.message], body.deadline_ms)
+        return _answer(prepared, answers[0], start)
+
+    @app.post("/v1/queries:batch", responses=ERRORS, tags=["queries"])
+    async def query_batch(body: schemas.BatchBody) -> schemas.BatchAnswer:
+        """Send several queries at once; a batch travels as a batch. One bad query fails all, naming it."""
+        start = time.perf_counter()
+        prepared = [_prepare(q, field=f"queries[{i}].query") for i, q in enumerate(body.queries)]
+        milliseconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries))
+        answers = await _retrieve(rooms, [p.message for p in prepared], milliseconds)
+        return schemas.BatchAnswer(
+            answers=[_answer(p, a, start) for p, a in zip(prepared, answers, strict=True)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    body: schemas.QueryBody
+    message: transmitter_pb2.Query
+
+    @property
+    def corpus(self) -> str:
+        return self.body.corpus or default_corpus(self.body.task)
+
+
+def _prepare(body: schemas.QueryBody, *, field: str) -> _Prepared:
+    image = _base64(body.query.image, field=f"{field}.image.data")
+    audio = _base64(body.query.audio, field=f"{field}.audio.data")
+    seed = body.drawn_seed()
+    return _Prepared(body, schemas.to_query(body, uuid.uuid4().hex, seed, image, audio))
+
+
+def _base64(media: schemas.MediaBody | None, *, field: str) -> bytes:
+    if media is None:
+        return b""
+    try:
+        return base64.b64decode(media.data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidField(f"{field} is not base64: {error}", field=field) from error
+
+
+async def _retrieve(
+    rooms: Rooms, queries: Sequence[transmitter_pb2.Query], deadline_ms: float
+) -> Sequence[transmitter_pb2.Answer]:
+    async with _within(deadline_ms / 1e3):
+        request = transmitter_pb2.RetrieveRequest(queries=queries)
+        return (await rooms.transmitter.retrieve(request)).answers
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """Every call inside ends by then, here and in the services behind. Raises DeadlineExceeded."""
+    token = deadline.set(time.monotonic() + seconds)
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"no answer within {seconds * 1e3:.0f} ms", field="deadline_ms"
+        ) from error
+    finally:
+        deadline.reset(token)
+
+
+def _answer(
+    prepared: _Prepared, answer: transmitter_pb2.Answer, start: float
+) -> schemas.QueryAnswer:
+    timings: dict[str, float] = {}
+    for timing in answer.timings:
+        timings[timing.stage] = round(timings.get(timing.stage, 0.0) + timing.milliseconds, 3)
+    timings["gateway.total"] = round((time.perf_counter() - start) * 1e3, 3)
+    return schemas.QueryAnswer(
+        id=answer.query_id,
+        task=prepared.body.task,
+        corpus=prepared.corpus,
+        method=prepared.body.method,
+        seed=prepared.message.seed,
+        results=[
+            schemas.Result(
+                item_id=match.item_id,
+                score=match.score,
+                media_url=media_url(prepared.corpus, match.item_id),
+                captions=list(match.captions),
+            )
+            for match in answer.matches
+        ],
+        link=_link_answer(answer.link) if answer.HasField("link") else None,
+        knowledge=schemas.KnowledgeAnswer(
+            rewrites=[
+                schemas.RewriteAnswer(
+                    text=r.text, kept=r.kept, similarity=r.similarity, reason=r.reason
+                )
+                for r in answer.rewrites
+            ],
+            csi_source=answer.csi_source,
+        ),
+        timings_ms=timings,
+        degraded=[schemas.DegradedAnswer(part=d.part, reason=d.reason) for d in answer.degraded],
+    )
+
+
+def _link_answer(report: channel_pb2.LinkReport) -> schemas.LinkAnswer:
+    return schemas.LinkAnswer(
+        snr_db=report.snr_db,
+        channel_uses=report.channel_uses,
+        bandwidth_ratio=report.bandwidth_ratio,
+        feedback_bits=report.feedback_bits,
+        header_bytes=report.header_bytes,
+        post_eq_snr_db=report.post_eq_snr_db,
+        post_eq_snr_estimate_db=report.post_eq_snr_estimate_db,
+        csi_nmse_db=report.csi_nmse_db if report.HasField("csi_nmse_db") else None,
+        csi_sgcs=report.csi_sgcs if report.HasField("csi_sgcs") else None,
+        slot=report.slot,
+        csi_age_slots=report.csi_age_slots if report.HasField("csi_age_slots") else None,
+    )
+
+
+def media_url(corpus: str, item_id: str) -> str:
+    """Where the gateway serves an item's media."""
+    return f"/v1/corpora/{quote(corpus, safe='')}/items/{quote(item_id, safe='')}/media"
+
+
+# --- links -------------------------------------------------------------------------------------
+
+
+def _add_links(app: FastAPI, rooms: Rooms) -> None:
+    @app.post("/v1/links", status_code=201, responses=ERRORS, tags=["links"])
+    async def open_link(body: schemas.LinkConfigBody, response: Response) -> schemas.LinkBody:
+        """Open a link; its clock advances by a slot with every query."""
+        async with _within(READ_DEADLINE_S):
+            request = channel_pb2.OpenLinkRequest(config=body.to_proto())
+            link = _link_body(await rooms.channel.open_link(request))
+        response.headers["Location"] = f"/v1/links/{link.id}"
+        return link
+
+    @app.get("/v1/links", responses=ERRORS, tags=["links"])
+    async def list_links() -> schemas.LinksBody:
+        """Every open link."""
+        async with _within(READ_DEADLINE_S):
+            found = await rooms.channel.list_links(channel_pb2.ListLinksRequest())
+        return schemas.LinksBody(links=[_link_body(link) for link in found.links])
+
+    @app.get("/v1/links/{link_id}", responses=ERRORS, tags=["links"])
+    async def get_link(link_id: str) -> schemas.LinkBody:
+        """One open link."""
+        async with _within(READ_DEADLINE_S):
+            request = channel_pb2.GetLinkRequest(link_id=link_id)
+            return _link_body(await rooms.channel.get_link(request))
+
+    @app.delete("/v1/links/{link_id}", status_code=204, responses=ERRORS, tags=["links"])
+    async def close_link(link_id: str) -> None:
+        """Close a link; its reports are forgotten."""
+        async with _within(READ_DEADLINE_S):
+            await rooms.channel.close_link(channel_pb2.CloseLinkRequest(link_id=link_id))
+
+    @app.get("/v1/links/{link_id}/csi", responses=ERRORS, tags=["links"])
+    async def get_csi(
+        link_id: str, slot: Annotated[int | None, Query(ge=0, lt=2**53)] = None
+    ) -> schemas.CsiBody:
+        """The channel as it is, as the receiver estimated it, as it was fed back and as it is predicted."""
+        request = channel_pb2.GetCsiRequest(link_id=link_id)
+        if slot is not None:
+            request.slot = slot
+        async with _within(READ_DEADLINE_S):
+            csi = await rooms.channel.get_csi(request)
+        fed_back = _magnitudes(csi.fed_back_magnitude)
+        return schemas.CsiBody(
+            slot=csi.slot,
+            report_slot=csi.report_slot if fed_back is not None else None,
+            predictor=csi.predictor,
+            true=_magnitudes(csi.true_magnitude),
+            estimated=_magnitudes(csi.estimated_magnitude),
+            fed_back=fed_back,
+            predicted=_magnitudes(csi.predicted_magnitude),
+        )
+
+
+def _link_body(link: channel_pb2.Link) -> schemas.LinkBody:
+    return schemas.LinkBody(
+        id=link.link_id, slot=link.slot, config=schemas.LinkConfigBody.from_proto(link.config)
+    )
+
+
+def _magnitudes(tensor: common_pb2.Tensor) -> list[list[list[float]]] | None:
+    if not tensor.dtype:
+        return None
+    shape = (None, None, None)
+    values: list[list[list[float]]] = from_wire(
+        tensor, field="csi", dtype="float32", shape=shape
+    ).tolist()
+    return values
+
+
+# --- corpora -----------------------------------------------------------------------------------
+
+
+def _add_corpora(app: FastAPI, rooms: Rooms) -> None:
+    @app.get("/v1/corpora", responses=ERRORS, tags=["corpora"])
+    async def list_corpora() -> schemas.CorporaBody:
+        """Every corpus with a gallery: what it holds, its licence, where it is from."""
+        async with _within(READ_DEADLINE_S):
+            found = await rooms.receiver.list_corpora(receiver_pb2.ListCorporaRequest())
+        return schemas.CorporaBody(
+            corpora=[
+                schemas.CorpusBody.model_validate(
+                    {name: getattr(c, name) for name in schemas.CorpusBody.model_fields}
+                )
+                for c in found.corpora
+            ]
+        )
+
+    @app.get("/v1/corpora/{name}/items/{item_id}", responses=ERRORS, tags=["corpora"])
+    async def get_item(name: str, item_id: str) -> schemas.ItemBody:
+        """One gallery item."""
+        async with _within(READ_DEADLINE_S):
+            request = receiver_pb2.GetItemRequest(corpus=name, item_id=item_id)
+            item = await rooms.receiver.get_item(request)
+        return schemas.ItemBody(
+            corpus=name,
+            item_id=item.item_id,
+            identity=item.identity,
+            split=item.split,
+            captions=list(item.captions),
+            media_type=item.media_type,
+            media_url=media_url(name, item.item_id),
+        )
+
+    @app.get(
+        "/v1/corpora/{name}/items/{item_id}/media",
+        responses={
+            **ERRORS,
+            200: {"content": {"image/*": {}, "audio/*": {}}, "description": "The media itself"},
+        },
+        response_class=Response,
+        tags=["corpora"],
+    )
+    async def get_media(name: str, item_id: str) -> Response:
+        """An item's picture or sound."""
+        async with _within(READ_DEADLINE_S):
+            request = receiver_pb2.GetMediaRequest(corpus=name, item_id=item_id)
+            media = await rooms.receiver.get_media(request)
+        return Response(
+            media.data,
+            media_type=media.content_type,
+            headers={"Cache-Control": "public, max-age=86400"},
+        )
+
+
+# --- operations --------------------------------------------------------------------------------
+
+
+def _add_operations(app: FastAPI, rooms: Rooms) -> None:
+    @app.get("/v1/methods", tags=["methods"])
+    async def list_methods() -> schemas.MethodsBody:
+        """Every method of the papers: those that a query may choose, and those not built yet."""
+        return schemas.MethodsBody(
+            methods=[
+                schemas.MethodBody(
+                    name=m.name, title=m.title, source=m.source, available=m.available
+                )
+                for m in METHODS.values()
+            ]
+        )
+
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> schemas.HealthBody:
+        """The gateway itself is alive."""
+        return schemas.HealthBody(status="ok")
+
+    @app.get(
+        "/readyz",
+        tags=["operations"],
+        responses={503: {"model": schemas.HealthBody, "description": "A service is not ready"}},
+    )
+    async def readyz(response: Response) -> schemas.HealthBody:
+        """Every service behind the gateway serves."""
+        services = await rooms.health()
+        ready = all(word == "ok" for word in services.values())
+        response.status_code = 200 if ready else 503
+        return schemas.HealthBody(status="ok" if ready else "unavailable", services=services)
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["operations"])
+    async def metrics() -> Response:
+        """The gateway's own metrics, for Prometheus."""
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    app.mount("/static/swagger", StaticFiles(directory=swagger_ui_path), name="swagger")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """The API as a page, from files on this machine."""
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="semlink API",
+            swagger_js_url="/static/swagger/swagger-ui-bundle.js",
+            swagger_css_url="/static/swagger/swagger-ui.css",
+            swagger_favicon_url="/static/swagger/favicon-32x32.png",
+        )

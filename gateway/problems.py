@@ -1,0 +1,164 @@
+"""Errors as RFC 9457 problem details that name the field; never a stack trace, never a 500 for bad input."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gateway.schemas import Problem
+from semlink.errors import (
+    CorruptTensor,
+    DeadlineExceeded,
+    InvalidField,
+    NotFound,
+    Overloaded,
+    SemlinkError,
+    Unavailable,
+)
+
+MAX_BODY_BYTES: Final = 10 * 2**20
+MEDIA_TYPE: Final = "application/problem+json"
+
+STATUS: Final[dict[type[SemlinkError], tuple[int, str]]] = {
+    InvalidField: (422, "Invalid field"),
+    NotFound: (404, "Not found"),
+    Unavailable: (503, "Service unavailable"),
+    DeadlineExceeded: (504, "Deadline exceeded"),
+    Overloaded: (429, "Too many requests"),
+    CorruptTensor: (502, "Corrupted in transit"),
+}
+
+_log = structlog.get_logger("gateway")
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    errors: list[dict[str, str]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """A problem+json response."""
+    body = Problem(title=title, status=status, detail=detail, field=field, errors=errors or [])
+    return JSONResponse(
+        body.model_dump(exclude_none=True), status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def rest_field(field: str, *, batch: bool) -> str:
+    """A service's field path as the REST client wrote it.
+
+    The services say ``queries[0].image`` and ``speed_mps`` where a client wrote ``query.image`` and ``speed_kmh``.
+    """
+    match = re.match(r"queries\[(\d+)\]\.(.*)", field)
+    prefix, rest = (f"queries[{match[1]}].", match[2]) if match and batch else ("", field)
+    if match and not batch:
+        rest = match[2]
+    rest = re.sub(r"^(text|image|audio)\b", r"query.\1", rest)
+    rest = rest.replace("link_id", "link.id").replace("speed_mps", "speed_kmh")
+    return prefix + rest
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem."""
+
+    @app.exception_handler(SemlinkError)
+    async def _semlink(request: Request, error: SemlinkError) -> JSONResponse:
+        status, title = STATUS.get(type(error), (500, "Internal error"))
+        headers = {"Retry-After": "1"} if status in (429, 503) else None
+        field = rest_field(error.field, batch=request.url.path.endswith(":batch")) or None
+        return problem(status, title, error.message, field=field, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:  # noqa: ARG001
+        errors = [{"field": _path(e["loc"]), "detail": str(e["msg"])} for e in error.errors()]
+        first = errors[0]
+        return problem(
+            422,
+            "Invalid field",
+            f"{first['field']}: {first['detail']}",
+            field=first["field"],
+            errors=errors,
+        )
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:  # noqa: ARG001
+        return problem(
+            error.status_code,
+            str(error.detail),
+            str(error.detail),
+            headers=dict(error.headers or {}),
+        )
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        incident = uuid.uuid4().hex[:12]
+        _log.error("unexpected", incident=incident, path=request.url.path, exc_info=error)
+        return problem(500, "Internal error", f"incident {incident}; see the gateway's log")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """``("body", "queries", 3, "link", "snr_db")`` as ``queries[3].link.snr_db``."""
+    path = ""
+    for part in location[1:] if location and location[0] in ("body", "query", "path") else location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.lstrip(".") or "body"
+
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class BodyLimit:
+    """ASGI middleware: 413 for a body over :data:`MAX_BODY_BYTES`, declared or streamed, before it is held whole."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read at most the limit, then hand the body on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        body = bytearray()
+        too_large = declared.isdigit() and int(declared) > MAX_BODY_BYTES
+        more = not too_large
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                too_large, more = True, False
+        if too_large:
+            response = problem(
+                413,
+                "Content too large",
+                f"the body is over {MAX_BODY_BYTES} bytes (10 MiB)",
+                field="body",
+            )
+            await response(scope, receive, send)
+            return
+        sent = False
+
+        async def replay() -> MutableMapping[str, Any]:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self._app(scope, replay, send)

@@ -1,0 +1,356 @@
+"""What REST clients send and get. Stable from the first release on; units are in the names."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from semlink import links
+from semlink.v1 import common_pb2, transmitter_pb2
+
+Task = Literal["person", "image", "audio"]
+Scenario = Literal[
+    "umi-los",
+    "umi-nlos",
+    "uma-los",
+    "uma-nlos",
+    "cdl-a",
+    "cdl-b",
+    "cdl-c",
+    "cdl-d",
+    "cdl-e",
+    "rayleigh",
+    "awgn",
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_DEFAULT = links.default_link()
+
+
+class _Body(BaseModel):
+    """Unknown fields are refused: a misspelt one would otherwise be ignored in silence."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FeedbackBody(_Body):
+    """How the receiver reports channel state."""
+
+    quantizer: Literal["none", "perfect", "scalar", "rvq"] = "rvq"
+    bits: int = Field(_DEFAULT.feedback.bits, ge=0, le=links.MAX_BITS, description="of one report")
+    report_period_slots: int = Field(
+        _DEFAULT.feedback.report_period_slots, ge=1, le=links.HISTORY_SLOTS
+    )
+    delay_slots: int = Field(_DEFAULT.feedback.delay_slots, ge=0, le=links.HISTORY_SLOTS)
+
+
+class LinkConfigBody(_Body):
+    """A radio link; slots last 1 ms."""
+
+    scenario: Scenario = "umi-los"
+    snr_db: float = Field(
+        _DEFAULT.snr_db,
+        ge=links.SNR_DB_RANGE[0],
+        le=links.SNR_DB_RANGE[1],
+        description="transmit power over noise power per receive antenna, before any precoding gain",
+    )
+    speed_kmh: float = Field(3.0, ge=0, le=500)
+    carrier_frequency_hz: float = Field(
+        _DEFAULT.carrier_frequency_hz, ge=links.CARRIER_RANGE_HZ[0], le=links.CARRIER_RANGE_HZ[1]
+    )
+    num_tx_ant: Literal[1, 2, 4, 8, 16, 32] = 16
+    num_rx_ant: Literal[1, 2, 4] = 2
+    num_layers: int = Field(1, ge=1, le=links.MAX_LAYERS, description="of each user")
+    num_users: int = Field(4, ge=1, le=links.MAX_USERS, description="co-scheduled in a slot")
+    feedback: FeedbackBody = Field(default_factory=FeedbackBody)
+    seed: Seed = 0
+
+    def to_proto(self) -> common_pb2.LinkConfig:
+        """The link as the services know it."""
+        return common_pb2.LinkConfig(
+            scenario=self.scenario,
+            snr_db=self.snr_db,
+            speed_mps=self.speed_kmh / 3.6,
+            carrier_frequency_hz=self.carrier_frequency_hz,
+            num_tx_ant=self.num_tx_ant,
+            num_rx_ant=self.num_rx_ant,
+            num_layers=self.num_layers,
+            num_users=self.num_users,
+            feedback=common_pb2.FeedbackConfig(**self.feedback.model_dump()),
+            seed=self.seed,
+        )
+
+    @classmethod
+    def from_proto(cls, config: common_pb2.LinkConfig) -> Self:
+        """The link as a client would write it."""
+        feedback = config.feedback
+        return cls.model_validate(
+            {
+                "scenario": config.scenario,
+                "snr_db": config.snr_db,
+                "speed_kmh": round(config.speed_mps * 3.6, 9),
+                "carrier_frequency_hz": config.carrier_frequency_hz,
+                "num_tx_ant": config.num_tx_ant,
+                "num_rx_ant": config.num_rx_ant,
+                "num_layers": config.num_layers,
+                "num_users": config.num_users,
+                "feedback": {
+                    "quantizer": feedback.quantizer,
+                    "bits": feedback.bits,
+                    "report_period_slots": feedback.report_period_slots,
+                    "delay_slots": feedback.delay_slots,
+                },
+                "seed": config.seed,
+            }
+        )
+
+
+class QueryLinkBody(LinkConfigBody):
+    """A link by ``id``, opened before with ``POST /v1/links``, or by value."""
+
+    id: str | None = Field(None, min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _either_or(self) -> Self:
+        if self.id is not None and len(self.model_fields_set) > 1:
+            raise ValueError("a link is given by id or by value, not both")
+        return self
+
+
+class MediaBody(_Body):
+    """A picture or a sound, base64."""
+
+    content_type: str = Field(max_length=100, examples=["image/jpeg"])
+    data: str = Field(min_length=1, description="base64, RFC 4648")
+
+
+class ContentBody(_Body):
+    """Exactly one of the three."""
+
+    text: str | None = Field(None, min_length=1, max_length=2_000)
+    image: MediaBody | None = None
+    audio: MediaBody | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [n for n in ("text", "image", "audio") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError("exactly one of text, image, audio is needed")
+        return self
+
+
+class QueryBody(_Body):
+    """A retrieval query."""
+
+    task: Task
+    query: ContentBody
+    corpus: str | None = Field(None, min_length=1, max_length=100)
+    method: str = Field("sc-lmkb", max_length=100)
+    top_k: int = Field(5, ge=1, le=100)
+    symbols: int = Field(64, ge=1, description="complex channel uses k")
+    seed: Seed | None = Field(
+        None, description="repeats slot and noise exactly; drawn and returned when absent"
+    )
+    knowledge_budget_ms: float = Field(
+        0.0, ge=0, le=600_000, description="0: only knowledge that is already kept"
+    )
+    deadline_ms: float = Field(30_000.0, gt=0, le=600_000)
+    link: QueryLinkBody = Field(default_factory=QueryLinkBody)
+
+    def drawn_seed(self) -> int:
+        """The query's seed, or a fresh one that JSON numbers hold exactly."""
+        return secrets.randbits(53) if self.seed is None else self.seed
+
+
+class BatchBody(_Body):
+    """Several queries at once, answered in order."""
+
+    queries: list[QueryBody] = Field(min_length=1, max_length=256)
+    deadline_ms: float = Field(60_000.0, gt=0, le=600_000)
+
+
+class Result(BaseModel):
+    """One found item."""
+
+    item_id: str
+    score: float
+    media_url: str
+    captions: list[str] = []
+
+
+class LinkAnswer(BaseModel):
+    """What the link did to the query."""
+
+    snr_db: float
+    channel_uses: int
+    bandwidth_ratio: float
+    feedback_bits: int
+    header_bytes: int
+    post_eq_snr_db: float
+    post_eq_snr_estimate_db: float
+    csi_nmse_db: float | None
+    csi_sgcs: float | None
+    slot: int
+    csi_age_slots: int | None
+
+
+class RewriteAnswer(BaseModel):
+    """One candidate of the LLM and what the filter said."""
+
+    text: str
+    kept: bool
+    similarity: float
+    reason: str
+
+
+class KnowledgeAnswer(BaseModel):
+    """What the knowledge base added."""
+
+    rewrites: list[RewriteAnswer]
+    csi_source: str
+
+
+class DegradedAnswer(BaseModel):
+    """A fallback that was taken."""
+
+    part: str
+    reason: str
+
+
+class QueryAnswer(BaseModel):
+    """The answer to one query."""
+
+    id: str
+    task: Task
+    corpus: str
+    method: str
+    seed: int
+    results: list[Result]
+    link: LinkAnswer | None = Field(description="null for a method without a channel")
+    knowledge: KnowledgeAnswer
+    timings_ms: dict[str, float]
+    degraded: list[DegradedAnswer]
+
+
+class BatchAnswer(BaseModel):
+    """Answers in the order of the queries."""
+
+    answers: list[QueryAnswer]
+
+
+class LinkBody(BaseModel):
+    """An open link."""
+
+    id: str
+    slot: int = Field(description="next slot to be granted")
+    config: LinkConfigBody
+
+
+class LinksBody(BaseModel):
+    """Every open link."""
+
+    links: list[LinkBody]
+
+
+class CsiBody(BaseModel):
+    """Magnitudes |H| of user 0, ``[num_subbands][num_rx_ant][num_tx_ant]``; null where there is none."""
+
+    slot: int
+    report_slot: int | None
+    predictor: str
+    true: list[list[list[float]]] | None
+    estimated: list[list[list[float]]] | None
+    fed_back: list[list[list[float]]] | None
+    predicted: list[list[list[float]]] | None
+
+
+class CorpusBody(BaseModel):
+    """A corpus with a gallery."""
+
+    name: str
+    task: Task
+    media_type: str
+    licence: str
+    source: str
+    description: str
+    size: int
+
+
+class CorporaBody(BaseModel):
+    """Every corpus."""
+
+    corpora: list[CorpusBody]
+
+
+class ItemBody(BaseModel):
+    """A gallery item."""
+
+    corpus: str
+    item_id: str
+    identity: str
+    split: str
+    captions: list[str]
+    media_type: str
+    media_url: str
+
+
+class MethodBody(BaseModel):
+    """A method that a query may choose, or that is not built yet."""
+
+    name: str
+    title: str
+    source: str
+    available: bool
+
+
+class MethodsBody(BaseModel):
+    """Every method."""
+
+    methods: list[MethodBody]
+
+
+class HealthBody(BaseModel):
+    """Alive, or what is not ready."""
+
+    status: Literal["ok", "unavailable"]
+    services: dict[str, str] = {}
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | None = Field(None, description="path of the offending field")
+    errors: list[dict[str, str]] = Field(default=[], description="every offending field")
+
+
+def to_query(
+    body: QueryBody, query_id: str, seed: int, image: bytes, audio: bytes
+) -> transmitter_pb2.Query:
+    """The query as the transmitter knows it; ``image`` and ``audio`` are the decoded base64, empty if not given."""
+    message = transmitter_pb2.Query(
+        id=query_id,
+        task=body.task,
+        corpus=body.corpus or "",
+        method=body.method,
+        top_k=body.top_k,
+        symbols=body.symbols,
+        seed=seed,
+        knowledge_budget_ms=body.knowledge_budget_ms,
+    )
+    content = body.query
+    if content.text is not None:
+        message.text = content.text
+    elif content.image is not None:
+        message.image.content_type, message.image.data = content.image.content_type, image
+    elif content.audio is not None:
+        message.audio.content_type, message.audio.data = content.audio.content_type, audio
+    if body.link.id is not None:
+        message.link_id = body.link.id
+    else:
+        message.link_config.CopyFrom(body.link.to_proto())
+    return message

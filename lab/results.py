@@ -1,0 +1,135 @@
+"""The one form in which every experiment, evaluation and benchmark writes what it measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured figure: its coordinates (None where a coordinate does not apply) and its value over seeds."""
+
+    metric: str
+    mean: float
+    sd: float | None = None
+    seeds: int | None = None
+    ci95: tuple[float, float] | None = None
+    method: str | None = None
+    task: str | None = None
+    corpus: str | None = None
+    split: str | None = None
+    scenario: str | None = None
+    speed_kmh: float | None = None
+    snr_db: float | None = None
+    bits: int | None = None
+    symbols: int | None = None
+    quantizer: str | None = None
+    variant: str | None = None
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (n − 1) and 95 % interval of the mean (Student's t) over seeds."""
+    from scipy.stats import t
+
+    array = np.asarray(values, dtype=np.float64)
+    mean, n = float(array.mean()), len(array)
+    if n < 2:
+        return {"mean": mean, "seeds": n}
+    sd = float(array.std(ddof=1))
+    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return {"mean": mean, "sd": sd, "seeds": n, "ci95": (mean - half, mean + half)}
+
+
+@dataclass(slots=True)
+class Report:
+    """Rows and what one must know to measure them again."""
+
+    experiment: str
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    command: str = field(default_factory=lambda: "semlink " + shlex.join(sys.argv[1:]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content."""
+        return {
+            "experiment": self.experiment,
+            "command": self.command,
+            "commit": _commit(),
+            "weights": weights_hash(),
+            "machine": _machine(),
+            "seconds": round(self.seconds, 1),
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def write(self, directory: Path, name: str) -> Path:
+        """Write ``name.json`` and ``name.csv``; returns the JSON's path."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{name}.json"
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        with (directory / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in self.rows)
+        return path
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a written report."""
+    names = {f.name for f in fields(Row)}
+    return [
+        Row(**{k: v for k, v in row.items() if k in names})
+        for row in json.loads(path.read_text())["rows"]
+    ]
+
+
+def pick(rows: Iterable[Row], **coordinates: object) -> list[Row]:
+    """The rows at some coordinates."""
+    return [r for r in rows if all(getattr(r, k) == v for k, v in coordinates.items())]
+
+
+def weights_hash() -> str:
+    """A hash over every shipped weight file: figures of different weights are not compared by mistake."""
+    digest = blake2b(digest_size=8)
+    for path in sorted((ROOT / "weights").glob("*.safetensors")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _machine() -> Mapping[str, object]:
+    return {
+        "cpu": platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+    }
