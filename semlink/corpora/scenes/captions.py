@@ -19,7 +19,7 @@ _COUNT_WORDS = {
 _RELATION_WORDS: dict[RelationName, tuple[str, ...]] = {
     "left_of": ("to the left of", "on the left of", "left of"),
     "next_to": ("next to", "beside", "near"),
-    "above": ("above", "over", "high above"),
+    "above": ("above", "over"),
     "on": ("on", "on top of"),
     "in_front_of": ("in front of", "just in front of"),
 }
@@ -51,7 +51,7 @@ _SILENT_H = ("hourglass",)
 
 def indefinite_article(phrase: str) -> str:
     """``a`` or ``an``, by the sound that ``phrase`` begins with."""
-    word = phrase.split()[0]
+    word = phrase.split(maxsplit=1)[0]
     return "an" if word[0].lower() in "aeiou" or word in _SILENT_H else "a"
 
 
@@ -112,7 +112,7 @@ def _relation_sentence(draws: Draws, scene: Scene, place: str) -> str:
     third = noun_phrase(draws, draws.choice(rest)) if rest and draws.chance(0.4) else ""
     be = "is" if subject.count == 1 else "are"
     extra = f", and there is also {third}" if third.startswith(("a ", "an ")) else ""
-    if third and not extra or third.startswith(("a pair", "a couple", "a group")):
+    if (third and not extra) or third.startswith(("a pair", "a couple", "a group")):
         extra = f", along with {third}"
     form = int(draws.uniform() * 5)
     if form == 0:
@@ -139,7 +139,8 @@ def _list_sentence(draws: Draws, scene: Scene, place: str) -> str:
     if form == 2:
         return f"the picture shows {listed} {place}".rstrip()
     if form == 3:
-        return f"{phrases[0]} with {listed.removeprefix(phrases[0]).removeprefix(', ').removeprefix(' and ')} {place}".rstrip()
+        companions = " and ".join(phrases[1:])
+        return f"{phrases[0]} with {companions} {place}".rstrip()
     if form == 4:
         return f"{listed} can be seen {place}".rstrip()
     return f"{listed} {place}".rstrip()

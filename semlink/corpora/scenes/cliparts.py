@@ -17,15 +17,15 @@ Zone = Literal["ground", "sky", "water"]
 Size = Literal["small", "medium", "large"]
 Place = Literal["any", "outdoor", "water"]
 
-# target hue in degrees, and what saturation and value are multiplied by so that the name is what a person would say
+# hue in degrees, typical saturation and bright value (both 0…1) at which people call a thing by this name
 PAINTS: dict[str, tuple[float, float, float]] = {
-    "red": (0.0, 1.0, 1.0),
-    "orange": (28.0, 1.05, 1.1),
-    "yellow": (54.0, 1.0, 1.25),
-    "green": (120.0, 0.95, 0.9),
-    "blue": (222.0, 1.0, 1.05),
-    "purple": (278.0, 0.9, 0.95),
-    "pink": (330.0, 0.6, 1.25),
+    "red": (0.0, 0.9, 0.9),
+    "orange": (28.0, 0.95, 1.0),
+    "yellow": (54.0, 0.9, 1.0),
+    "green": (120.0, 0.8, 0.75),
+    "blue": (222.0, 0.85, 0.9),
+    "purple": (278.0, 0.75, 0.75),
+    "pink": (330.0, 0.45, 1.0),
 }
 _LABEL_PAINTS: dict[str, tuple[str, ...]] = {"apple": ("red", "green", "yellow")}
 COLOURS: tuple[str, ...] = (*PAINTS, "brown", "tan", "gray", "black", "white")
@@ -126,7 +126,12 @@ def repaint(image: Image.Image, paint: str) -> Image.Image:
     dominant = 10.0 * float(np.argmax(smooth)) + 5.0
     distance = np.abs((hue - dominant + 180.0) % 360.0 - 180.0)
     mask = (distance < _HUE_TOLERANCE_DEG) & (saturation > 0.12)
-    target_hue, saturation_gain, value_gain = PAINTS[paint]
+    target_hue, target_saturation, target_value = PAINTS[paint]
+    painted = mask & (alpha > 64)
+    # clips differ in how dark and how pale they are: bring what is painted to where the colour's name holds
+    saturation_gain = target_saturation / float(np.median(saturation[painted]))
+    value_gain = target_value / float(np.quantile(value[painted], 0.7))
+    saturation_gain, value_gain = min(saturation_gain, 2.5), min(value_gain, 2.5)
     hsv[..., 0] = np.where(mask, target_hue / 360.0, hsv[..., 0])
     hsv[..., 1] = np.where(mask, np.clip(saturation * saturation_gain, 0.0, 1.0), saturation)
     hsv[..., 2] = np.where(mask, np.clip(value * value_gain, 0.0, 1.0), value)

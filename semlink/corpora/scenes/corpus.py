@@ -19,7 +19,7 @@ from semlink.corpora.scenes.layout import Scene, compose, prepare
 from semlink.corpora.scenes.render import render
 from semlink.errors import InvalidField, NotFound
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same (seed, item) gives another picture or caption."""
 
 DEFAULT_NUM_ITEMS: dict[Split, int] = {"train": 4000, "val": 400, "test": 1000}
@@ -95,8 +95,11 @@ class Scenes(ImageCorpus):
 
     def scene(self, item_id: str) -> Scene:
         """The item's ground truth with everything that rendering needs. Raises NotFound for an unknown id."""
-        split = self._split_of(item_id)
-        return compose(Draws(self.seed, f"{item_id}/layout"), self._vocabulary, split)
+        return self._compose(item_id, self._split_of(item_id))
+
+    def _compose(self, item_id: str, split: Split) -> Scene:
+        number = int(item_id.rsplit("-", 1)[1])
+        return compose(Draws(self.seed, f"{item_id}/layout"), self._vocabulary, split, number)
 
     def _split_of(self, item_id: str) -> Split:
         match = _ITEM_ID.fullmatch(item_id)
@@ -108,7 +111,7 @@ class Scenes(ImageCorpus):
         raise NotFound(f"scenes has no item {item_id!r}", field="item_id")
 
     def _make_item(self, item_id: str, split: Split) -> Item:
-        scene = compose(Draws(self.seed, f"{item_id}/layout"), self._vocabulary, split)
+        scene = self._compose(item_id, split)
         captions = describe(Draws(self.seed, f"{item_id}/captions"), scene)
         return Item(item_id, item_id, split, captions, ground_truth(scene))
 

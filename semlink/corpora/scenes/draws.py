@@ -24,7 +24,9 @@ class Draws:
         digest = blake2b(
             f"{seed}/{name}".encode(), digest_size=16, person=b"semlink-scenes"
         ).digest()
-        self._generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+        self._generator = np.random.Generator(
+            np.random.Philox(key=int.from_bytes(digest, "little"))
+        )
         self._block: list[float] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -43,7 +45,10 @@ class Draws:
 
     def weighted(self, options: Sequence[tuple[T, float]]) -> T:
         """One of ``options``, with probabilities proportional to the second member of each pair."""
-        threshold = self.uniform(0.0, sum(weight for _, weight in options))
+        total = 0.0
+        for _, weight in options:
+            total += weight
+        threshold = self.uniform(0.0, total)
         for option, weight in options:
             threshold -= weight
             if threshold < 0.0:

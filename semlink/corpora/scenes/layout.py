@@ -15,7 +15,9 @@ Relations are defined on the boxes of groups (all instances of one kind), our de
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 from semlink.corpora.corpus import Split
@@ -32,6 +34,7 @@ RelationName = Literal["left_of", "next_to", "above", "on", "in_front_of"]
 _MARGIN = 5
 _GROUND_WIDTH = PICTURE_SIZE_PX - 2 * _MARGIN
 _LONGER_SIDE_PX = {"small": (66, 84), "medium": (88, 110), "large": (110, 138)}
+_GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 _SIZE_RANK = {"small": 0, "medium": 1, "large": 2}
 _CLUSTER_WIDTH = {1: 1.0, 2: 1.84, 3: 2.45}
 
@@ -58,22 +61,13 @@ class Group:
     clips: list[Clip]
     longer_side: float = 0.0
     instances: list[Instance] = field(default_factory=list)
+    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """(left, top, right, bottom) around all instances."""
 
     @property
     def count(self) -> int:
         """Number of instances, 1 to 3."""
         return len(self.clips)
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) around all instances."""
-        items = self.instances
-        return (
-            min(i.x for i in items),
-            min(i.y for i in items),
-            max(i.x + i.width for i in items),
-            max(i.y + i.height for i in items),
-        )
 
     def size(self, clip: Clip) -> tuple[float, float]:
         """Drawn (width, height) of ``clip`` in this group."""
@@ -109,10 +103,14 @@ class Vocabulary:
     """Labels by the settings they fit, prepared once for a corpus."""
 
     cliparts: Cliparts
-    first: list[tuple[Label, float]]
+    labels: list[Label]
+    opening_weights: list[float]
+    """Running sums of how often each label opens a picture."""
     by_setting: dict[str, list[Label]]
     settings_of: dict[str, list[tuple[Setting, float]]]
     small_things: dict[str, list[Label]]
+    supports: frozenset[str]
+    """Labels of things that others can stand on."""
 
 
 def fits(label: Label, setting: Setting) -> bool:
@@ -129,7 +127,9 @@ def fits(label: Label, setting: Setting) -> bool:
 
 
 # how often a kind opens a picture, to even out how often it appears in all
-_FIRST_WEIGHT = {"water": 2.6, "sky": 1.0, "outdoor": 1.5, "any": 0.75}
+_OPENING_WEIGHT = {"water": 1.6, "sky": 0.5, "outdoor": 1.25, "any": 1.0}
+# few kinds fly or swim: without this every second picture would show one of the same few
+_COMPANION_CHANCE = {"ground": 1.0, "sky": 0.45, "water": 0.4}
 
 
 def prepare(cliparts: Cliparts) -> Vocabulary:
@@ -138,10 +138,8 @@ def prepare(cliparts: Cliparts) -> Vocabulary:
     by_setting = {s.name: [label for label in labels if fits(label, s)] for s in SETTINGS}
     return Vocabulary(
         cliparts=cliparts,
-        first=[
-            (label, _FIRST_WEIGHT[label.zone if label.zone != "ground" else label.place])
-            for label in labels
-        ],
+        labels=labels,
+        opening_weights=list(accumulate(map(_opening_weight, labels))),
         by_setting=by_setting,
         settings_of={
             label.name: [(s, s.weight) for s in SETTINGS if fits(label, s)] for label in labels
@@ -150,11 +148,24 @@ def prepare(cliparts: Cliparts) -> Vocabulary:
             s.name: [x for x in by_setting[s.name] if x.size == "small" and x.zone == "ground"]
             for s in SETTINGS
         },
+        supports=frozenset(
+            name
+            for name, clips in cliparts.clips.items()
+            if any(c.surface is not None for c in clips)
+        ),
     )
 
 
-def _choose_labels(draws: Draws, vocabulary: Vocabulary) -> tuple[Setting, list[Label]]:
-    first = draws.weighted(vocabulary.first)
+def _opening_weight(label: Label) -> float:
+    return _OPENING_WEIGHT[label.place if label.zone == "ground" else label.zone]
+
+
+def _choose_labels(
+    draws: Draws, vocabulary: Vocabulary, opening: float
+) -> tuple[Setting, list[Label]]:
+    first = vocabulary.labels[
+        bisect(vocabulary.opening_weights, opening * vocabulary.opening_weights[-1])
+    ]
     setting = draws.weighted(vocabulary.settings_of[first.name])
     num_kinds = draws.weighted([(2, 0.34), (3, 0.46), (4, 0.2)])
     limit = {"sky": 1, "water": 3 if setting.water == "all" else 1, "ground": 3}
@@ -164,12 +175,23 @@ def _choose_labels(draws: Draws, vocabulary: Vocabulary) -> tuple[Setting, list[
         if len(labels) == num_kinds:
             break
         label = draws.choice(pool)
+        if setting.water != "all" and not draws.chance(_COMPANION_CHANCE[label.zone]):
+            continue
         same_zone = sum(other.zone == label.zone for other in labels)
         if label not in labels and same_zone < limit[label.zone]:
             labels.append(label)
     # a picture of nothing but flying things looks empty: give it something to stand
     if setting.water != "all" and all(label.zone != "ground" for label in labels):
         labels[-1] = draws.choice([label for label in pool if label.zone == "ground"])
+    # tables are there to put things on
+    if (
+        any(label.name in vocabulary.supports for label in labels)
+        and not any(label.size == "small" and label.zone == "ground" for label in labels)
+        and draws.chance(0.75)
+    ):
+        spare = [i for i, label in enumerate(labels) if label.name not in vocabulary.supports]
+        if spare:
+            labels[spare[-1]] = draws.choice(vocabulary.small_things[setting.name])
     return setting, labels
 
 
@@ -213,6 +235,13 @@ def _stand(draws: Draws, group: Group, centre: float, foot: float) -> None:
         group.instances.append(Instance(clip, x, y, w, h, mirrored))
     # the nearer one is drawn over the farther one
     group.instances.sort(key=lambda i: i.y + i.height)
+    items = group.instances
+    group.box = (
+        min([i.x for i in items]),
+        min([i.y for i in items]),
+        max([i.x + i.width for i in items]),
+        items[-1].y + items[-1].height,
+    )
 
 
 @dataclass(slots=True)
@@ -294,8 +323,9 @@ def _place_front(draws: Draws, column: _Column, x: float, foot: float, high: flo
     base_x = x + base.width / 2.0 + (0.0 if left_first else 0.55 * rider.width)
     _stand(draws, base, base_x, foot)
     left, _, right, bottom = base.box
-    reach = 0.22 * rider.width
-    centre = right + reach - rider.width * 0.2 if left_first else left - reach + rider.width * 0.2
+    # enough overlap to be seen as in front, but what is behind stays recognisable
+    hidden = min(0.5 * rider.width, max(0.36 * base.width, 0.25 * rider.width))
+    centre = right - hidden + rider.width / 2.0 if left_first else left + hidden - rider.width / 2.0
     _stand(draws, rider, centre, min(bottom + draws.uniform(10.0, 16.0), PICTURE_SIZE_PX - 4.0))
 
 
@@ -360,17 +390,27 @@ def _is_in_front(front: Group, back: Group) -> bool:
     return overlap > 0.2 * min(fr - fl, br - bl) and ft < bb and bt < fb and fb >= bb + 6.0
 
 
-def compose(draws: Draws, vocabulary: Vocabulary, split: Split) -> Scene:
-    """Draw one picture's ground truth."""
-    setting, labels = _choose_labels(draws, vocabulary)
+def compose(draws: Draws, vocabulary: Vocabulary, split: Split, number: int) -> Scene:
+    """Draw the ground truth of picture ``number`` of ``split``.
+
+    The kind that opens a picture goes through all kinds evenly with the golden ratio's multiples, so that every
+    kind is seen about equally often whatever the number of pictures.
+    """
+    opening = (number * _GOLDEN_RATIO) % 1.0
+    setting, labels = _choose_labels(draws, vocabulary, opening)
     ground_labels = [label for label in labels if label.zone == "ground"]
     room = 5 - len(labels)
+    is_table_scene = any(label.name in vocabulary.supports for label in labels) and draws.chance(
+        0.6
+    )
     groups: list[Group] = []
     for label in labels:
         count = draws.weighted([(1, 0.66), (2, 0.22), (3, 0.12)])
         # large things in a crowd would shrink to nothing
         most = 2 if label.size == "large" or len(ground_labels) > 2 else 3
         count = 1 + min(count - 1, most - 1, room)
+        if is_table_scene and label.zone == "ground":
+            count = 1
         room -= count - 1
         groups.append(_choose_group(draws, vocabulary, label, split, count))
     return _arrange(draws, setting, groups)

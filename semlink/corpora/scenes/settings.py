@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from semlink.corpora.scenes.draws import Draws
 
@@ -59,7 +59,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("desert", ("in the desert", "on desert sand", "among sand dunes"), "desert", 0.9),
     Setting(
         "lake",
-        ("by a lake", "on the shore of a lake", "beside a blue lake"),
+        ("by a lake", "on the shore of a lake", "at a lake"),
         "lake",
         1.0,
         water="band",
@@ -102,13 +102,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "mountains",
-        ("in the mountains", "in front of snowy mountains", "in a mountain valley"),
+        ("in the mountains", "with snowy mountains in the background", "in a mountain valley"),
         "mountain",
         0.9,
     ),
     Setting(
         "night",
-        ("at night", "under a starry sky", "in the moonlight"),
+        ("at night", "on a starry night", "in the moonlight"),
         "night",
         1.0,
     ),
@@ -158,14 +158,11 @@ class _Canvas:
         s = self.scale
         self.draw.rectangle((x * s, y * s, (x + w) * s - 1, (y + h) * s - 1), fill=colour)
 
-    def finish(self, blur: float = 0.0) -> Image.Image:
+    def finish(self) -> Image.Image:
         """The picture at its final size."""
-        image = self._image
-        if image is None:
-            image = Image.fromarray(self.array.astype(np.uint8))
-        else:
-            image = image.reduce(self.scale)
-        return image.filter(ImageFilter.GaussianBlur(blur)) if blur else image
+        if self._image is None:
+            return Image.fromarray(self.array.astype(np.uint8))
+        return self._image.reduce(self.scale)
 
 
 def _clouds(canvas: _Canvas, draws: Draws, colour: Colour, lowest: float) -> None:
@@ -427,4 +424,4 @@ def paint_setting(setting: Setting, draws: Draws, size_px: int) -> Image.Image:
     canvas = _Canvas(size_px)
     horizon = setting.horizon_px + (0.0 if setting.indoor else draws.uniform(-6.0, 6.0))
     _PAINTERS[setting.name](canvas, draws, horizon)
-    return canvas.finish(blur=0.6)
+    return canvas.finish()
