@@ -1,0 +1,39 @@
+"""gRPC runtime of every service: serving a room, calling a room, errors and deadlines across the wire."""
+
+from semlink.deadlines import check_deadline, deadline, deadline_in, remaining_s
+from semlink.rpc.clients import (
+    ChannelClient,
+    KnowledgeClient,
+    ReceiverClient,
+    RoomClient,
+    TransmitterClient,
+    channel_client,
+    knowledge_client,
+    receiver_client,
+    transmitter_client,
+)
+from semlink.rpc.server import RunningServer, face, serve, start_server
+from semlink.rpc.status import FIELD_KEY, MAX_MESSAGE_BYTES, SERVICES
+
+__all__ = [
+    "FIELD_KEY",
+    "MAX_MESSAGE_BYTES",
+    "SERVICES",
+    "ChannelClient",
+    "KnowledgeClient",
+    "ReceiverClient",
+    "RoomClient",
+    "RunningServer",
+    "TransmitterClient",
+    "channel_client",
+    "check_deadline",
+    "deadline",
+    "deadline_in",
+    "face",
+    "knowledge_client",
+    "receiver_client",
+    "remaining_s",
+    "serve",
+    "start_server",
+    "transmitter_client",
+]

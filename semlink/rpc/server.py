@@ -1,0 +1,245 @@
+"""The server side: one function serves a room with health, reflection, metrics, typed errors and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import signal
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from semlink.deadlines import deadline
+from semlink.errors import CorruptTensor, InvalidField, SemlinkError, Unavailable
+from semlink.rpc.status import MAX_MESSAGE_BYTES, SERVICES, status_of
+from semlink.settings import RoomName, Settings
+from semlink.telemetry import CRC_REJECTED, configure_logging, counted_request, logger, registry
+
+Register: TypeAlias = Callable[[grpc.aio.Server], None]
+"""Adds a room's servicer to the server, before it starts."""
+
+_log = logger(__name__)
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # else a second server on the same port would start, silently
+    # let clients find out quickly that this process is frozen
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+
+
+class _Typed(grpc.aio.ServerInterceptor):
+    """Around every call of ours: deadline, counters, errors as status codes, nothing internal leaked."""
+
+    def __init__(self, room: str) -> None:
+        self._room = room
+        self.warm = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        path = handler_call_details.method
+        if handler is None or handler.unary_unary is None or not path.startswith("/semlink."):
+            return handler
+        method, behaviour = path.rpartition("/")[2], handler.unary_unary
+        parse = handler.request_deserializer or bytes
+
+        async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                with counted_request(self._room, method):
+                    return await self._answer(data, context, parse, behaviour)
+            except SemlinkError as error:
+                # an error of a room further on has its gRPC error as cause, and was counted there
+                if isinstance(error, CorruptTensor) and not isinstance(
+                    error.__cause__, grpc.aio.AioRpcError
+                ):
+                    CRC_REJECTED.labels(self._room).inc()
+                code, details, trailing = status_of(error)
+                _log.info("refused", method=method, code=code.name, field=error.field, why=details)
+            except Exception:  # noqa: BLE001  # the outermost frame of a call: logged, not leaked
+                error_id = uuid.uuid4().hex[:12]
+                _log.exception("internal error", method=method, error_id=error_id)
+                code, details, trailing = (
+                    grpc.StatusCode.INTERNAL,
+                    f"internal error {error_id}",
+                    (),
+                )
+            return await context.abort(code, details, trailing)
+
+        # parsed by us: a message that does not parse is then counted and typed like every bad input
+        return grpc.unary_unary_rpc_method_handler(
+            cast(Any, call), None, handler.response_serializer
+        )
+
+    async def _answer(
+        self,
+        data: bytes,
+        context: grpc.aio.ServicerContext[Any, Any],
+        parse: Callable[[bytes], Any],
+        behaviour: Callable[..., Any],
+    ) -> Any:
+        if not self.warm:
+            raise Unavailable(f"{self._room} is not ready")
+        try:
+            request = parse(data)
+        except DecodeError as error:
+            raise InvalidField(f"request does not parse: {error}", field="request") from error
+        left = context.time_remaining()
+        deadline.set(None if left is None else time.monotonic() + left)
+        answer = behaviour(request, context)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+def face(room_name: RoomName, room: object) -> Register:
+    """The whole gRPC face of a room: each RPC of its service calls the method of the same name in snake case.
+
+    Raises TypeError if the room lacks one.
+    """
+    service = SERVICES[room_name]
+    handlers = {}
+    for method in service.methods:
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+        handle = getattr(room, name, None)
+        if not inspect.iscoroutinefunction(handle):
+            raise TypeError(f"{type(room).__name__} has no `async def {name}`")
+
+        def behaviour(request: Message, _context: object, handle: Any = handle) -> Any:
+            return handle(request)
+
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            behaviour,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+
+    def register(server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+        )
+
+    return register
+
+
+@dataclass(slots=True)
+class RunningServer:
+    """A started server. ``port`` and ``metrics_port`` are the ones really bound."""
+
+    port: int
+    metrics_port: int
+    _server: grpc.aio.Server
+    _health: health.aio.HealthServicer
+    _typed: _Typed
+    _names: tuple[str, ...]
+    _close_metrics: Callable[[], None]
+
+    async def set_serving(self) -> None:
+        """Say SERVING and accept calls: the room is warm."""
+        self._typed.warm = True
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Say NOT_SERVING, refuse new calls, let calls in flight end within ``grace_s`` seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        self._close_metrics()
+
+
+async def start_server(room: RoomName, register: Register, settings: Settings) -> RunningServer:
+    """Start to listen, NOT_SERVING. Raises Unavailable, naming the port, when it is taken."""
+    typed = _Typed(room)
+    server = grpc.aio.server(interceptors=(typed,), options=_OPTIONS)
+    register(server)
+    health_servicer = health.aio.HealthServicer()
+    names = ("", SERVICES[room].full_name)
+    for name in names:
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection(
+        (SERVICES[room].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    wanted = f"{settings.host}:{settings.port(room)}"
+    try:
+        port = server.add_insecure_port(wanted)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"{room} cannot listen on {wanted}: {error}", field=f"{room}_port"
+        ) from error
+    wanted_metrics = settings.metrics_port(room)
+    try:
+        metrics, thread = start_http_server(wanted_metrics, addr=settings.host, registry=registry)
+    except OSError as error:
+        raise Unavailable(
+            f"{room} cannot serve /metrics on {settings.host}:{wanted_metrics}: {error}",
+            field=f"{room}_metrics_port",
+        ) from error
+
+    def close_metrics() -> None:
+        metrics.shutdown()
+        metrics.server_close()
+        thread.join()
+
+    await server.start()
+    return RunningServer(
+        port, metrics.server_port, server, health_servicer, typed, names, close_metrics
+    )
+
+
+async def serve(
+    room: RoomName,
+    register: Register,
+    settings: Settings,
+    *,
+    ready: Callable[[], Awaitable[None]],
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve a room until SIGTERM or SIGINT; what a service's ``__main__`` runs.
+
+    Sets up logs and torch's threads, listens, awaits ``ready`` (which warms the room: NOT_SERVING until it returns,
+    calls are refused as UNAVAILABLE), serves, then drains for ``settings.drain_s`` and awaits ``close``.
+    An exception of ``ready`` ends the process.
+    """
+    import torch
+
+    configure_logging(room, settings)
+    torch.set_num_threads(settings.num_threads)
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    server = await start_server(room, register, settings)
+    _log.info("listening", host=settings.host, port=server.port, metrics_port=server.metrics_port)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        warming = asyncio.ensure_future(ready())
+        started = time.monotonic()
+        await asyncio.wait((warming, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if warming.done():
+            warming.result()
+            await server.set_serving()
+            _log.info("ready", warm_up_s=round(time.monotonic() - started, 3))
+            await stopping
+        else:
+            warming.cancel()
+        _log.info("draining", grace_s=settings.drain_s)
+    finally:
+        stopping.cancel()
+        await server.stop(settings.drain_s)
+        if close is not None:
+            await close()
+    _log.info("stopped")

@@ -1,0 +1,150 @@
+"""Settings of every process, read from the environment (``SEMLINK_…``): one class, one place, checked at start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+import semlink
+from semlink.errors import InvalidField
+from semlink.links import SCENARIOS
+
+RoomName = Literal["transmitter", "channel", "receiver", "knowledge", "gateway"]
+ROOM_NAMES: Final[tuple[RoomName, ...]] = get_args(RoomName)
+
+_PREFIX: Final = "SEMLINK_"
+_Port = Annotated[int, Field(ge=0, le=65535)]
+"""A TCP port; 0 lets the kernel choose a free one."""
+
+
+def _half_of_the_cores() -> int:
+    """Threads of torch in one service: half of the usable cores, because several services share a machine."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults, for one machine. Raises InvalidField, naming the variable, for a bad value.
+
+    Durations are in seconds, ``*_address`` are gRPC targets (``host:port`` or ``dns:///name:port``).
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    # computing
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    """Where tensors live: "cpu", "cuda" or "cuda:N"."""
+    num_threads: int = Field(default_factory=_half_of_the_cores, ge=1, le=1024)
+    """Threads of torch and OpenMP in each service; default half of the cores this process may use."""
+    profile: Literal["embedded", "hub"] = "embedded"
+    """"embedded": models from installed packages; "hub": larger models by name from a model hub."""
+
+    # files
+    cache_dir: Path = Path("~/.cache/semlink")
+    """Generated corpora, converted models."""
+    weights_dir: Path = Path(semlink.__file__).resolve().parents[1] / "weights"
+    """Trained heads and codebooks; beside the package in a checkout and in a wheel alike."""
+    state_dir: Path = Path("~/.local/state/semlink")
+    """What `semlink up` writes: logs and the ids of its processes."""
+
+    # logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """"auto": for a terminal "console", else one JSON object a line."""
+
+    # store
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", pattern=r"^(rediss?://|unix://|memory://$).*"
+    )
+    """The store; ``memory://`` keeps it in the process, which is enough when all rooms share one."""
+    redis_timeout_s: float = Field(0.4, gt=0, le=10)
+    """Longest time that one access to the store may take."""
+    redis_port: _Port = 0
+    """Port of the Redis that `semlink up` starts itself; 0: any free one."""
+
+    # where services listen and are found
+    host: str = Field("127.0.0.1", min_length=1)
+    """Interface on which services listen."""
+    gateway_port: _Port = 8000
+    transmitter_port: _Port = 50051
+    channel_port: _Port = 50052
+    receiver_port: _Port = 50053
+    knowledge_port: _Port = 50054
+    transmitter_metrics_port: _Port = 9101
+    channel_metrics_port: _Port = 9102
+    receiver_metrics_port: _Port = 9103
+    knowledge_metrics_port: _Port = 9104
+    gateway_address: str = ""
+    """Empty, like the next four: the room's port on this machine."""
+    transmitter_address: str = ""
+    channel_address: str = ""
+    receiver_address: str = ""
+    knowledge_address: str = ""
+
+    # time and load
+    deadline_s: float = Field(30.0, gt=0, le=3600)
+    """Deadline of a call whose caller gave none."""
+    connect_timeout_s: float = Field(1.0, gt=0, le=60)
+    """How long a call waits for a connection before it fails as unavailable."""
+    drain_s: float = Field(10.0, ge=0, le=600)
+    """How long calls in flight may go on after SIGTERM."""
+    max_batch: int = Field(64, ge=1, le=4096)
+    """Items that a micro-batcher runs at once."""
+    max_queue: int = Field(512, ge=1, le=65536)
+    """Items that a micro-batcher lets wait; more are refused (RESOURCE_EXHAUSTED, HTTP 429)."""
+    batch_delay_s: float = Field(0.0, ge=0, le=1)
+    """How long a micro-batcher waits for company. 0: none; batches form while the one before runs."""
+
+    # the link of a query that names none
+    scenario: str = "umi-los"
+    """Scenario of :func:`semlink.links.default_link` as the gateway and the command line use it."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = _PREFIX + ".".join(map(str, first["loc"])).upper()
+            raise InvalidField(
+                f"{name} is {first['input']!r}: {first['msg']}", field=name
+            ) from error
+
+    @field_validator("cache_dir", "weights_dir", "state_dir")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+    @field_validator("scenario")
+    @classmethod
+    def _known_scenario(cls, scenario: str) -> str:
+        if scenario not in SCENARIOS:
+            raise ValueError(f"allowed: {', '.join(SCENARIOS)}")
+        return scenario
+
+    def port(self, room: RoomName) -> int:
+        """Port on which the room listens: gRPC, for the gateway HTTP."""
+        return int(getattr(self, f"{room}_port"))
+
+    def metrics_port(self, room: RoomName) -> int:
+        """Port on which the room's ``/metrics`` is read; the gateway's is its own HTTP port."""
+        return (
+            self.gateway_port if room == "gateway" else int(getattr(self, f"{room}_metrics_port"))
+        )
+
+    def address(self, room: RoomName) -> str:
+        """Where callers find the room: as set, else its port on this machine."""
+        return getattr(self, f"{room}_address") or f"{self.local_host}:{self.port(room)}"
+
+    @property
+    def local_host(self) -> str:
+        """The host by which this machine reaches its own services."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::", "[::]") else self.host
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process; OpenMP's threads too."""
+        return {_PREFIX + name.upper(): str(value) for name, value in self} | {
+            "OMP_NUM_THREADS": str(self.num_threads)
+        }

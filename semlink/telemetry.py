@@ -1,0 +1,200 @@
+"""Metrics and logs of a process. One Prometheus registry, one way to time a step, one way to set up logs.
+
+Steps share one metric, ``semlink_step_seconds{room,step}``, instead of one metric a step: a dashboard then shows every
+step of every room with a single query, also steps added later. Memory is in the standard process metrics
+(``process_resident_memory_bytes``), which the client library collects.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from asyncio import CancelledError
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TextIO
+
+import structlog
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+from semlink.errors import SemlinkError
+from semlink.settings import Settings
+from semlink.v1 import channel_pb2, common_pb2
+
+registry = REGISTRY
+"""The registry of this process; ``/metrics`` shows it."""
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_DB = tuple(range(-30, 65, 5))
+
+STEP_SECONDS = Histogram(
+    "semlink_step_seconds", "Time of one step of one room", ("room", "step"), buckets=_SECONDS
+)
+REQUEST_SECONDS = Histogram(
+    "semlink_request_seconds", "Time of one call", ("room", "method"), buckets=_SECONDS
+)
+REQUESTS_ACCEPTED = Counter("semlink_requests_accepted", "Calls begun", ("room", "method"))
+REQUESTS = Counter(
+    "semlink_requests",
+    "Calls ended; accepted = ok + error + cancelled when none is in flight",
+    ("room", "method", "outcome", "code"),
+)
+REQUESTS_IN_FLIGHT = Gauge("semlink_requests_in_flight", "Calls begun, not ended", ("room",))
+QUEUE_DEPTH = Gauge("semlink_queue_depth", "Items that wait in a micro-batcher", ("batcher",))
+BATCH_SIZE = Histogram(
+    "semlink_batch_size",
+    "Items that a micro-batcher ran at once",
+    ("batcher",),
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+LINK_SNR_DB = Histogram("semlink_link_snr_db", "SNR of links used, dB", buckets=_DB)
+POST_EQ_SNR_DB = Histogram("semlink_post_eq_snr_db", "SINR after equalising, dB", buckets=_DB)
+FEEDBACK_BITS = Histogram(
+    "semlink_feedback_bits",
+    "Bits of one CSI report",
+    buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+CSI_NMSE_DB = Histogram(
+    "semlink_csi_nmse_db",
+    "Error of the precoder's CSI, NMSE in dB",
+    buckets=(-40, -30, -25, -20, -15, -10, -8, -6, -4, -2, 0, 2, 4, 6, 10),
+)
+CRC_REJECTED = Counter(
+    "semlink_crc_rejected", "Messages refused because bytes were corrupted", ("room",)
+)
+DEGRADED = Counter("semlink_degraded", "Fallbacks taken and reported", ("room", "part"))
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Time of one step, running until its block is left. ``stage`` is "room.step"."""
+
+    stage: str
+    started: float = field(default_factory=time.perf_counter)
+    stopped: float | None = None
+
+    @property
+    def milliseconds(self) -> float:
+        """Time so far, or of the whole block once it was left."""
+        return ((self.stopped or time.perf_counter()) - self.started) * 1e3
+
+    def timing(self) -> common_pb2.Timing:
+        """The same as a message for an answer."""
+        return common_pb2.Timing(stage=self.stage, milliseconds=self.milliseconds)
+
+
+@contextmanager
+def timed(stage: str) -> Iterator[Stopwatch]:
+    """Time a block as step "room.step" ("receiver.search") in ``semlink_step_seconds``, also when it raises."""
+    room, _, step = stage.partition(".")
+    watch = Stopwatch(stage)
+    try:
+        yield watch
+    finally:
+        watch.stopped = time.perf_counter()
+        STEP_SECONDS.labels(room, step).observe(watch.stopped - watch.started)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a request ended; set by :func:`counted_request`, or by its block when it answers with an error itself."""
+
+    outcome: Literal["ok", "error", "cancelled"] = "ok"
+    code: str = "ok"
+
+
+@contextmanager
+def counted_request(room: str, method: str) -> Iterator[Outcome]:
+    """Count one request: accepted, then exactly one of ok, error and cancelled; and its time.
+
+    An exception that leaves the block is an error, its class the code; a cancellation is "cancelled".
+    """
+    REQUESTS_ACCEPTED.labels(room, method).inc()
+    REQUESTS_IN_FLIGHT.labels(room).inc()
+    outcome = Outcome()
+    started = time.perf_counter()
+    try:
+        yield outcome
+    except (CancelledError, GeneratorExit):
+        outcome.outcome, outcome.code = "cancelled", "cancelled"
+        raise
+    except BaseException as error:
+        known = isinstance(error, SemlinkError)
+        outcome.outcome, outcome.code = "error", type(error).__name__ if known else "internal"
+        raise
+    finally:
+        REQUEST_SECONDS.labels(room, method).observe(time.perf_counter() - started)
+        REQUESTS_IN_FLIGHT.labels(room).dec()
+        REQUESTS.labels(room, method, outcome.outcome, outcome.code).inc()
+
+
+def record_link(report: channel_pb2.LinkReport) -> None:
+    """Record the figures of one transmission."""
+    LINK_SNR_DB.observe(report.snr_db)
+    POST_EQ_SNR_DB.observe(report.post_eq_snr_db)
+    FEEDBACK_BITS.observe(report.feedback_bits)
+    if report.HasField("csi_nmse_db"):
+        CSI_NMSE_DB.observe(report.csi_nmse_db)
+
+
+def record_degraded(room: str, degraded: Iterable[common_pb2.Degradation]) -> None:
+    """Count fallbacks that ``room`` took itself (not those it only passes on)."""
+    for degradation in degraded:
+        DEGRADED.labels(room, degradation.part).inc()
+
+
+def configure_logging(room: str, settings: Settings, *, stream: TextIO | None = None) -> None:
+    """Set up logs of this process: structlog and the standard library alike, to ``stream`` (default: stderr).
+
+    One JSON object a line, or coloured text on a terminal (``SEMLINK_LOG_FORMAT``). Every line names the room.
+    """
+    out = stream or sys.stderr
+    console = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
+    shared: Sequence[structlog.typing.Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(room),
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    render: Sequence[structlog.typing.Processor] = (
+        (structlog.dev.ConsoleRenderer(colors=out.isatty()),)
+        if console
+        else (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str))
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+
+
+def _named(room: str) -> structlog.typing.Processor:
+    def add_room(
+        _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {"room": room, **event}
+
+    return add_room
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A structured logger: ``logger(__name__).info("link opened", link_id=…)``."""
+    bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return bound
