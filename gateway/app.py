@@ -18,16 +18,17 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.routing import Match
 from swagger_ui_bundle import swagger_ui_path
 
 from gateway import schemas
 from gateway.problems import BodyLimit, install
 from semlink.corpora.registry import default_corpus
+from semlink.deadlines import deadline_in
 from semlink.errors import DeadlineExceeded, InvalidField
 from semlink.methods import METHODS
 from semlink.rooms import ChannelRoom, ReceiverRoom, TransmitterRoom
-from semlink.rpc import deadline
-from semlink.telemetry import REGISTRY, observe_http
+from semlink.telemetry import counted_request, registry
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 from semlink.wire import from_wire
 
@@ -92,15 +93,22 @@ def create_app(rooms: Rooms) -> FastAPI:
 
 
 def _measure(app: FastAPI) -> None:
+    """Count and time every request under its route, never under its path: ids would make endless series."""
+
     @app.middleware("http")
     async def measure(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        start = time.perf_counter()
-        response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "unmatched")
-        observe_http(request.method, path, response.status_code, time.perf_counter() - start)
+        matching = (
+            str(getattr(route, "path", "mounted"))
+            for route in app.routes
+            if route.matches(request.scope)[0] is Match.FULL
+        )
+        route = f"{request.method} {next(matching, 'unmatched')}"
+        with counted_request("gateway", route) as outcome:
+            response = await call_next(request)
+            if response.status_code >= 400:
+                outcome.outcome, outcome.code = "error", str(response.status_code)
         return response
 
 
@@ -165,16 +173,14 @@ async def _retrieve(
 @asynccontextmanager
 async def _within(seconds: float) -> AsyncIterator[None]:
     """Every call inside ends by then, here and in the services behind. Raises DeadlineExceeded."""
-    token = deadline.set(time.monotonic() + seconds)
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        with deadline_in(seconds):
+            async with asyncio.timeout(seconds):
+                yield
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"no answer within {seconds * 1e3:.0f} ms", field="deadline_ms"
         ) from error
-    finally:
-        deadline.reset(token)
 
 
 def _answer(
@@ -397,7 +403,7 @@ def _add_operations(app: FastAPI, rooms: Rooms) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, tags=["operations"])
     async def metrics() -> Response:
         """The gateway's own metrics, for Prometheus."""
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     app.mount("/static/swagger", StaticFiles(directory=swagger_ui_path), name="swagger")
 

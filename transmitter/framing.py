@@ -70,8 +70,7 @@ def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
     num_layers, num_symbols = first.config.num_layers, first.num_symbols
     snr_db = torch.tensor([m.config.snr_db for m in messages], dtype=torch.float32, device=device)
     if first.csi is None:
-        configs = [m.config for m in messages]
-        precoders = open_loop_precoder(configs, [m.slot for m in messages]).to(device)
+        precoders = open_loop_precoder(first.config, [m.slot for m in messages]).to(device)
         sinr_db = open_loop_sinr_db(snr_db, first.config)[:, None, None].expand(
             -1, NUM_SUBBANDS, num_layers
         )

@@ -16,7 +16,7 @@ from semlink.rooms import ChannelRoom, KnowledgeRoom, ReceiverRoom
 from semlink.semantics.fusion import fuse
 from semlink.settings import Settings
 from semlink.store import Store
-from semlink.telemetry import count_degraded, observe_link, timed
+from semlink.telemetry import record_degraded, record_link, timed
 from semlink.v1 import (
     channel_pb2,
     common_pb2,
@@ -268,7 +268,7 @@ class Transmitter:
             report.bandwidth_ratio = w.query.message.symbols / w.query.source_values
             if w.csi.age_slots is not None:
                 report.csi_age_slots = w.csi.age_slots
-            observe_link(report)
+            record_link(report)
             w.timings.append(_timing("transmitter.link", clock.milliseconds))
             answers[id(w)] = _answer(
                 w, delivery.matches, delivery.timings, delivery.degraded, report
@@ -378,8 +378,7 @@ def _answer(
     link: channel_pb2.LinkReport | None,
 ) -> transmitter_pb2.Answer:
     everything = [*work.degraded, *degraded]
-    for one in everything:
-        count_degraded(one.part)
+    record_degraded("transmitter", work.degraded)
     return transmitter_pb2.Answer(
         query_id=work.query.message.id,
         matches=matches,

@@ -1,0 +1,197 @@
+"""`semlink demo`: the three tasks over the running services, as a table and as a page with pictures and sounds."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+from lab.client import Client
+from semlink.corpora.corpus import Item
+from semlink.corpora.registry import corpus_named
+
+LINK = {
+    "scenario": "umi-los",
+    "snr_db": 5.0,
+    "feedback": {"quantizer": "rvq", "bits": 64},
+    "seed": 7,
+}
+SYMBOLS = 64
+TOP_K = 5
+KNOWLEDGE_BUDGET_MS = 60_000.0
+ITEMS = (0, 500)
+"""Which test items ask, in every corpus: fixed, not chosen by how well they do."""
+
+STAGES = {
+    "transmitter.knowledge": "LLM",
+    "transmitter.encode": "encode",
+    "transmitter.fuse": "fuse",
+    "transmitter.grant": "grant",
+    "transmitter.csi": "CSI",
+    "transmitter.frame": "frame",
+    "channel.air": "air",
+    "receiver.decode": "decode",
+    "receiver.search": "search",
+    "gateway.total": "total",
+}
+"""Stages shown, in the order of the way; a column each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One query of the demo and the identity that answers it."""
+
+    task: str
+    corpus: str
+    title: str
+    item: Item
+    content: dict[str, Any]
+    media: tuple[str, str] | None = None
+    """Of a query by sound or picture: MIME type and base64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One result as shown."""
+
+    item_id: str
+    score: float
+    right: bool
+    captions: Sequence[str]
+    content_type: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A query with its answer."""
+
+    ask: Ask
+    answer: dict[str, Any]
+    results: Sequence[Found]
+
+    @property
+    def rank(self) -> int | None:
+        """Place of the first right result, None if there is none among those shown."""
+        return next((i for i, r in enumerate(self.results, 1) if r.right), None)
+
+
+def asks() -> list[Ask]:
+    """Two queries a task by text, and one by sound, from the captions of fixed test items."""
+    found = []
+    for corpus, task, title in (
+        ("pedestrians", "person", "text → person image"),
+        ("scenes", "image", "text → image"),
+        ("soundscapes", "audio", "text → sound"),
+    ):
+        items = corpus_named(corpus).items("test")
+        found += [Ask(task, corpus, title, items[i], {"text": items[i].captions[0]}) for i in ITEMS]
+    corpus = corpus_named("soundscapes")
+    item = corpus.items("test")[ITEMS[1]]
+    media = corpus.media(item.item_id)
+    data = base64.b64encode(media.data).decode()
+    found.append(
+        Ask(
+            "audio",
+            "soundscapes",
+            "sound → text",
+            item,
+            {"audio": {"content_type": media.content_type, "data": data}},
+            (media.content_type, data),
+        )
+    )
+    return found
+
+
+def run(client: Client, *, seed: int = 1) -> list[Shown]:
+    """Send every query of the demo and fetch what was found."""
+    shown = []
+    for ask in asks():
+        answer = client.query(
+            {
+                "task": ask.task,
+                "query": ask.content,
+                "method": "sc-lmkb",
+                "top_k": TOP_K,
+                "symbols": SYMBOLS,
+                "seed": seed,
+                "knowledge_budget_ms": KNOWLEDGE_BUDGET_MS,
+                "deadline_ms": 2 * KNOWLEDGE_BUDGET_MS,
+                "link": LINK,
+            }
+        )
+        results = [_found(client, ask, result) for result in answer["results"]]
+        shown.append(Shown(ask, answer, results))
+    return shown
+
+
+def _found(client: Client, ask: Ask, result: dict[str, Any]) -> Found:
+    item = client.get(result["media_url"].removesuffix("/media"))
+    content_type, data = client.content(result["media_url"])
+    return Found(
+        item_id=result["item_id"],
+        score=result["score"],
+        right=item["identity"] == ask.item.identity,
+        captions=result["captions"],
+        content_type=content_type,
+        data=base64.b64encode(data).decode(),
+    )
+
+
+def table(shown: Sequence[Shown]) -> Table:
+    """What the demo prints: a line a query."""
+    out = Table(title="semlink demo: queries over an emulated 3GPP link", show_lines=True)
+    out.add_column("task", no_wrap=True)
+    out.add_column("query", ratio=3)
+    out.add_column("top 5 (✔ right, · wrong)", ratio=2)
+    out.add_column("link", no_wrap=True)
+    out.add_column("ms per stage", ratio=2)
+    for s in shown:
+        link, timings = s.answer["link"], s.answer["timings_ms"]
+        text = s.ask.content.get("text") or f"the sound of {s.ask.item.item_id}"
+        verdict = f"right at {s.rank}" if s.rank else "not in the top 5"
+        found = "\n".join(f"{'✔' if r.right else '·'} {r.item_id} {r.score:.2f}" for r in s.results)
+        figures = (
+            f"SNR {link['snr_db']:.0f} dB\nfeedback {link['feedback_bits']} bit\nk = {link['channel_uses']}\n"
+            f"post-eq {link['post_eq_snr_db']:.1f} dB\nCSI: {s.answer['knowledge']['csi_source']}"
+        )
+        stages = ", ".join(
+            f"{name} {timings[stage]:.1f}" for stage, name in STAGES.items() if stage in timings
+        )
+        out.add_row(f"{s.ask.title}", text, f"[bold]{verdict}[/bold]\n{found}", figures, stages)
+    return out
+
+
+def write_page(shown: Sequence[Shown], path: Path, *, seconds: float) -> None:
+    """A page that needs nothing else: pictures and sounds are inside."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("demo.html.j2").render(
+        shown=shown, stages=STAGES, link=LINK, seconds=seconds, date=time.strftime("%Y-%m-%d %H:%M")
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+
+
+def demo(client: Client, out: Path) -> list[Shown]:
+    """Run, print, write ``out / report.html``."""
+    console = Console()
+    start = time.monotonic()
+    with console.status("asking (the LLM rewrites each new text once: some seconds each)"):
+        shown = run(client)
+    console.print(table(shown))
+    page = out / "report.html"
+    write_page(shown, page, seconds=time.monotonic() - start)
+    first = sum(s.rank == 1 for s in shown)
+    console.print(f"{first} of {len(shown)} right at the first place. Pictures and sounds: {page}")
+    return shown

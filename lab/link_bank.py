@@ -1,0 +1,203 @@
+"""A bank of link realisations for training the codec over the emulated link.
+
+The link is linear in the symbols and its precoder does not depend on them, so what the codec sees of it is, for each
+symbol, the SINR that the transmitter predicted, the noise variance that the receiver estimated, and the error of the
+equalised symbol. Each entry of the bank is one frame of random unit-power symbols sent through the real chain:
+quantised, outdated reports, precoder, Sionna's channel, pilots, LMMSE equaliser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from safetensors.numpy import load_file, save_file
+
+from channel_service.room import Channel
+from receiver.decoding import Samples, check_frame
+from semlink.links import NUM_SUBBANDS, default_link, stable_seed
+from semlink.settings import Settings
+from semlink.signal.equalization import equalize, lmmse, noise_variance
+from semlink.signal.precoding import open_loop_precoder, precoder, predicted_sinr_db
+from semlink.store import MemoryStore
+from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
+from semlink.wire import to_wire
+from transmitter.csi import newest_reports
+from transmitter.framing import open_loop_sinr_db
+
+NUM_SYMBOLS = 128
+TRAINING_LINK_SEEDS = 1_000_000
+"""Links that train the codec have seeds from here on; no experiment uses them."""
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBank:
+    """Realisations ``[num_frames, 128]``: predicted SNR (dB), estimated noise variance, error of the symbol."""
+
+    predicted_snr_db: NDArray[np.float32]
+    noise_variance: NDArray[np.float32]
+    error: NDArray[np.complex64]
+    snr_db: NDArray[np.float32]
+    """Of the link, ``[num_frames]``."""
+
+    def save(self, path: Path) -> None:
+        """Write all tensors to one file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: getattr(self, name) for name in _FIELDS}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> LinkBank:
+        """Read a bank."""
+        return cls(**load_file(path))
+
+
+_FIELDS = ("predicted_snr_db", "noise_variance", "error", "snr_db")
+
+
+class _Catcher:
+    """Stands where the receiver stands and keeps what arrives at its antennas."""
+
+    def __init__(self) -> None:
+        self.frames: list[receiver_pb2.ReceivedFrame] = []
+
+    async def receive(self, request: receiver_pb2.ReceiveRequest) -> receiver_pb2.ReceiveResponse:
+        self.frames = list(request.frames)
+        return receiver_pb2.ReceiveResponse(
+            receptions=[receiver_pb2.Reception(query_id=f.query_id) for f in request.frames]
+        )
+
+
+def training_configs(seeds: int, link_seed: int) -> list[common_pb2.LinkConfig]:
+    """The links that a bank is drawn from: two scenarios, two speeds, alone and with four users, all feedback."""
+    feedbacks = (
+        ("rvq", 16),
+        ("rvq", 64),
+        ("rvq", 256),
+        ("scalar", 64),
+        ("perfect", 0),
+        ("none", 0),
+    )
+    configs = []
+    for scenario, kmh, users, seed in itertools.product(
+        ("umi-los", "uma-nlos"), (3, 30), (1, 4), range(seeds)
+    ):
+        for quantizer, bits in feedbacks:
+            config = default_link()
+            config.scenario, config.speed_mps, config.num_users = scenario, kmh / 3.6, users
+            config.feedback.quantizer, config.feedback.bits = quantizer, bits
+            config.seed = link_seed + seed
+            configs.append(config)
+    return configs
+
+
+async def _realise(
+    channel: Channel,
+    catcher: _Catcher,
+    store: MemoryStore,
+    config: common_pb2.LinkConfig,
+    frames: int,
+) -> LinkBank:
+    rng = np.random.Generator(np.random.Philox(key=stable_seed("bank", config.SerializeToString())))
+    items = []
+    for snr_db in rng.uniform(-15.0, 25.0, frames):
+        one = common_pb2.LinkConfig()
+        one.CopyFrom(config)
+        one.snr_db = (
+            round(float(snr_db) / 2.5) * 2.5
+        )  # few distinct values: reports are made per SNR
+        items.append(channel_pb2.GrantItem(link_config=one, seed=int(rng.integers(2**53))))
+    slots = (await channel.grant(channel_pb2.GrantRequest(items=items))).slots
+    known = await newest_reports(store, slots)
+    snr_db = torch.tensor([s.config.snr_db for s in slots], dtype=torch.float32)
+    if known[0].csi is None:
+        precoders = open_loop_precoder(config, [s.slot for s in slots])
+        predicted = open_loop_sinr_db(snr_db, config)[:, None, None].expand(-1, NUM_SUBBANDS, 1)
+    else:
+        csi = torch.from_numpy(np.stack([k.csi for k in known if k.csi is not None]))
+        precoders = precoder(csi, 1, snr_db)
+        predicted = predicted_sinr_db(csi, precoders, snr_db, 1)
+    angles = rng.uniform(0, 2 * np.pi, (frames, 1, NUM_SYMBOLS))
+    symbols = np.exp(1j * angles).astype(np.complex64)
+    header = channel_pb2.FrameHeader(
+        task="person",
+        corpus="pedestrians",
+        modality="text",
+        symbols=NUM_SYMBOLS,
+        top_k=1,
+        num_streams=config.num_users,
+        num_layers=1,
+    ).SerializeToString()
+    await channel.transmit(
+        channel_pb2.TransmitRequest(
+            frames=[
+                channel_pb2.Frame(
+                    query_id=str(i),
+                    link_id=slot.link_id,
+                    config=slot.config,
+                    slot=slot.slot,
+                    seed=item.seed,
+                    symbols=to_wire(symbols[i]),
+                    precoder=to_wire(precoders[i].numpy()),
+                    header=header,
+                )
+                for i, (slot, item) in enumerate(zip(slots, items, strict=True))
+            ]
+        )
+    )
+    received = [check_frame(f, field="frame") for f in catcher.frames]
+    equalised, variance = _equalise(received)
+    subband = torch.arange(NUM_SYMBOLS) % NUM_SUBBANDS
+    return LinkBank(
+        predicted_snr_db=predicted[:, subband, 0].numpy().astype(np.float32),
+        noise_variance=variance,
+        error=equalised - symbols[:, 0],
+        snr_db=snr_db.numpy(),
+    )
+
+
+def _equalise(received: Sequence[Samples]) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+    data, pilots, noise = (
+        torch.from_numpy(np.stack(arrays))
+        for arrays in zip(*((r.data, r.pilots, r.noise) for r in received), strict=True)
+    )
+    weights, sinr = lmmse(pilots, noise_variance(noise), 1)
+    subband = torch.arange(data.shape[-1]) % NUM_SUBBANDS
+    equalised = equalize(data, weights)[:, 0]
+    return equalised.numpy(), (1.0 / sinr[:, subband, 0]).numpy().astype(np.float32)
+
+
+def build_bank(
+    *, frames_per_link: int = 192, seeds: int = 4, link_seed: int = TRAINING_LINK_SEEDS
+) -> LinkBank:
+    """Draw a bank; deterministic. 2 scenarios × 2 speeds × 2 user counts × ``seeds`` × 6 feedback schemes."""
+    store, catcher = MemoryStore(), _Catcher()
+    channel = Channel(catcher, store, Settings(redis_url="memory://"))  # type: ignore[arg-type]
+    configs = training_configs(seeds, link_seed)
+
+    async def run() -> list[LinkBank]:
+        return [
+            await _realise(channel, catcher, store, config, frames_per_link)
+            for config in track(configs, description="link realisations")
+        ]
+
+    banks = asyncio.run(run())
+    return LinkBank(**{name: np.concatenate([getattr(b, name) for b in banks]) for name in _FIELDS})
+
+
+def cached_bank(cache_dir: Path, **arguments: int) -> LinkBank:
+    """The bank from the cache, drawn on first use."""
+    name = "-".join(f"{k}{v}" for k, v in sorted(arguments.items())) or "default"
+    path = cache_dir.expanduser() / "link-bank" / f"v{VERSION}-{name}.safetensors"
+    if path.exists():
+        return LinkBank.load(path)
+    bank = build_bank(**arguments)
+    bank.save(path)
+    return bank
