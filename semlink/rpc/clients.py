@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
 
 from semlink.deadlines import remaining_s
 from semlink.errors import CorruptTensor, DeadlineExceeded, InvalidField, Unavailable
@@ -111,6 +112,21 @@ class RoomClient:
                 ) from None
             raise Unavailable(f"{self._room} cannot be reached at {self.address}") from None
         return channel
+
+    async def serving(self, timeout_s: float = 1.0) -> bool:
+        """Whether the room's service answers grpc.health.v1 with SERVING within ``timeout_s`` seconds."""
+        try:
+            channel = await self._connected(time.monotonic() + timeout_s)
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            request = health_pb2.HealthCheckRequest(service=self._service)
+            answer = await check(request, timeout=timeout_s)
+        except (Unavailable, DeadlineExceeded, grpc.aio.AioRpcError):
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

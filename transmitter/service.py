@@ -1,0 +1,28 @@
+"""The transmitter as a gRPC service."""
+
+from __future__ import annotations
+
+import asyncio
+
+from semlink.rpc import channel_client, face, knowledge_client, receiver_client, serve
+from semlink.settings import Settings
+from semlink.store import open_store
+from transmitter.room import Transmitter
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    channel = channel_client(settings.address("channel"), settings)
+    receiver = receiver_client(settings.address("receiver"), settings)
+    knowledge = knowledge_client(settings.address("knowledge"), settings)
+    store = open_store(settings)
+    room = Transmitter(channel, receiver, knowledge, store, settings)
+
+    async def ready() -> None:
+        await asyncio.to_thread(room.warm_up)
+
+    async def close() -> None:
+        await room.close()
+        await asyncio.gather(channel.close(), receiver.close(), knowledge.close(), store.close())
+
+    await serve("transmitter", face("transmitter", room), settings, ready=ready, close=close)
