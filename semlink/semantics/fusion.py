@@ -1,0 +1,102 @@
+"""Fusion of a query's feature with those of its rewrites (CDFC phase 2).
+
+``z = normalise(Σ_i a_i z_i)`` over the source and the rewrites that the filter kept (arXiv 2604.05504; the weights
+``a_i`` are our definition, because the paper's formula is not public). The fused feature has the size of the source:
+a message costs the same channel uses with and without knowledge.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from semlink.errors import InvalidField
+from semlink.methods import Fusion
+
+RULES: Final[tuple[Fusion, ...]] = ("none", "mean", "similarity")
+
+
+def fuse(
+    source: torch.Tensor,
+    rewrites: torch.Tensor,
+    similarity: torch.Tensor,
+    kept: torch.Tensor,
+    rule: Fusion,
+    temperature: float,
+) -> torch.Tensor:
+    r"""Fuse each source with its kept rewrites.
+
+    .. math::
+        z = \frac{\sum_{i=0}^{n} a_i z_i}{\lVert \sum_{i=0}^{n} a_i z_i \rVert}, \qquad
+        a_i = \begin{cases} 1 & \text{mean} \\ e^{s_i / \tau_f} & \text{similarity} \end{cases}
+
+    with the source as :math:`i = 0`, :math:`s_0 = 1`. Both rules are our definition. Batch mates never change a row.
+
+    Input
+    -----
+    source : [batch, size], float32, unit norm
+    rewrites : [batch, n, size], float32, unit norm; where ``kept`` is False any value, even NaN, is allowed
+    similarity : [batch, n], float32, −1…1, cosine of rewrite and source as sentences
+    kept : [batch, n], bool
+    rule : "none" (the source as it is), "mean" or "similarity"
+    temperature : τ_f > 0, used by "similarity" alone
+
+    Output
+    ------
+    [batch, size], float32, unit norm; exactly ``source`` in rows that kept nothing
+
+    Raises InvalidField for an unknown rule, a temperature that is not positive, shapes that do not agree, or a row
+    whose weighted sum vanishes (source and rewrites cancel).
+    """
+    _check(source, rewrites, similarity, kept, rule, temperature)
+    if rule == "none" or rewrites.shape[1] == 0:
+        return source
+    weights = _weights(similarity, kept, rule, temperature).unsqueeze(-1)
+    # Not 0 · rewrite: a dropped rewrite may hold NaN, and 0 · NaN is NaN.
+    others = torch.where(kept.unsqueeze(-1), rewrites * weights[:, 1:], 0.0)
+    total = source * weights[:, 0] + others.sum(dim=1)
+    norm = torch.linalg.vector_norm(total, dim=-1, keepdim=True)
+    fuses = kept.any(dim=1, keepdim=True)
+    if bool(((norm < 1e-6) & fuses).any()):
+        raise InvalidField(
+            "source and rewrites cancel: their sum has no direction", field="rewrites"
+        )
+    return torch.where(fuses, total / norm.clamp_min(1e-6), source)
+
+
+def _weights(
+    similarity: torch.Tensor, kept: torch.Tensor, rule: Fusion, temperature: float
+) -> torch.Tensor:
+    """Weights of source and rewrites, [batch, 1 + n]; they sum to 1, dropped rewrites have none."""
+    scores = torch.cat((torch.ones_like(similarity[:, :1]), similarity), dim=1)
+    if rule == "mean":
+        scores = torch.zeros_like(scores)
+    present = torch.cat((torch.ones_like(kept[:, :1]), kept), dim=1)
+    return torch.softmax((scores / temperature).masked_fill(~present, -torch.inf), dim=1)
+
+
+def _check(
+    source: torch.Tensor,
+    rewrites: torch.Tensor,
+    similarity: torch.Tensor,
+    kept: torch.Tensor,
+    rule: Fusion,
+    temperature: float,
+) -> None:
+    if rule not in RULES:
+        raise InvalidField(f"rule is {rule!r}, allowed: {', '.join(RULES)}", field="rule")
+    if not temperature > 0:
+        raise InvalidField(f"temperature is {temperature}, allowed: > 0", field="temperature")
+    if rewrites.ndim != 3 or source.shape != (rewrites.shape[0], rewrites.shape[2]):
+        raise InvalidField(
+            f"rewrites has shape {tuple(rewrites.shape)}, expected [batch, n, size] to the source's "
+            f"{tuple(source.shape)}",
+            field="rewrites",
+        )
+    for name, tensor in (("similarity", similarity), ("kept", kept)):
+        if tensor.shape != rewrites.shape[:2]:
+            raise InvalidField(
+                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(rewrites.shape[:2])}",
+                field=name,
+            )
