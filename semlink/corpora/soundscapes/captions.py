@@ -80,7 +80,7 @@ WORDS: Mapping[str, Words] = {
     "sea waves": Words(
         clauses=(
             Clause("waves", "wash", "washing", " ashore"),
-            Clause("sea waves", "roll", "rolling", " in"),
+            Clause("sea waves", "roll", "rolling", " ashore"),
             Clause("ocean waves", "break", "breaking", " on the shore"),
         ),
         nouns=(
