@@ -1,0 +1,1 @@
+"""Experiments: one command each, resumable, the same form of results."""
