@@ -197,7 +197,7 @@ def down(settings: Settings, *, timeout_s: float | None = None) -> bool:
         return False
     supervisor.terminate()
     try:
-        supervisor.wait(timeout_s or settings.drain_s + 2 * _KILL_AFTER_S)
+        supervisor.wait(timeout_s or settings.drain_s + 3 * _KILL_AFTER_S)
     except psutil.TimeoutExpired:
         supervisor.kill()
         supervisor.wait(_KILL_AFTER_S)
@@ -243,9 +243,15 @@ class _Child:
     log: Path
     healthy: bool = False
     lines: IO[str] = field(init=False)
+    begun: str = ""
 
     def __post_init__(self) -> None:
         self.lines = self.log.open(encoding="utf-8", errors="replace")
+
+    def new_lines(self) -> list[str]:
+        """Whole lines that were logged since the last call."""
+        *whole, self.begun = (self.begun + self.lines.read()).split("\n")
+        return whole
 
     def tail(self, count: int = 20) -> str:
         """The last lines of its log."""
@@ -312,7 +318,7 @@ class Supervisor:
         first = [one for one in self._services if one.probe == "redis"]
         rest = [one for one in self._services if one.probe != "redis"]
         for group in (first, rest):
-            for service in group:
+            for service in () if self._signals else group:
                 self._children.append(self._start(service))
             self._write_state(ready=False)
             self._wait_healthy(started)
@@ -326,16 +332,20 @@ class Supervisor:
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
         supervisor = os.getpid()
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                service.command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=os.environ | self._settings.environment() | {"PYTHONUNBUFFERED": "1"},
-                process_group=0,  # Ctrl-C reaches the supervisor alone, which then stops in order
-                preexec_fn=lambda: _die_with(supervisor),
-            )
+        try:
+            with log.open("wb") as out:
+                process = subprocess.Popen(
+                    service.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | self._settings.environment() | {"PYTHONUNBUFFERED": "1"},
+                    process_group=0,  # Ctrl-C reaches the supervisor alone, which stops in order
+                    # safe here: the supervisor has no other thread when it forks
+                    preexec_fn=lambda: _die_with(supervisor),  # noqa: PLW1509
+                )
+        except OSError as error:
+            raise StartError(f"{service.name} cannot be started: {error}") from error
         return _Child(service, process, psutil.Process(process.pid).create_time(), log)
 
     def _wait_healthy(self, started: float) -> None:
@@ -388,27 +398,26 @@ class Supervisor:
         if self._console is None:
             return
         for child in self._children:
-            for line in child.lines:
+            for line in child.new_lines():
                 self._console.print(_readable(child.service.name, line), soft_wrap=True)
 
     def _stop_all(self) -> None:
-        """SIGTERM to callers before callees, drain, SIGKILL what is left; a second Ctrl-C kills at once."""
+        """Callers before callees, each drained: a call in flight finds whom it needs. The store goes last.
+
+        SIGTERM, then SIGKILL for what is left when the time is over, or at once at another Ctrl-C.
+        """
         signals = self._signals
         drain_ends = time.monotonic() + self._settings.drain_s + _KILL_AFTER_S
-        # those that answer nobody else first: a call in flight finds its callees up. The store goes last.
         for child in reversed(self._children):
-            if child.service.probe != "redis":
-                _signal_group(child.process, signal.SIGTERM)
-        for child in reversed(self._children):
-            if child.service.probe == "redis":
-                _signal_group(child.process, signal.SIGTERM)
+            _signal_group(child.process, signal.SIGTERM)
+            ends = max(drain_ends, time.monotonic() + 1)
             while child.process.poll() is None:
-                if time.monotonic() > drain_ends or self._signals > max(1, signals):
+                if time.monotonic() > ends or self._signals > max(1, signals):
                     _signal_group(child.process, signal.SIGKILL)
-                time.sleep(_POLL_S / 2)
+                time.sleep(_POLL_S / 4)
+            _signal_group(child.process, signal.SIGKILL)  # what the service may have started itself
         self._show_logs()
         for child in self._children:
-            _signal_group(child.process, signal.SIGKILL)  # what a service may have started itself
             child.lines.close()
 
     def _write_state(self, *, ready: bool, error: str | None = None) -> None:
@@ -449,7 +458,6 @@ def _print_addresses(console: Console, settings: Settings) -> None:
 
 def _readable(service: str, line: str) -> Text:
     """A log line for the terminal: structured ones as event and pairs, others as they are."""
-    line = line.rstrip("\n")
     try:
         entry = json.loads(line)
         event, level = str(entry.pop("event")), str(entry.pop("level", "info"))
@@ -669,7 +677,7 @@ def _read_state(state_dir: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _lock(state_dir: Path, *, patience_s: float = 0.0) -> Iterator[None]:
+def _lock(state_dir: Path, *, patience_s: float = 0.3) -> Iterator[None]:
     """Held by the one supervisor of this state folder; the kernel frees it when the process ends.
 
     Raises StartError if another one holds it still after ``patience_s`` seconds.
