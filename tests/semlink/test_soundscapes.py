@@ -16,13 +16,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import find_peaks
 
 from semlink.corpora.corpus import SPLITS, Item, Split
 from semlink.corpora.soundscapes import Soundscapes
 from semlink.corpora.soundscapes.recordings import (
     RECORDINGS_DIR,
+    decode,
     k_weighted,
     recordings,
+    regions,
     split_of_recordings,
 )
 from semlink.corpora.soundscapes.segment import find_regions
@@ -226,6 +229,17 @@ def test_every_shipped_recording_is_cc0_and_attributed(corpus: Soundscapes) -> N
 def test_the_committed_regions_are_what_the_segmentation_finds() -> None:
     rows = (RECORDINGS_DIR / "regions.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert rows == [",".join(map(str, region)) for region in find_regions()]
+
+
+def test_one_bark_is_one_bark() -> None:
+    """A region that holds a double bark would make "twice" sound like four times (peaks of the 40 ms RMS)."""
+    barks = [region for split in SPLITS for clip in regions()[split]["dog bark"] for region in clip]
+    assert len(barks) > 30
+    for bark in barks:
+        samples = decode(bark.file_name).plain[bark.start : bark.end].astype(np.float64)
+        power = np.convolve(samples**2, np.hanning(640) / 320, "same")
+        peaks, _ = find_peaks(np.sqrt(power / power.max()), prominence=0.3)
+        assert len(peaks) == 1, bark
 
 
 def test_waveforms_have_one_shape_and_never_clip(corpus: Soundscapes) -> None:

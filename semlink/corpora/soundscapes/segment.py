@@ -37,12 +37,14 @@ class Utterance:
     most_per_clip: int
     lead_s: float
     tail_s: float
+    pulse_dip_db: float
+    """Parts of an utterance that are parted by a deeper dip than this would be counted one by one."""
 
 
 UTTERANCES = {
-    "dog bark": Utterance(22, 0.08, 0.08, 0.6, 4, 0.02, 0.12),
-    "rooster": Utterance(25, 0.35, 1.0, 2.8, 1, 0.03, 0.25),
-    "person sneeze": Utterance(25, 0.25, 0.2, 1.4, 1, 0.05, 0.15),
+    "dog bark": Utterance(22, 0.08, 0.08, 0.5, 4, 0.02, 0.12, 9),
+    "rooster": Utterance(25, 0.35, 1.0, 2.8, 1, 0.03, 0.25, np.inf),
+    "person sneeze": Utterance(25, 0.25, 0.2, 1.4, 1, 0.05, 0.15, np.inf),
 }
 CONTINUOUS_THRESHOLD_DB = 40.0
 CONTINUOUS_GAP_S = 1.0
@@ -55,14 +57,18 @@ def active_stretches(
     samples: NDArray[np.float32], threshold_db: float, gap_s: float
 ) -> list[tuple[int, int]]:
     """``(start, end)`` in samples of each stretch within ``threshold_db`` of the loudest frame."""
-    num_frames = len(samples) // FRAME
-    power = (samples[: num_frames * FRAME].reshape(num_frames, FRAME) ** 2).mean(1)
-    envelope_db = np.convolve(10 * np.log10(power + 1e-12), np.ones(3) / 3, "same")
+    envelope_db = _envelope_db(samples)
     active = np.flatnonzero(envelope_db > envelope_db.max() - threshold_db)
     breaks = np.flatnonzero(np.diff(active) > gap_s * AUDIO_SAMPLE_RATE_HZ / FRAME)
     starts = active[np.concatenate(([0], breaks + 1))]
     ends = active[np.concatenate((breaks, [len(active) - 1]))] + 1
     return [(int(a) * FRAME, int(b) * FRAME) for a, b in zip(starts, ends, strict=True)]
+
+
+def _envelope_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    num_frames = len(samples) // FRAME
+    power = (samples[: num_frames * FRAME].reshape(num_frames, FRAME) ** 2).mean(1)
+    return np.convolve(10 * np.log10(power + 1e-12), np.ones(3) / 3, "same")
 
 
 def utterances(samples: NDArray[np.float32], kind: Utterance) -> list[tuple[int, int]]:
@@ -76,13 +82,21 @@ def utterances(samples: NDArray[np.float32], kind: Utterance) -> list[tuple[int,
     for (start, end), floor, ceiling in zip(stretches, floors, ceilings, strict=True):
         # An utterance that the clip's edge cuts off is not a whole one, unless it is the only one.
         cut = (start == 0 or end >= len(samples) - FRAME) and len(stretches) > 1
-        if not cut and kind.shortest_s * rate <= end - start <= kind.longest_s * rate:
+        fits = kind.shortest_s * rate <= end - start <= kind.longest_s * rate
+        if fits and not cut and num_pulses(samples[start:end], kind) == 1:
             energy = float((samples[start:end] ** 2).mean())
             lead, tail = int(kind.lead_s * rate), int(kind.tail_s * rate)
             found.append((energy, max(floor, start - lead), min(ceiling, end + tail)))
     loudest = sorted(found, reverse=True)[: kind.most_per_clip]
     # A bark in the distance is not the same utterance: stay within 10 dB of the loudest.
     return sorted((a, b) for energy, a, b in loudest if energy > 0.1 * loudest[0][0])
+
+
+def num_pulses(samples: NDArray[np.float32], kind: Utterance) -> int:
+    """Number of pulses in one utterance: a double bark has two, although no pause parts them."""
+    envelope_db = _envelope_db(samples)
+    loud = np.flatnonzero(envelope_db > envelope_db.max() - kind.pulse_dip_db)
+    return 1 + int((np.diff(loud) > 2).sum())
 
 
 def continuous(samples: NDArray[np.float32], *, by_phrase: bool) -> list[tuple[int, int]]:
