@@ -1,0 +1,129 @@
+"""Frames as they come in: checked, with every error naming the field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from semlink.errors import InvalidField
+from semlink.links import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND, validate_link
+from semlink.v1 import channel_pb2, common_pb2
+from semlink.wire import from_wire
+
+OFDM_SYMBOLS_PER_SLOT = 14
+MAX_RESOURCE_ELEMENTS = NUM_SUBBANDS * SUBCARRIERS_PER_SUBBAND * OFDM_SYMBOLS_PER_SLOT
+"""Of one slot: a frame does not fit into less than its symbols."""
+POWER_TOLERANCE = 1e-2
+"""Relative; what single precision and a codec's normalisation may miss the power by."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFrame:
+    """A frame whose every field has been checked; arrays are complex64.
+
+    ``symbols`` ``[num_layers, n]``; ``precoder`` ``[num_subbands, num_tx_ant, num_streams]``; ``assumed_csi``
+    ``[num_subbands, num_rx_ant, num_tx_ant]`` or None.
+    """
+
+    config: common_pb2.LinkConfig
+    slot: int
+    seed: int
+    header: bytes
+    num_symbols: int
+    symbols: NDArray[np.complex64]
+    precoder: NDArray[np.complex64]
+    assumed_csi: NDArray[np.complex64] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Frames of equal shape go through the air in one batch."""
+        return (*self.symbols.shape, *self.precoder.shape, self.config.num_rx_ant)
+
+
+def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
+    """Check a frame against its link: shapes, dtypes, finite values, powers, header.
+
+    Symbols have unit mean power over the whole frame (how a message spreads it over layers is its codec's matter); in
+    each subband ``‖W‖_F² = num_streams``. Both to 1 %, so that no frame buys itself SNR.
+    Raises InvalidField or CorruptTensor naming ``{field}.name``.
+    """
+    config = frame.config
+    validate_link(config, field=f"{field}.config")
+    if frame.slot < 0:
+        raise InvalidField(f"{field}.slot is {frame.slot}, allowed: ≥ 0", field=f"{field}.slot")
+    num_streams = config.num_users * config.num_layers
+    symbols = from_wire(
+        frame.symbols,
+        field=f"{field}.symbols",
+        dtype="complex64",
+        shape=(config.num_layers, None),
+    )
+    num_elements = symbols.shape[1]
+    if not 1 <= num_elements <= MAX_RESOURCE_ELEMENTS:
+        raise InvalidField(
+            f"{field}.symbols has {num_elements} resource elements, allowed: 1…{MAX_RESOURCE_ELEMENTS}",
+            field=f"{field}.symbols",
+        )
+    _unit_power(float(np.mean(np.abs(symbols) ** 2)), f"{field}.symbols", "mean power")
+    precoder = from_wire(
+        frame.precoder,
+        field=f"{field}.precoder",
+        dtype="complex64",
+        shape=(NUM_SUBBANDS, config.num_tx_ant, num_streams),
+    )
+    norms = np.sum(np.abs(precoder) ** 2, axis=(1, 2)) / num_streams
+    worst = float(norms[np.argmax(np.abs(norms - 1))])
+    _unit_power(worst, f"{field}.precoder", "squared Frobenius norm of a subband over num_streams")
+    assumed_csi = None
+    if frame.HasField("assumed_csi") and frame.assumed_csi.dtype:
+        assumed_csi = from_wire(
+            frame.assumed_csi,
+            field=f"{field}.assumed_csi",
+            dtype="complex64",
+            shape=(NUM_SUBBANDS, config.num_rx_ant, config.num_tx_ant),
+        )
+    header = _check_header(frame.header, config, num_elements, field=f"{field}.header")
+    return CheckedFrame(
+        config, frame.slot, frame.seed, frame.header, header.symbols, symbols, precoder, assumed_csi
+    )
+
+
+def _unit_power(power: float, field: str, what: str) -> None:
+    if not abs(power - 1) <= POWER_TOLERANCE:
+        raise InvalidField(
+            f"{field} has {what} {power:.4g}, allowed: 1 ± {POWER_TOLERANCE}", field=field
+        )
+
+
+def _check_header(
+    data: bytes, config: common_pb2.LinkConfig, num_elements: int, *, field: str
+) -> channel_pb2.FrameHeader:
+    """The header crosses the air beside the symbols, so it must be one, and must agree with the frame."""
+    header = channel_pb2.FrameHeader()
+    try:
+        header.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidField(f"{field} does not parse as a FrameHeader", field=field) from error
+    if header.SerializeToString(deterministic=True) != data or header.ByteSize() != len(data):
+        raise InvalidField(f"{field} holds more than the fields of a FrameHeader", field=field)
+    num_layers = config.num_layers
+    expected = {
+        "num_layers": num_layers,
+        "num_streams": config.num_users * num_layers,
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise InvalidField(
+                f"{field}.{name} is {getattr(header, name)}, the link says {value}",
+                field=f"{field}.{name}",
+            )
+    if -(-header.symbols // num_layers) != num_elements:
+        raise InvalidField(
+            f"{field}.symbols is {header.symbols}, allowed: what fills {num_elements} resource elements"
+            f" of {num_layers} layers",
+            field=f"{field}.symbols",
+        )
+    return header

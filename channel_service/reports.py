@@ -1,0 +1,101 @@
+"""CSI reports: estimated by each user, quantised, numbered. Their payload is all that a transmitter may learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from channel_service.estimation import estimate_reports, report_slots_of_window
+from channel_service.windows import ByteBoundedCache, Windows, window_of
+from semlink.links import WINDOW_SLOTS
+from semlink.signal.quantizers import quantizer_for
+from semlink.v1 import common_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class _Payloads:
+    """Payloads of every report of a window: uint8 ``[num_users, num_reports, payload_bytes]``."""
+
+    payloads: NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        return self.payloads.nbytes
+
+
+class Reports:
+    """Makes reports; those of a whole window are estimated and quantised in one batch and cached. Thread-safe."""
+
+    def __init__(self, windows: Windows, max_bytes: int = 64 << 20) -> None:
+        self._windows = windows
+        self._payloads: ByteBoundedCache[tuple[bytes, int], _Payloads] = ByteBoundedCache(max_bytes)
+
+    def made_in(self, config: pb.LinkConfig, slots: Iterable[int]) -> list[pb.CsiReport]:
+        """The reports that all users make in the given slots, by slot, then user.
+
+        ``perfect`` reports the true channel of any slot, unquantised; ``none`` reports nothing; the others report in
+        multiples of the period the estimate of that slot and know nothing of any later one.
+        """
+        if config.feedback.quantizer == "none":
+            return []
+        period = config.feedback.report_period_slots
+        quantizer = quantizer_for(config)
+        return [
+            pb.CsiReport(
+                user=user,
+                slot=slot,
+                report_index=slot // period,
+                bits=quantizer.bits,
+                payload=payload.tobytes(),
+            )
+            for slot in slots
+            for user, payload in enumerate(self._payloads_of(config, slot))
+        ]
+
+    def estimates(self, config: pb.LinkConfig, slot: int) -> torch.Tensor:
+        """What the users estimated in a report slot.
+
+        Returns complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``.
+        """
+        if config.feedback.quantizer == "perfect":
+            return self._windows.slot(config, slot)
+        index, _ = window_of(slot)
+        number = int(torch.searchsorted(report_slots_of_window(config, index), slot))
+        return self._estimate(config, index)[:, number]
+
+    def _payloads_of(self, config: pb.LinkConfig, slot: int) -> NDArray[np.uint8]:
+        """Payloads of one slot: uint8 ``[num_users, payload_bytes]``."""
+        index, _ = window_of(slot)
+        period = config.feedback.report_period_slots
+        if config.feedback.quantizer == "perfect":
+            h = self._windows.slot(config, slot)
+            return _encode(config, h.unsqueeze(1), torch.tensor([slot // period]))[:, 0]
+        key = (config.SerializeToString(deterministic=True), index)
+        window = self._payloads.get(key, lambda: self._quantize(config, index)).payloads
+        first = -(-index * WINDOW_SLOTS // period)
+        return window[:, slot // period - first]
+
+    def _estimate(self, config: pb.LinkConfig, index: int) -> torch.Tensor:
+        slots = report_slots_of_window(config, index)
+        window = self._windows.window(config, index).h
+        h = window[:, (slots - index * WINDOW_SLOTS).to(window.device)]
+        return estimate_reports(h, config, index)
+
+    def _quantize(self, config: pb.LinkConfig, index: int) -> _Payloads:
+        numbers = report_slots_of_window(config, index) // config.feedback.report_period_slots
+        return _Payloads(_encode(config, self._estimate(config, index), numbers))
+
+
+def _encode(
+    config: pb.LinkConfig, h: torch.Tensor, report_index: torch.Tensor
+) -> NDArray[np.uint8]:
+    """Quantise ``[num_users, num_reports, …]`` in one batch: uint8 ``[num_users, num_reports, payload_bytes]``."""
+    num_users, num_reports = h.shape[:2]
+    payload: torch.Tensor = quantizer_for(config).encode(
+        h.flatten(0, 1).cpu(), report_index.repeat(num_users)
+    )
+    return payload.view(num_users, num_reports, -1).numpy()

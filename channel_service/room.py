@@ -1,0 +1,378 @@
+"""The channel room: links and their clocks, feedback, the air between transmitter and receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from channel_service.air import Received, draw, pilot_length, transmit
+from channel_service.frames import CheckedFrame, check_frame
+from channel_service.reports import Reports
+from channel_service.windows import Windows
+from semlink.errors import InvalidField, SemlinkError, Unavailable
+from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query, validate_link
+from semlink.rooms import KnowledgeRoom, ReceiverRoom
+from semlink.settings import Settings
+from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
+from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
+from semlink.signal.quantizers import quantizer_for
+from semlink.store import Store
+from semlink.telemetry import record_degraded, timed
+from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2
+from semlink.wire import from_wire, to_wire
+
+
+@dataclass(frozen=True, slots=True)
+class _Flown:
+    """A frame that has crossed the air: what the receiver gets, and the figures it does not get."""
+
+    received: receiver_pb2.ReceivedFrame
+    link: channel_pb2.LinkReport
+
+
+class Channel:
+    """Satisfies :class:`semlink.rooms.ChannelRoom`.
+
+    ``receiver`` and ``knowledge`` are rooms or clients of rooms; ``knowledge`` is asked only by :meth:`get_csi`, for
+    the plot of the predicted channel. ``cache_bytes`` bounds the cached channel windows.
+    """
+
+    def __init__(
+        self,
+        receiver: ReceiverRoom,
+        store: Store,
+        settings: Settings,
+        *,
+        knowledge: KnowledgeRoom | None = None,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        self._receiver = receiver
+        self._store = store
+        self._knowledge = knowledge
+        self.windows = Windows(cache_bytes, settings.device)
+        self._reports = Reports(self.windows)
+
+    def warm_up(self) -> None:
+        """Make a first window, so that the first query does not pay for Sionna's set-up."""
+        self.windows.window(default_link(), 0)
+
+    async def close(self) -> None:
+        """Nothing is queued here: every call finishes what it began."""
+
+    # --- links ---------------------------------------------------------------------------------
+
+    async def open_link(self, request: channel_pb2.OpenLinkRequest) -> channel_pb2.Link:
+        """Open a link; its clock starts after ``HISTORY_SLOTS`` slots whose reports are made already.
+
+        Raises InvalidField naming ``config.…``, Unavailable without a store.
+        """
+        validate_link(request.config, field="config")
+        link = channel_pb2.Link(
+            link_id=f"l-{secrets.token_urlsafe(12)}", config=request.config, slot=HISTORY_SLOTS
+        )
+        await self._store.put_link(link)
+        return link
+
+    async def get_link(self, request: channel_pb2.GetLinkRequest) -> channel_pb2.Link:
+        """One open link. Raises NotFound."""
+        return await self._store.link(request.link_id)
+
+    async def list_links(
+        self,
+        request: channel_pb2.ListLinksRequest,  # noqa: ARG002 - the protocol's signature
+    ) -> channel_pb2.ListLinksResponse:
+        """Every open link."""
+        return channel_pb2.ListLinksResponse(links=await self._store.links())
+
+    async def close_link(
+        self, request: channel_pb2.CloseLinkRequest
+    ) -> channel_pb2.CloseLinkResponse:
+        """Forget a link and its reports. Raises NotFound."""
+        await self._store.delete_link(request.link_id)
+        return channel_pb2.CloseLinkResponse()
+
+    # --- slots and feedback --------------------------------------------------------------------
+
+    async def grant(self, request: channel_pb2.GrantRequest) -> channel_pb2.GrantResponse:
+        """Grant a slot to each item; the reports usable in it are in the store afterwards.
+
+        A link by value: the slot that ``seed`` picks. An opened link: its clock advances by one slot an item. Without
+        a store the slots of links by value are granted all the same, degraded by "store": their reports are missing.
+        Raises InvalidField naming ``items[i].…``, NotFound for a link that is not open.
+        """
+        with timed("channel.grant"):
+            slots = await self._slots_of(request.items)
+            await self._feed_back(slots)
+        return channel_pb2.GrantResponse(slots=slots)
+
+    async def _slots_of(self, items: Sequence[channel_pb2.GrantItem]) -> list[channel_pb2.Slot]:
+        opened: dict[str, list[int]] = {}
+        slots = [channel_pb2.Slot() for _ in items]
+        for i, item in enumerate(items):
+            match item.WhichOneof("link"):
+                case "link_config":
+                    config = item.link_config
+                    validate_link(config, field=f"items[{i}].link_config")
+                    slots[i] = channel_pb2.Slot(
+                        link_id=link_id_of(config),
+                        config=config,
+                        slot=slot_of_query(config, item.seed),
+                    )
+                case "link_id":
+                    opened.setdefault(item.link_id, []).append(i)
+                case _:
+                    raise InvalidField(
+                        f"items[{i}].link is absent, allowed: link_id or link_config",
+                        field=f"items[{i}].link",
+                    )
+        for link_id, members in opened.items():
+            link = await self._store.link(link_id)
+            first = await self._store.advance(link_id, len(members))
+            for offset, i in enumerate(members):
+                slots[i] = channel_pb2.Slot(
+                    link_id=link_id, config=link.config, slot=first + offset
+                )
+        return slots
+
+    async def _feed_back(self, slots: list[channel_pb2.Slot]) -> None:
+        """Put every report that is usable in the slots into the store, one write a link."""
+        due: dict[str, tuple[common_pb2.LinkConfig, set[int]]] = {}
+        for slot in slots:
+            _, wanted = due.setdefault(slot.link_id, (slot.config, set()))
+            wanted.update(report_slots(slot.config, slot.slot, HISTORY_REPORTS))
+        made = await asyncio.to_thread(
+            lambda: {
+                link_id: self._reports.made_in(config, sorted(wanted))
+                for link_id, (config, wanted) in due.items()
+            }
+        )
+        outcomes = await asyncio.gather(
+            *(self._store.put_reports(link_id, reports) for link_id, reports in made.items()),
+            return_exceptions=True,
+        )
+        lost: dict[str, common_pb2.Degradation] = {}
+        for link_id, outcome in zip(made, outcomes, strict=True):
+            if isinstance(outcome, Unavailable):
+                lost[link_id] = common_pb2.Degradation(part="store", reason=outcome.message)
+            elif outcome is not None:
+                raise outcome
+        for slot in slots:
+            if slot.link_id in lost:
+                slot.degraded.append(lost[slot.link_id])
+        record_degraded("channel", (d for slot in slots for d in slot.degraded))
+
+    # --- the air -------------------------------------------------------------------------------
+
+    async def transmit(self, request: channel_pb2.TransmitRequest) -> channel_pb2.TransmitResponse:
+        """Carry the frames to the receiver; its answers come back with the link's figures, in their order.
+
+        The receiver gets the header, samples, pilots and zero-power elements, and nothing that did not cross the air
+        but the query's id, by which answers find their way back.
+        Raises InvalidField or CorruptTensor naming ``frames[i].…``, and what the receiver raises.
+        """
+        flown, timings = await asyncio.to_thread(self._fly, list(request.frames))
+        answer = await self._receiver.receive(
+            receiver_pb2.ReceiveRequest(frames=[f.received for f in flown])
+        )
+        if len(answer.receptions) != len(flown):
+            raise SemlinkError(
+                f"the receiver answered {len(answer.receptions)} of {len(flown)} frames"
+            )
+        return channel_pb2.TransmitResponse(
+            deliveries=[
+                _deliver(frame, f.link, reception, timings)
+                for frame, f, reception in zip(
+                    request.frames, flown, answer.receptions, strict=True
+                )
+            ]
+        )
+
+    def _fly(self, frames: list[channel_pb2.Frame]) -> tuple[list[_Flown], list[common_pb2.Timing]]:
+        """Check, then let frames of equal shape fly together."""
+        checked = [check_frame(frame, field=f"frames[{i}]") for i, frame in enumerate(frames)]
+        with timed("channel.window") as window_clock:
+            truth = [self.windows.slot(frame.config, frame.slot)[0] for frame in checked]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, frame in enumerate(checked):
+            groups.setdefault(frame.shape, []).append(i)
+        flown: dict[int, _Flown] = {}
+        with timed("channel.air") as air_clock:
+            for members in groups.values():
+                batch = [checked[i] for i in members]
+                h = torch.stack([truth[i] for i in members])
+                received = _through_air(batch, h)
+                for row, i in enumerate(members):
+                    flown[i] = _Flown(
+                        _received_frame(received, row, frames[i]),
+                        _link_report(checked[i], float(received.sinr_db[row])),
+                    )
+            _add_csi_figures(checked, truth, [flown[i].link for i in range(len(checked))])
+        ordered = [flown[i] for i in range(len(checked))]
+        return ordered, [window_clock.timing(), air_clock.timing()]
+
+    # --- for plots -----------------------------------------------------------------------------
+
+    async def get_csi(self, request: channel_pb2.GetCsiRequest) -> channel_pb2.GetCsiResponse:
+        """Magnitudes of user 0's channel of an open link: true, and as estimated, fed back and predicted.
+
+        ``report_slot`` is that of the newest usable report, −1 without one. Predicted only where this room knows a
+        knowledge base that answers. Raises NotFound, InvalidField for a negative slot.
+        """
+        link = await self._store.link(request.link_id)
+        slot = request.slot if request.HasField("slot") else link.slot
+        if slot < 0:
+            raise InvalidField(f"slot is {slot}, allowed: ≥ 0", field="slot")
+        response = await asyncio.to_thread(self._csi_of, link.config, slot)
+        if self._knowledge is not None and response.report_slot >= 0:
+            await self._add_prediction(response, link, slot)
+        return response
+
+    def _csi_of(self, config: common_pb2.LinkConfig, slot: int) -> channel_pb2.GetCsiResponse:
+        response = channel_pb2.GetCsiResponse(
+            slot=slot,
+            report_slot=-1,
+            true_magnitude=_magnitude(self.windows.slot(config, slot)[0]),
+        )
+        usable = report_slots(config, slot, 1)
+        if usable:
+            response.report_slot = usable[-1]
+            estimate = self._reports.estimates(config, usable[-1])
+            csi, _ = decode_reports(config, self._reports.made_in(config, usable), usable)
+            response.estimated_magnitude.CopyFrom(_magnitude(estimate[0]))
+            response.fed_back_magnitude.CopyFrom(_magnitude(csi[0, -1]))
+        return response
+
+    async def _add_prediction(
+        self, response: channel_pb2.GetCsiResponse, link: channel_pb2.Link, slot: int
+    ) -> None:
+        """Put the usable reports where the knowledge base looks for them, ask it, take its prediction."""
+        assert self._knowledge is not None
+        due = report_slots(link.config, slot, HISTORY_REPORTS)
+        await self._store.put_reports(
+            link.link_id, await asyncio.to_thread(self._reports.made_in, link.config, due)
+        )
+        request = knowledge_pb2.PredictCsiRequest(
+            items=[
+                knowledge_pb2.PredictCsiItem(link_id=link.link_id, config=link.config, slot=slot)
+            ]
+        )
+        try:
+            (predicted,) = (await self._knowledge.predict_csi(request)).predictions
+        except Unavailable as error:
+            response.predictor = f"none: {error.message}"
+            return
+        if predicted.csi.dtype:
+            csi = from_wire(predicted.csi, field="predictions[0].csi", dtype="complex64")
+            response.predicted_magnitude.CopyFrom(to_wire(np.abs(csi[0])))
+        response.predictor = predicted.source
+
+
+def _through_air(batch: list[CheckedFrame], h: torch.Tensor) -> Received:
+    draws = [
+        draw(
+            frame.config.seed,
+            frame.slot,
+            frame.seed,
+            num_rx_ant=frame.config.num_rx_ant,
+            num_layers=frame.config.num_layers,
+            num_streams=frame.precoder.shape[-1],
+            num_elements=frame.symbols.shape[-1],
+        )
+        for frame in batch
+    ]
+    return transmit(
+        h,
+        torch.from_numpy(np.stack([frame.precoder for frame in batch])).to(h.device),
+        torch.from_numpy(np.stack([frame.symbols for frame in batch])).to(h.device),
+        torch.tensor(
+            [frame.config.snr_db for frame in batch], dtype=torch.float64, device=h.device
+        ),
+        draws,
+    )
+
+
+def _received_frame(
+    received: Received, row: int, frame: channel_pb2.Frame
+) -> receiver_pb2.ReceivedFrame:
+    return receiver_pb2.ReceivedFrame(
+        query_id=frame.query_id,
+        header=frame.header,
+        samples=to_wire(received.samples[row]),
+        pilots=to_wire(received.pilots[row]),
+        pilot_length=pilot_length(received.pilots.shape[-1]),
+        noise=to_wire(received.zero_power[row]),
+    )
+
+
+def _link_report(frame: CheckedFrame, sinr_db: float) -> channel_pb2.LinkReport:
+    config = frame.config
+    report = channel_pb2.LinkReport(
+        snr_db=config.snr_db,
+        channel_uses=frame.num_symbols,
+        feedback_bits=_feedback_bits(config),
+        header_bytes=len(frame.header),
+        post_eq_snr_db=sinr_db,
+        slot=frame.slot,
+    )
+    usable = report_slots(config, frame.slot, 1)
+    if usable:
+        report.csi_age_slots = frame.slot - usable[-1]
+    return report
+
+
+def _feedback_bits(config: common_pb2.LinkConfig) -> int:
+    """Declared bits of one report; what `perfect` would cost is 8 bits for each byte of its payload."""
+    match config.feedback.quantizer:
+        case "perfect":
+            payload_bytes: int = quantizer_for(config).payload_bytes
+            return 8 * payload_bytes
+        case "none":
+            return 0
+        case _:
+            return config.feedback.bits
+
+
+def _add_csi_figures(
+    frames: list[CheckedFrame], truth: list[torch.Tensor], links: list[channel_pb2.LinkReport]
+) -> None:
+    """NMSE (after one common phase) and SGCS of the CSI that each precoder was made from, where there was one."""
+    groups: dict[torch.Size, list[tuple[int, NDArray[np.complex64]]]] = {}
+    for i, frame in enumerate(frames):
+        if frame.assumed_csi is not None:
+            groups.setdefault(truth[i].shape, []).append((i, frame.assumed_csi))
+    for group in groups.values():
+        members = [i for i, _ in group]
+        h = torch.stack([truth[i] for i in members])
+        assumed = torch.from_numpy(np.stack([csi for _, csi in group])).to(h.device)
+        errors, similarities = phase_aligned_nmse_db(h, assumed), sgcs(h, assumed)
+        for row, i in enumerate(members):
+            links[i].csi_nmse_db = float(errors[row])
+            links[i].csi_sgcs = float(similarities[row])
+
+
+def _deliver(
+    frame: channel_pb2.Frame,
+    link: channel_pb2.LinkReport,
+    reception: receiver_pb2.Reception,
+    timings: list[common_pb2.Timing],
+) -> channel_pb2.Delivery:
+    report = channel_pb2.LinkReport()
+    report.CopyFrom(link)
+    report.post_eq_snr_estimate_db = reception.post_eq_snr_estimate_db
+    return channel_pb2.Delivery(
+        query_id=frame.query_id,
+        matches=reception.matches,
+        link=report,
+        timings=[*timings, *reception.timings],
+        degraded=reception.degraded,
+    )
+
+
+def _magnitude(h: torch.Tensor) -> common_pb2.Tensor:
+    return to_wire(h.abs().float())

@@ -1,0 +1,86 @@
+"""From the CSI the transmitter believes in to the precoder of all co-scheduled streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from sionna.phy.mimo import rzf_precoding_matrix
+
+from semlink.errors import InvalidField
+from semlink.links import NUM_SUBBANDS, stable_seed
+from semlink.signal.equalization import lmmse
+from semlink.v1 import common_pb2 as pb
+
+RANK_FLOOR: Final = 1e-3
+
+
+def noise_power(num_streams: int, snr_db: torch.Tensor) -> torch.Tensor:
+    """``N0 = P / 10^(snr_db / 10)`` with the total transmit power ``P = num_streams``; float ``[batch]``."""
+    return num_streams / torch.pow(10.0, snr_db.double() / 10)
+
+
+def precoder(csi: torch.Tensor, num_layers: int, snr_db: torch.Tensor) -> torch.Tensor:
+    """SVD precoding of one user, regularised zero-forcing of several; equal power for each stream.
+
+    One user: the ``num_layers`` dominant right singular vectors. Several: each user's channel is seen through its
+    ``num_layers`` dominant left singular vectors (rows ``σ_l v_lᴴ``) and all rows together go through Sionna's
+    ``rzf_precoding_matrix`` with ``α = num_streams / SNR`` (the MMSE regularisation ``K·N0/P``). Quantised CSI may
+    have a lower rank than there are layers: a layer that it does not resolve gets some orthogonal direction, at
+    ``RANK_FLOOR`` of the strongest singular value.
+
+    ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``snr_db``: float ``[batch]``.
+    Returns complex64 ``[batch, num_subbands, num_tx_ant, num_users·num_layers]``, user-major columns of unit norm, so
+    ``‖W‖_F² = num_users·num_layers`` in each subband. Raises InvalidField for a user whose CSI is zero in a subband:
+    there is nothing to precode for (use :func:`open_loop_precoder`).
+    """
+    energy = csi.abs().square().sum((-2, -1))
+    if not bool((energy > 0).all()):
+        raise InvalidField("csi is zero for a user and subband, allowed: energy > 0", field="csi")
+    batch, num_users, num_subbands, _, num_tx_ant = csi.shape
+    svd = torch.linalg.svd(csi.to(torch.complex128), full_matrices=False)
+    directions: torch.Tensor = svd.Vh[..., :num_layers, :]
+    if num_users == 1:
+        return directions[:, 0].mH.to(torch.complex64)
+    floor = RANK_FLOOR * svd.S[..., :1]
+    rows = torch.maximum(svd.S[..., :num_layers], floor).unsqueeze(-1) * directions
+    num_streams = num_users * num_layers
+    rows = rows.transpose(1, 2).reshape(batch, num_subbands, num_streams, num_tx_ant)
+    alpha = noise_power(num_streams, snr_db.to(rows.device))
+    columns: torch.Tensor = rzf_precoding_matrix(rows, alpha, precision="double")
+    return columns.to(torch.complex64)
+
+
+def open_loop_precoder(config: pb.LinkConfig, seeds: Sequence[int]) -> torch.Tensor:
+    """The precoder without any CSI: fixed pseudo-random orthonormal columns for each subband. Our definition.
+
+    The Q factor of a Gaussian matrix drawn from a Philox of each seed, so that a frame's subbands see different
+    directions (diversity). Returns complex64 ``[len(seeds), num_subbands, num_tx_ant, num_users·num_layers]``.
+    """
+    shape = (2, NUM_SUBBANDS, config.num_tx_ant, config.num_users * config.num_layers)
+    draws = np.stack(
+        [
+            np.random.Generator(np.random.Philox(key=stable_seed("open-loop", seed))).normal(
+                size=shape
+            )
+            for seed in seeds
+        ]
+    )
+    q, _ = np.linalg.qr(draws[:, 0] + 1j * draws[:, 1])
+    return torch.from_numpy(q.astype(np.complex64))
+
+
+def predicted_sinr_db(
+    csi: torch.Tensor, precoder: torch.Tensor, snr_db: torch.Tensor, num_layers: int
+) -> torch.Tensor:
+    """Post-equalisation SINR of user 0 that the transmitter expects if its CSI were true, in dB.
+
+    ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``precoder``: complex64
+    ``[batch, num_subbands, num_tx_ant, num_streams]``; ``snr_db``: float ``[batch]``.
+    Returns float32 ``[batch, num_subbands, num_layers]``.
+    """
+    effective = csi[:, 0] @ precoder
+    _, sinr = lmmse(effective, noise_power(precoder.shape[-1], snr_db), num_layers)
+    return 10 * torch.log10(sinr)
