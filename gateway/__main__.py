@@ -41,7 +41,7 @@ def main() -> None:
     settings = Settings()
     configure_logging("gateway", settings)
     uvicorn.run(
-        create_app(connect(settings)),
+        create_app(connect(settings), default_scenario=settings.scenario),
         host=settings.host,
         port=settings.port("gateway"),
         log_config=None,

@@ -66,8 +66,11 @@ class Rooms:
     close: Callable[[], Awaitable[None]]
 
 
-def create_app(rooms: Rooms) -> FastAPI:
-    """The gateway over some rooms: gRPC clients in the service, the rooms themselves in a test."""
+def create_app(rooms: Rooms, *, default_scenario: str = "umi-los") -> FastAPI:
+    """The gateway over some rooms: gRPC clients in the service, the rooms themselves in a test.
+
+    ``default_scenario`` is that of a link that names none.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
@@ -85,8 +88,8 @@ def create_app(rooms: Rooms) -> FastAPI:
     install(app)
     app.add_middleware(BodyLimit)
     _measure(app)
-    _add_queries(app, rooms)
-    _add_links(app, rooms)
+    _add_queries(app, rooms, default_scenario)
+    _add_links(app, rooms, default_scenario)
     _add_corpora(app, rooms)
     _add_operations(app, rooms)
     return app
@@ -115,12 +118,12 @@ def _measure(app: FastAPI) -> None:
 # --- queries -----------------------------------------------------------------------------------
 
 
-def _add_queries(app: FastAPI, rooms: Rooms) -> None:
+def _add_queries(app: FastAPI, rooms: Rooms, scenario: str) -> None:
     @app.post("/v1/queries", responses=ERRORS, tags=["queries"])
     async def query(body: schemas.QueryBody) -> schemas.QueryAnswer:
         """Send one query over a link and return what was found."""
         start = time.perf_counter()
-        prepared = _prepare(body, field="query")
+        prepared = _prepare(body, scenario, field="query")
         answers = await _retrieve(rooms, [prepared.message], body.deadline_ms)
         return _answer(prepared, answers[0], start)
 
@@ -128,7 +131,9 @@ def _add_queries(app: FastAPI, rooms: Rooms) -> None:
     async def query_batch(body: schemas.BatchBody) -> schemas.BatchAnswer:
         """Send several queries at once; a batch travels as a batch. One bad query fails all, naming it."""
         start = time.perf_counter()
-        prepared = [_prepare(q, field=f"queries[{i}].query") for i, q in enumerate(body.queries)]
+        prepared = [
+            _prepare(q, scenario, field=f"queries[{i}].query") for i, q in enumerate(body.queries)
+        ]
         milliseconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries))
         answers = await _retrieve(rooms, [p.message for p in prepared], milliseconds)
         return schemas.BatchAnswer(
@@ -146,7 +151,9 @@ class _Prepared:
         return self.body.corpus or default_corpus(self.body.task)
 
 
-def _prepare(body: schemas.QueryBody, *, field: str) -> _Prepared:
+def _prepare(body: schemas.QueryBody, scenario: str, *, field: str) -> _Prepared:
+    link = body.link.in_scenario(scenario)
+    body = body.model_copy(update={"link": link})
     image = _base64(body.query.image, field=f"{field}.image.data")
     audio = _base64(body.query.audio, field=f"{field}.audio.data")
     seed = body.drawn_seed()
@@ -244,12 +251,12 @@ def media_url(corpus: str, item_id: str) -> str:
 # --- links -------------------------------------------------------------------------------------
 
 
-def _add_links(app: FastAPI, rooms: Rooms) -> None:
+def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
     @app.post("/v1/links", status_code=201, responses=ERRORS, tags=["links"])
     async def open_link(body: schemas.LinkConfigBody, response: Response) -> schemas.LinkBody:
         """Open a link; its clock advances by a slot with every query."""
         async with _within(READ_DEADLINE_S):
-            request = channel_pb2.OpenLinkRequest(config=body.to_proto())
+            request = channel_pb2.OpenLinkRequest(config=body.in_scenario(scenario).to_proto())
             link = _link_body(await rooms.channel.open_link(request))
         response.headers["Location"] = f"/v1/links/{link.id}"
         return link

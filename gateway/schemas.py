@@ -66,6 +66,12 @@ class LinkConfigBody(_Body):
     feedback: FeedbackBody = Field(default_factory=FeedbackBody)
     seed: Seed = 0
 
+    def in_scenario(self, default: str) -> Self:
+        """The same link; in scenario ``default`` if the client named none."""
+        if "scenario" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"scenario": default})
+
     def to_proto(self) -> common_pb2.LinkConfig:
         """The link as the services know it."""
         return common_pb2.LinkConfig(

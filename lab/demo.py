@@ -93,9 +93,9 @@ def asks() -> list[Ask]:
     ):
         items = corpus_named(corpus).items("test")
         found += [Ask(task, corpus, title, items[i], {"text": items[i].captions[0]}) for i in ITEMS]
-    corpus = corpus_named("soundscapes")
-    item = corpus.items("test")[ITEMS[1]]
-    media = corpus.media(item.item_id)
+    sounds = corpus_named("soundscapes")
+    item = sounds.items("test")[ITEMS[1]]
+    media = sounds.media(item.item_id)
     data = base64.b64encode(media.data).decode()
     found.append(
         Ask(

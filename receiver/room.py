@@ -55,7 +55,7 @@ class Receiver:
         ]
         for i, checked in enumerate(samples):
             _check_target(checked.header, field=f"frames[{i}].header")
-        decoded = await asyncio.gather(*(self._decoder.submit(s) for s in samples))
+        decoded = await self._decoder.submit_many(samples)
         wanted = [
             Wanted(frame.query_id, s.header, d.feature)
             for frame, s, (d, _) in zip(request.frames, samples, decoded, strict=True)

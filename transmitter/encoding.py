@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -35,7 +36,7 @@ def encode(contents: list[Content]) -> list[NDArray[np.float32]]:
     features: dict[int, NDArray[np.float32]] = {}
     for (task, modality), members in groups.items():
         encoder = encoder_of(task)
-        run = {"text": encoder.text, "image": encoder.image, "audio": encoder.audio}[modality]
-        rows: NDArray[np.float32] = run([contents[i].value for i in members])
+        run: Callable[[list[Any]], NDArray[np.float32]] = getattr(encoder, modality)
+        rows = run([contents[i].value for i in members])
         features |= dict(zip(members, rows, strict=True))
     return [features[i] for i in range(len(contents))]

@@ -111,11 +111,8 @@ class Transmitter:
         await self._fuse([w for w in work if any(r.kept for r in w.rewrites)])
 
     async def _encode_sources(self, work: list[_Work]) -> None:
-        encoded = await asyncio.gather(
-            *(
-                self._encoder.submit(Content(w.query.task, w.query.modality, w.query.content))
-                for w in work
-            )
+        encoded = await self._encoder.submit_many(
+            [Content(w.query.task, w.query.modality, w.query.content) for w in work]
         )
         for w, (feature, milliseconds) in zip(work, encoded, strict=True):
             w.feature = feature
@@ -158,12 +155,12 @@ class Transmitter:
     async def _fuse(self, work: list[_Work]) -> None:
         """Replace each feature by the fusion of source and kept rewrites (CDFC phase 2); k stays as it was."""
         kept = [[r for r in w.rewrites if r.kept] for w in work]
-        encoded = await asyncio.gather(
-            *(
-                self._encoder.submit(Content(w.query.task, "text", r.text))
+        encoded = await self._encoder.submit_many(
+            [
+                Content(w.query.task, "text", r.text)
                 for w, rewrites in zip(work, kept, strict=True)
                 for r in rewrites
-            )
+            ]
         )
         vectors = iter(encoded)
         for w, rewrites in zip(work, kept, strict=True):
@@ -242,20 +239,18 @@ class Transmitter:
     async def _send(self, work: list[_Work], answers: dict[int, transmitter_pb2.Answer]) -> None:
         if not work:
             return
-        framed = await asyncio.gather(
-            *(
-                self._framer.submit(
-                    Message(
-                        task=w.query.task,
-                        feature=np.asarray(w.feature),
-                        num_symbols=w.query.message.symbols,
-                        config=_slot(w).config,
-                        csi=w.csi.csi,
-                        slot=_slot(w).slot,
-                    )
+        framed = await self._framer.submit_many(
+            [
+                Message(
+                    task=w.query.task,
+                    feature=np.asarray(w.feature),
+                    num_symbols=w.query.message.symbols,
+                    config=_slot(w).config,
+                    csi=w.csi.csi,
+                    slot=_slot(w).slot,
                 )
                 for w in work
-            )
+            ]
         )
         frames = []
         for w, (sent, milliseconds) in zip(work, framed, strict=True):

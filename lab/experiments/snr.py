@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from lab.results import Report, Row, over_seeds, pick
 from lab.system import RecordingReceiver, RememberingEncoder, System, build_system
@@ -269,3 +271,17 @@ def plot(rows: Sequence[Row], plan: Plan, out: Path) -> None:
     for suffix in ("png", "svg"):
         figure.savefig(out / f"snr-{plan.task}.{suffix}", dpi=150)
     plt.close(figure)
+
+
+def print_table(rows: Sequence[Row], plan: Plan, console: Console) -> None:
+    """Mean ± sd over seeds, a line an SNR."""
+    for metric in METRICS:
+        table = Table(title=f"{plan.task}: {metric}")
+        table.add_column("SNR dB", justify="right")
+        for curve in CURVES:
+            table.add_column(curve.label, justify="right")
+        lines = [curve_rows(rows, curve, metric) for curve in CURVES]
+        for points in zip(*lines, strict=True):
+            cells = (f"{100 * p.mean:.1f} ± {100 * (p.sd or 0):.1f}" for p in points)
+            table.add_row(f"{points[0].snr_db:g}", *cells)
+        console.print(table)

