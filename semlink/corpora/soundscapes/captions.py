@@ -269,7 +269,7 @@ def _in_order(writer: Writer) -> str:
     for number in range(1, last):
         joint = writer.draws.one_of((", then", ", next", ", after that"))
         text += f"{joint} {writer.clause(number)}"
-    joint = writer.draws.one_of((", then", ", and then", ", and finally"))
+    joint = writer.draws.one_of((", then", ", and then", ", and finally" if last > 1 else ", then"))
     return f"{text}{joint} {writer.clause(last)}"
 
 
@@ -305,7 +305,9 @@ def _listed(writer: Writer) -> str:
     """A, then B, and finally C."""
     last = len(writer.scene.groups) - 1
     parts = [writer.noun(number) for number in range(last + 1)]
-    joint = writer.draws.one_of((", and finally", ", and then", ", followed by"))
+    joint = writer.draws.one_of(
+        (", and finally" if last > 1 else ", then", ", and then", ", followed by")
+    )
     return ", then ".join(parts[:last]) + f"{joint} {parts[last]}"
 
 
