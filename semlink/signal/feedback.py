@@ -1,0 +1,100 @@
+"""Which reports a slot may use, and CSI from reports that have crossed the link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from semlink.errors import InvalidField
+from semlink.signal.quantizers import CsiQuantizer, quantizer_for
+from semlink.v1 import common_pb2 as pb
+
+HISTORY_REPORTS: Final = 8
+"""Reports of each user that a predictor sees."""
+
+
+def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORTS) -> list[int]:
+    """Slots of the newest ``history`` reports that can be used in ``slot``, oldest first.
+
+    A report is made in every slot ≥ 0 that is a multiple of ``report_period_slots`` and can be used from
+    ``delay_slots`` later on. The bound ``perfect`` sees the slot itself; ``none`` sees nothing.
+    """
+    feedback = config.feedback
+    match feedback.quantizer:
+        case "none":
+            return []
+        case "perfect":
+            return [slot][:history]
+    period = feedback.report_period_slots
+    newest = (slot - feedback.delay_slots) // period
+    first = max(0, newest - history + 1)
+    return [index * period for index in range(first, newest + 1)]
+
+
+def decode_reports(
+    config: pb.LinkConfig, reports: Sequence[pb.CsiReport], slots: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """CSI of all users in the given report slots.
+
+    Returns complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` and whether it was there,
+    bool ``[num_users, num_slots]``; zeros where it was not. Reports of slots that are not asked for are ignored.
+    Raises InvalidField naming ``reports[i].user``, ``.report_index``, ``.bits`` or ``.payload`` for a report that
+    the link's configuration cannot have made, or a second, different report of the same user and slot.
+    """
+    quantizer = quantizer_for(config)
+    column = {slot: i for i, slot in enumerate(slots)}
+    cells: dict[tuple[int, int], pb.CsiReport] = {}
+    for i, report in enumerate(reports):
+        if report.slot not in column:
+            continue
+        _validate(config, quantizer, report, f"reports[{i}]")
+        cell = (report.user, column[report.slot])
+        if cells.setdefault(cell, report) != report:
+            raise InvalidField(
+                f"reports[{i}] is a second, different report of user {report.user} in slot {report.slot}",
+                field=f"reports[{i}].slot",
+            )
+    csi = torch.zeros((config.num_users, len(slots), *quantizer.shape), dtype=torch.complex64)
+    present = torch.zeros((config.num_users, len(slots)), dtype=torch.bool)
+    if cells:
+        users, columns = torch.tensor(list(cells), dtype=torch.int64).unbind(1)
+        data = bytearray(b"".join(report.payload for report in cells.values()))
+        payload = (
+            torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        )
+        index = torch.tensor([report.report_index for report in cells.values()])
+        csi[users, columns] = quantizer.decode(
+            payload.view(len(cells), quantizer.payload_bytes), index
+        )
+        present[users, columns] = True
+    return csi, present
+
+
+def _validate(
+    config: pb.LinkConfig, quantizer: CsiQuantizer, report: pb.CsiReport, field: str
+) -> None:
+    def refuse(name: str, value: object, allowed: object) -> InvalidField:
+        return InvalidField(
+            f"{field}.{name} is {value}, allowed: {allowed}", field=f"{field}.{name}"
+        )
+
+    if report.user >= config.num_users:
+        raise refuse("user", report.user, f"0…{config.num_users - 1}")
+    period = config.feedback.report_period_slots
+    # The bound `perfect` reports in every slot, whatever the period.
+    on_time = config.feedback.quantizer == "perfect" or report.slot % period == 0
+    if report.slot < 0 or not on_time:
+        raise refuse("slot", report.slot, f"multiples of {period}")
+    if report.report_index != report.slot // period:
+        raise refuse("report_index", report.report_index, report.slot // period)
+    if report.bits != quantizer.bits:
+        raise refuse("bits", report.bits, quantizer.bits)
+    if len(report.payload) != quantizer.payload_bytes:
+        raise refuse(
+            "payload", f"{len(report.payload)} bytes long", f"{quantizer.payload_bytes} bytes"
+        )
+    spare = 8 * quantizer.payload_bytes - quantizer.bits
+    if spare and report.payload[-1] & ((1 << spare) - 1):
+        raise refuse("payload", f"{report.payload.hex()} with spare bits set", "zero spare bits")
