@@ -238,11 +238,11 @@ def models() -> None:
     missing = False
     for found in installed():
         model = found.model
-        missing |= not found.present
+        missing |= bool(found.problem)
         table.add_row(
             model.name,
             model.role,
-            "[green]installed[/green]" if found.present else "[red]missing[/red]",
+            f"[red]{escape(found.problem)}[/red]" if found.problem else "[green]installed[/green]",
             f"{model.size_bytes / 1e6:.0f}",
             model.licence,
             f"{model.package} {model.version}",

@@ -1,0 +1,39 @@
+"""One running system for all system tests: it starts once a session, on free ports, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from semlink.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The running services."""
+
+    settings: Settings
+    http: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.gateway_port}"
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    from lab import supervisor
+
+    rooms = ("gateway", "transmitter", "channel", "receiver", "knowledge")
+    ports = {f"{room}_port": 0 for room in rooms}
+    ports |= {f"{room}_metrics_port": 0 for room in rooms if room != "gateway"}
+    asked = Settings(**ports, redis_port=0, state_dir=tmp_path_factory.mktemp("state"))
+    settings = supervisor.with_ports_chosen(asked)
+    supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
+    url = f"http://127.0.0.1:{settings.gateway_port}"
+    with httpx.Client(base_url=url, timeout=120) as http:
+        yield Live(settings, http)
+    assert supervisor.down(settings)

@@ -1,0 +1,267 @@
+"""The REST face over rooms that answer, fail or hang on command: every error is a problem that names the field."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.app import Rooms, create_app
+from gateway.problems import MAX_BODY_BYTES, rest_field
+from semlink.deadlines import remaining_s
+from semlink.errors import (
+    CorruptTensor,
+    DeadlineExceeded,
+    InvalidField,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
+from semlink.v1 import channel_pb2, receiver_pb2, transmitter_pb2
+
+QUERY: dict[str, Any] = {"task": "person", "query": {"text": "a man in a red jacket"}}
+
+
+class Scripted:
+    """Stands for every room: raises ``error`` if set, hangs if ``hang``, else answers with one match a query."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.hang = False
+        self.seen: list[transmitter_pb2.Query] = []
+        self.left_s: float | None = None
+        self.healthy = {"transmitter": "ok", "channel": "ok"}
+
+    async def retrieve(
+        self, request: transmitter_pb2.RetrieveRequest
+    ) -> transmitter_pb2.RetrieveResponse:
+        self.seen, self.left_s = list(request.queries), remaining_s()
+        if self.hang:
+            await asyncio.sleep(60)
+        if self.error:
+            raise self.error
+        return transmitter_pb2.RetrieveResponse(
+            answers=[
+                transmitter_pb2.Answer(
+                    query_id=q.id,
+                    matches=[receiver_pb2.Match(item_id="sound-test-0001#2", score=0.5)],
+                    link=channel_pb2.LinkReport(snr_db=q.link_config.snr_db),
+                )
+                for q in request.queries
+            ]
+        )
+
+    async def get_link(self, request: channel_pb2.GetLinkRequest) -> channel_pb2.Link:
+        raise NotFound(f"link {request.link_id!r} is not open", field="link_id")
+
+    async def get_media(
+        self, request: receiver_pb2.GetMediaRequest
+    ) -> receiver_pb2.GetMediaResponse:
+        raise NotFound(f"corpus {request.corpus!r} is unknown", field="corpus")
+
+    async def health(self) -> dict[str, str]:
+        return self.healthy
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def room() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def http(room: Scripted) -> httpx.AsyncClient:
+    rooms: Any = Rooms(room, room, room, room.health, room.close)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(create_app(rooms), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+def assert_problem(response: httpx.Response, status: int, field: str | None) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    assert body["title"]
+    assert body.get("field") == field
+    assert "Traceback" not in response.text
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return QUERY | changes
+
+
+MEDIA = {"content_type": "image/png", "data": base64.b64encode(b"x").decode()}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (changed(task="video"), "task"),
+        (changed(link={"snr_db": 60.1}), "link.snr_db"),
+        (changed(link={"snr_db": -30.1}), "link.snr_db"),
+        (changed(link={"feedback": {"bits": -1}}), "link.feedback.bits"),
+        (changed(link={"feedback": {"bits": 1025}}), "link.feedback.bits"),
+        (changed(link={"scenario": "moon"}), "link.scenario"),
+        (changed(link={"num_tx_ant": 3}), "link.num_tx_ant"),
+        (changed(link={"speed_kmh": -1}), "link.speed_kmh"),
+        (changed(link={"snr": 5}), "link.snr"),
+        (changed(link={"id": "l-1", "snr_db": 5}), "link"),
+        (changed(query={"text": ""}), "query.text"),
+        (changed(query={"text": "x" * 2001}), "query.text"),
+        (changed(query={}), "query"),
+        (changed(query={"text": "a", "image": MEDIA}), "query"),
+        (changed(query={"image": MEDIA | {"data": "not base64!"}}), "query.image.data"),
+        (changed(top_k=0), "top_k"),
+        (changed(top_k="five"), "top_k"),
+        (changed(seed=-1), "seed"),
+        (changed(deadline_ms=0), "deadline_ms"),
+        (changed(colour="red"), "colour"),
+        ({"task": "person"}, "query"),
+        ([], "body"),
+    ],
+)
+async def test_what_does_not_validate_is_422_and_named(
+    http: httpx.AsyncClient, room: Scripted, body: Any, field: str
+) -> None:
+    assert_problem(await http.post("/v1/queries", json=body), 422, field)
+    assert room.seen == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_numbers_that_are_none_are_422(http: httpx.AsyncClient, number: str) -> None:
+    body = json.dumps(changed(link={"snr_db": 1.5})).replace("1.5", number)
+    response = await http.post(
+        "/v1/queries", content=body, headers={"content-type": "application/json"}
+    )
+    assert_problem(response, 422, "link.snr_db")
+
+
+async def test_what_is_no_json_is_422(http: httpx.AsyncClient) -> None:
+    response = await http.post(
+        "/v1/queries", content=b"{", headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "field"),
+    [
+        (InvalidField("no", field="queries[0].image"), 422, "query.image"),
+        (InvalidField("no", field="queries[0].symbols"), 422, "symbols"),
+        (InvalidField("no", field="queries[0].link.speed_mps"), 422, "link.speed_kmh"),
+        (NotFound("no", field="queries[0].corpus"), 404, "corpus"),
+        (NotFound("no", field="link_id"), 404, "link.id"),
+        (Unavailable("away"), 503, None),
+        (DeadlineExceeded("late", field="deadline_ms"), 504, "deadline_ms"),
+        (Overloaded("full"), 429, None),
+        (CorruptTensor("bits flipped", field="frames[0].symbols"), 502, "frames[0].symbols"),
+    ],
+)
+async def test_errors_of_services_keep_status_and_field(
+    http: httpx.AsyncClient, room: Scripted, error: Exception, status: int, field: str | None
+) -> None:
+    room.error = error
+    response = await http.post("/v1/queries", json=QUERY)
+    assert_problem(response, status, field)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+
+
+async def test_the_unexpected_leaks_nothing(http: httpx.AsyncClient, room: Scripted) -> None:
+    room.error = RuntimeError("secret of /etc/passwd")
+    response = await http.post("/v1/queries", json=QUERY)
+    assert_problem(response, 500, None)
+    assert "secret" not in response.text
+
+
+async def test_a_batch_names_the_query(http: httpx.AsyncClient, room: Scripted) -> None:
+    body = {"queries": [QUERY, changed(link={"snr_db": 99})]}
+    assert_problem(await http.post("/v1/queries:batch", json=body), 422, "queries[1].link.snr_db")
+    room.error = InvalidField("no", field="queries[1].image")
+    response = await http.post("/v1/queries:batch", json={"queries": [QUERY, QUERY]})
+    assert_problem(response, 422, "queries[1].query.image")
+
+
+async def test_a_body_over_the_limit_is_413(http: httpx.AsyncClient) -> None:
+    large = changed(query={"image": MEDIA | {"data": "A" * MAX_BODY_BYTES}})
+    assert_problem(await http.post("/v1/queries", json=large), 413, "body")
+
+    async def stream() -> Any:
+        for _ in range(11):
+            yield b" " * 2**20
+
+    response = await http.post("/v1/queries", content=stream())  # no Content-Length
+    assert_problem(response, 413, "body")
+
+
+async def test_the_deadline_is_504_and_travels(http: httpx.AsyncClient, room: Scripted) -> None:
+    room.hang = True
+    response = await http.post("/v1/queries", json=changed(deadline_ms=50))
+    assert_problem(response, 504, "deadline_ms")
+    assert room.left_s is not None
+    assert 0 < room.left_s <= 0.05
+
+
+async def test_what_is_not_there_is_404(http: httpx.AsyncClient) -> None:
+    assert_problem(await http.get("/v1/links/l-none"), 404, "link.id")
+    assert_problem(await http.get("/v1/corpora/none/items/x/media"), 404, "corpus")
+    assert (await http.get("/v1/none")).headers["content-type"] == "application/problem+json"
+    assert (await http.get("/v1/queries")).status_code == 405
+
+
+async def test_an_answer_carries_a_seed_that_repeats_it(
+    http: httpx.AsyncClient, room: Scripted
+) -> None:
+    first = (await http.post("/v1/queries", json=QUERY)).json()
+    assert room.seen[0].seed == first["seed"]
+    await http.post("/v1/queries", json=changed(seed=first["seed"]))
+    assert room.seen[0].seed == first["seed"]
+    assert first["results"][0]["media_url"].endswith("/items/sound-test-0001%232/media")
+
+
+async def test_units_are_converted_once(http: httpx.AsyncClient, room: Scripted) -> None:
+    await http.post("/v1/queries", json=changed(link={"speed_kmh": 36.0, "snr_db": 3.0}))
+    assert room.seen[0].link_config.speed_mps == pytest.approx(10.0)
+    assert room.seen[0].link_config.snr_db == 3.0
+
+
+async def test_ready_only_when_every_service_is(http: httpx.AsyncClient, room: Scripted) -> None:
+    assert (await http.get("/readyz")).status_code == 200
+    room.healthy["channel"] = "unavailable"
+    response = await http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["services"]["channel"] == "unavailable"
+
+
+async def test_metrics_name_routes_not_ids(http: httpx.AsyncClient) -> None:
+    await http.get("/v1/links/l-secret-id")
+    text = (await http.get("/metrics")).text
+    assert 'method="GET /v1/links/{link_id}"' in text
+    assert "l-secret-id" not in text
+
+
+async def test_docs_need_no_other_host(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/docs")).text
+    assert "https://" not in page.replace("https://fastapi", "")
+    assert (await http.get("/static/swagger/swagger-ui-bundle.js")).status_code == 200
+    assert (await http.get("/openapi.json")).json()["paths"]["/v1/queries"]
+
+
+@pytest.mark.parametrize(
+    ("field", "batch", "expected"),
+    [
+        ("queries[3].text", True, "queries[3].query.text"),
+        ("queries[3].text", False, "query.text"),
+        ("queries[0].link.feedback.bits", False, "link.feedback.bits"),
+        ("slot", False, "slot"),
+        ("", False, ""),
+    ],
+)
+def test_field_paths(field: str, batch: bool, expected: str) -> None:
+    assert rest_field(field, batch=batch) == expected
