@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import httpx
 import pytest
+from tests_live import Live
 
 from semlink.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """The running services."""
-
-    settings: Settings
-    http: httpx.Client
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.settings.gateway_port}"
 
 
 @pytest.fixture(scope="session")
