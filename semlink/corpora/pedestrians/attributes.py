@@ -269,17 +269,15 @@ def draw_person(draws: Draws) -> Person:
         hair_colour = draws.weighted((("black", 2.4), ("brown", 2.8), ("blond", 2.4), ("red", 1.3)))
     hair_style = draws.weighted(
         (
-            (
-                ("long", 3.6),
-                ("ponytail", 2.2),
-                ("bun", 1.5),
-                ("bob", 2.0),
-                ("short", 1.0),
-                ("curly", 1.2),
-            )
-            if woman
-            else (("short", 5.2), ("bald", 1.3), ("curly", 1.2), ("bob", 0.5), ("bun", 0.25))
+            ("long", 3.6),
+            ("ponytail", 2.2),
+            ("bun", 1.5),
+            ("bob", 2.0),
+            ("short", 1.0),
+            ("curly", 1.2),
         )
+        if woman
+        else (("short", 5.2), ("bald", 1.3), ("curly", 1.2), ("bob", 0.5), ("bun", 0.25))
     )
     outer, upper, lower = _clothes(draws, woman)
     summery = outer is None and SLEEVE_LENGTH.get(upper.kind, "long") != "long"
@@ -403,7 +401,7 @@ def draw_shot(draws: Draws, person: Person, view: str) -> Shot:
 def visible_attributes(person: Person, shot: Shot) -> frozenset[str]:
     """Names of the attributes that this picture shows (what a caption of it may mention)."""
     facing = math.cos(math.radians(shot.yaw_deg))
-    seen = {"gender", "build", "upper", "background", "light", "action"}
+    seen = {"gender", "build", "upper", "background", "light", "view", "action"}
     # A lateral thing is hidden where the body stands between it and the camera.
     side_depth = -math.sin(math.radians(shot.yaw_deg))
     covered = person.headwear.kind if person.headwear else "none"

@@ -46,9 +46,8 @@ class Backdrop:
         rgb = np.asarray(upper, np.float32) + column * (
             np.asarray(lower, np.float32) - np.asarray(upper, np.float32)
         )
-        strip = Image.fromarray(rgb.astype(np.uint8)[:, None, :]).resize(
-            (self.width, max(y1 - y0, 1))
-        )
+        rows = np.repeat(rgb.astype(np.uint8)[:, None, :], self.width, axis=1)
+        strip = Image.fromarray(rows)
         self.image.paste(strip, (0, y0))
 
     def _slabs(self, top: float, colour: RGB, rows: int = 7, columns: int = 9) -> None:
@@ -202,7 +201,7 @@ class Backdrop:
                 x = -step * 1.2 * (row % 2)
                 while x < self.width:
                     self.pen.line([(x, y), (x, min(y + step, base))], fill=mortar, width=1)
-                    if draws.chance(0.18):
+                    if draws.chance(0.18) and y + 1 < base:
                         self.pen.rectangle(
                             [x + 1, y + 1, x + step * 2.4 - 1, min(y + step - 1, base)],
                             fill=_scaled(tone, draws.uniform(0.86, 1.1)),
@@ -380,23 +379,7 @@ def paint_occlusion(canvas: Canvas, kind: str, draws: Draws) -> None:
             tone,
         )
     elif kind == "car":
-        colour = np.asarray(
-            draws.choice(
-                ((186, 190, 196), (52, 56, 64), (128, 40, 40), (40, 62, 104), (226, 226, 224))
-            ),
-            dtype=np.float32,
-        )
-        top = h * draws.uniform(0.80, 0.86)
-        bend = draws.uniform(-0.25, 0.25) * w
-        rows = [top, top + 5, top + 14, top + 30, h + 6]
-        halves = [w * 0.5, w * 0.62, w * 0.7, w * 0.75, w * 0.8]
-        patch = canvas.stack(rows, [w / 2 + bend] * 5, halves, smooth=2)
-        if patch is not None:
-            shine = 1.12 - 0.4 * patch.along + 0.25 * np.exp(-(((patch.along - 0.2) / 0.08) ** 2))
-            canvas.paint(patch, colour * shine[..., None], round_=0.3)
-        canvas.darken(canvas.box(0, top + 24, w, top + 27, 1), 0.3)
-        x = w * (0.5 + draws.uniform(-0.3, 0.3))
-        canvas.paint(canvas.ellipse(x, top + 40, 18, 8), (250, 244, 214), round_=0.3)
+        _paint_near_car(canvas, draws)
     elif kind == "bush":
         leaf = np.asarray(
             draws.choice(((70, 108, 56), (88, 122, 64), (56, 92, 58))), dtype=np.float32
@@ -407,3 +390,32 @@ def paint_occlusion(canvas: Canvas, kind: str, draws: Draws) -> None:
             canvas.paint(
                 canvas.ellipse(x, y, r, r * 0.85), leaf * draws.uniform(0.7, 1.2), round_=0.8
             )
+
+
+def _paint_near_car(canvas: Canvas, draws: Draws) -> None:
+    """The upper part of a car that stands between the camera and the person's feet."""
+    w, h = float(canvas.width), float(canvas.height)
+    paints = ((186, 190, 196), (70, 76, 88), (150, 52, 48), (52, 80, 130), (226, 226, 224))
+    colour = np.asarray(draws.choice(paints), dtype=np.float32)
+    top = h * draws.uniform(0.80, 0.85)
+    x = w * (0.5 + draws.uniform(-0.12, 0.12))
+    roof = [top, top + 4, top + 14, top + 44]
+    patch = canvas.stack(roof, [x] * 4, [w * 0.44, w * 0.54, w * 0.60, w * 0.74], smooth=2)
+    canvas.paint(patch, colour, round_=0.25)
+    glass = canvas.stack([top + 9, top + 38], [x, x], [w * 0.52, w * 0.66], smooth=1)
+    if glass is not None:
+        sheen = 1.0 + 0.5 * np.exp(-(((glass.across + 0.35 + 0.3 * glass.along) / 0.16) ** 2))
+        canvas.paint(glass, np.asarray((66.0, 80.0, 94.0) * sheen[..., None], np.float32), round_=0)
+    for place in (-0.06, 0.30):
+        canvas.paint(
+            canvas.box(x + place * w, top + 8, x + place * w + 8, top + 40, 1),
+            colour * 0.85,
+            round_=0,
+        )
+    body = canvas.stack([top + 37, top + 43, h + 6], [x] * 3, [w * 0.8, w * 0.9, w * 0.9], smooth=1)
+    if body is not None:
+        shine = 1.08 - 0.28 * body.along
+        canvas.paint(body, np.asarray(colour * shine[..., None], np.float32), round_=0.1)
+    canvas.darken(canvas.box(x - w, top + 52, x + w, top + 53.5, 0.5), 0.25)
+    for place in (-0.02, 0.34):
+        canvas.darken(canvas.box(x + place * w - 12, top + 48, x + place * w, top + 51, 1), 0.4)

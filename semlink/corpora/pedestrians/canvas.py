@@ -132,9 +132,17 @@ class Canvas:
         return Patch(rows, cols, np.clip(depth + 0.5, 0.0, 1.0), np.clip(across, -1.0, 1.0), along)
 
     def stack(
-        self, ys_px: list[float], centres: list[float], widths: list[float], smooth: int = 5
+        self,
+        ys_px: list[float],
+        centres: list[float],
+        widths: list[float],
+        smooth: int = 5,
+        sag: float = 0.0,
     ) -> Patch | None:
-        """A body of horizontal slices: at ``ys_px`` (increasing) the centres and half widths (px)."""
+        """A body of horizontal slices: at ``ys_px`` (increasing) the centres and half widths (px).
+
+        ``sag`` (px) rounds the lower edge: its middle hangs that much below its sides.
+        """
         top, bottom = ys_px[0], ys_px[-1]
         left = min(c - w for c, w in zip(centres, widths, strict=True))
         right = max(c + w for c, w in zip(centres, widths, strict=True))
@@ -154,7 +162,9 @@ class Canvas:
             :, None
         ]
         across = (xs - centre) / np.maximum(width, 0.5)
-        inside = np.minimum(width - np.abs(xs - centre), np.minimum(ys - top, bottom - ys))
+        inside = np.minimum(
+            width - np.abs(xs - centre), np.minimum(ys - top, bottom - sag * across**2 - ys)
+        )
         along = np.broadcast_to((ys - top) / (bottom - top), across.shape)
         return Patch(
             rows,

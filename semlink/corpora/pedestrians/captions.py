@@ -103,6 +103,20 @@ _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 
+_LIGHTS = {
+    "day": ("in daylight", "on a bright day"),
+    "overcast": ("under an overcast sky", "on a cloudy day"),
+    "dusk": ("at dusk", "in the dim light of dusk"),
+    "warm": ("in warm evening light", "in the late afternoon"),
+}
+_VIEWS = {
+    "front": ("facing the camera", "seen from the front"),
+    "three-quarter front": ("turned halfway to the camera", "seen at an angle from the front"),
+    "side": ("seen from the side", "in profile"),
+    "three-quarter back": ("turned halfway from the camera", "seen at an angle from behind"),
+    "back": ("seen from behind", "with the back to the camera"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
@@ -279,6 +293,18 @@ class _Writer:
             )
         return f"{verb} {draws.choice(standing)}" if place else verb
 
+    def circumstance(self, wanted: set[str]) -> str:
+        """Light and view as a tail of the first sentence."""
+        tail = ""
+        if "light" in wanted:
+            self.used.append("light")
+            tail += f" {self.draws.choice(_LIGHTS[self.shot.light])}"
+        if "view" in wanted:
+            self.used.append("view")
+            words = self.draws.choice(_VIEWS[self.shot.view])
+            tail += ", " + words.replace("with the back", f"with {self.his} back")
+        return tail
+
     def burdens(self, wanted: set[str]) -> list[str]:
         """What is carried, as "carrying …" without the verb."""
         parts: list[str] = []
@@ -299,8 +325,8 @@ class _Writer:
 
     # ------------------------------------------------------------------ sentences
 
-    def write(self, wanted: set[str]) -> str:
-        """One or two sentences that mention ``wanted``."""
+    def write(self, wanted: set[str], *, wordy: bool) -> str:
+        """One or two sentences that mention ``wanted``; ``wordy`` opens with the camera, where little is seen."""
         draws = self.draws
         early_features = draws.chance(0.6)
         early_burdens = draws.chance(0.4)
@@ -318,13 +344,18 @@ class _Writer:
             late.append(f"has {_listed(features)}")
         carrying = ""
         if burdens and early_burdens:
-            carrying = f", {draws.choice(('carrying', 'holding', 'with'))} {_listed(burdens)}"
+            carrying = f", {draws.choice(('carrying', 'holding'))} {_listed(burdens)}"
             if any("backpack" in b or "rucksack" in b for b in burdens):
                 carrying = carrying.replace("holding", "carrying")
         elif burdens:
             late.append(f"{draws.choice(('carries', 'is carrying'))} {_listed(burdens)}")
-        first = self._first(subject, clothes, deed, carrying)
-        return (first + self._rest(late)).strip()
+        first = self._first(subject, clothes, deed, carrying + self.circumstance(wanted))
+        if wordy:
+            opening = draws.choice(
+                ("In this picture from a street camera", "On the footage of a street camera")
+            )
+            first = f"{opening}, {first}"
+        return first[0].upper() + first[1:] + self._rest(late)
 
     def _first(self, subject: str, clothes: list[str], deed: str, carrying: str) -> str:
         draws = self.draws
@@ -343,11 +374,7 @@ class _Writer:
             shape = draws.integer(5)
             verb = ("is wearing", "wears", "is dressed in", "has on", "is wearing")[shape]
             text = f"{subject} {verb} {dress}"
-        if carrying.startswith(", with"):
-            # "with" right behind the clothes would attach to them.
-            carrying = carrying.replace(", with", ", carrying", 1)
-        text += carrying
-        return text[0].upper() + text[1:]
+        return text + carrying
 
     def _rest(self, late: list[str]) -> str:
         if not late:
@@ -373,6 +400,8 @@ _WEIGHTS = (
     ("build", 0.5),
     ("action", 0.8),
     ("background", 0.7),
+    ("light", 0.25),
+    ("view", 0.35),
 )
 
 
@@ -390,7 +419,9 @@ def _select(draws: Draws, person: Person, seen: frozenset[str], fewer: frozenset
     pool = {name: weight for name, weight in pool.items() if name not in wanted}
     if person.build == "average":
         pool.pop("build", None)
-    while len(wanted) < count and pool:
+    # One is always left out, so that two captions can differ even of somebody in a plain dress.
+    count = min(count, len(wanted) + len(pool) - 1)
+    while len(wanted) < count:
         name = draws.weighted(tuple(pool.items()))
         del pool[name]
         wanted.add(name)
@@ -401,10 +432,12 @@ def write_captions(draws: Draws, person: Person, shot: Shot) -> tuple[Caption, C
     """Two captions of one picture, 12…40 words each, that differ in the attributes they name."""
     seen = visible_attributes(person, shot)
     written: list[Caption] = []
+    tries = 0
     while len(written) < 2:
+        tries += 1
         fewer = frozenset(written[0].mentioned) if written else frozenset[str]()
         writer = _Writer(draws, person, shot, seen)
-        text = writer.write(_select(draws, person, seen, fewer))
+        text = writer.write(_select(draws, person, seen, fewer), wordy=tries > 4)
         caption = Caption(text, tuple(dict.fromkeys(writer.used)))
         if not MIN_WORDS <= len(text.split()) <= MAX_WORDS:
             continue

