@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from semlink.errors import InvalidField
@@ -33,6 +35,15 @@ def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORT
     return [index * period for index in range(first, newest + 1)]
 
 
+@dataclass(frozen=True, slots=True)
+class ReportHistory:
+    """The reports of one link that a slot may use: those that arrived, and the slots that should have one."""
+
+    config: pb.LinkConfig
+    reports: Sequence[pb.CsiReport]
+    slots: Sequence[int]
+
+
 def decode_reports(
     config: pb.LinkConfig, reports: Sequence[pb.CsiReport], slots: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,36 +51,59 @@ def decode_reports(
 
     Returns complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` and whether it was there,
     bool ``[num_users, num_slots]``; zeros where it was not. Reports of slots that are not asked for are ignored.
-    Raises InvalidField naming ``reports[i].user``, ``.report_index``, ``.bits`` or ``.payload`` for a report that
-    the link's configuration cannot have made, or a second, different report of the same user and slot.
+    Raises InvalidField naming ``reports[i].user``, ``.slot``, ``.report_index``, ``.bits`` or ``.payload`` for a
+    report that the link's configuration cannot have made, or a second, different report of the same user and slot.
     """
-    quantizer = quantizer_for(config)
-    column = {slot: i for i, slot in enumerate(slots)}
+    return decode_histories([ReportHistory(config, reports, slots)])[0]
+
+
+def decode_histories(
+    histories: Sequence[ReportHistory],
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """:func:`decode_reports` of many links, with one call for all reports of the same quantiser."""
+    decoded: list[tuple[torch.Tensor, torch.Tensor]] = []
+    gathered: dict[int, tuple[CsiQuantizer, list[tuple[pb.CsiReport, int, int, int]]]] = {}
+    for i, history in enumerate(histories):
+        quantizer = quantizer_for(history.config)
+        size = (history.config.num_users, len(history.slots))
+        csi = torch.zeros((*size, *quantizer.shape), dtype=torch.complex64)
+        decoded.append((csi, torch.zeros(size, dtype=torch.bool)))
+        _, wanted = gathered.setdefault(id(quantizer), (quantizer, []))
+        wanted += [
+            (report, i, user, column)
+            for (user, column), report in _valid_reports(quantizer, history).items()
+        ]
+    for quantizer, wanted in gathered.values():
+        if not wanted:
+            continue
+        data = b"".join(report.payload for report, *_ in wanted)
+        payload = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+        index = torch.tensor([report.report_index for report, *_ in wanted])
+        found = quantizer.decode(payload.view(len(wanted), quantizer.payload_bytes), index)
+        for row, (_, i, user, column) in zip(found, wanted, strict=True):
+            csi, present = decoded[i]
+            csi[user, column] = row
+            present[user, column] = True
+    return decoded
+
+
+def _valid_reports(
+    quantizer: CsiQuantizer, history: ReportHistory
+) -> dict[tuple[int, int], pb.CsiReport]:
+    """Reports by (user, position of their slot), checked."""
+    column = {slot: i for i, slot in enumerate(history.slots)}
     cells: dict[tuple[int, int], pb.CsiReport] = {}
-    for i, report in enumerate(reports):
+    for i, report in enumerate(history.reports):
         if report.slot not in column:
             continue
-        _validate(config, quantizer, report, f"reports[{i}]")
+        _validate(history.config, quantizer, report, f"reports[{i}]")
         cell = (report.user, column[report.slot])
         if cells.setdefault(cell, report) != report:
             raise InvalidField(
                 f"reports[{i}] is a second, different report of user {report.user} in slot {report.slot}",
                 field=f"reports[{i}].slot",
             )
-    csi = torch.zeros((config.num_users, len(slots), *quantizer.shape), dtype=torch.complex64)
-    present = torch.zeros((config.num_users, len(slots)), dtype=torch.bool)
-    if cells:
-        users, columns = torch.tensor(list(cells), dtype=torch.int64).unbind(1)
-        data = bytearray(b"".join(report.payload for report in cells.values()))
-        payload = (
-            torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        )
-        index = torch.tensor([report.report_index for report in cells.values()])
-        csi[users, columns] = quantizer.decode(
-            payload.view(len(cells), quantizer.payload_bytes), index
-        )
-        present[users, columns] = True
-    return csi, present
+    return cells
 
 
 def _validate(
