@@ -83,7 +83,9 @@ class MicroBatcher(Generic[T, R]):
         if expires is not None and expires <= time.monotonic():
             raise DeadlineExceeded(f"the deadline passed before {self._name}", field="deadline_ms")
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting[T, R](item, loop.create_future(), expires) for item in items]
+        waiting: list[_Waiting[T, R]] = [
+            _Waiting(item, loop.create_future(), expires) for item in items
+        ]
         self._queue.update((one.answer, one) for one in waiting)
         self._depth.set(len(self._queue))
         if self._runner is None or self._runner.done():
