@@ -25,7 +25,7 @@ from semlink.corpora.pedestrians.draws import Draws
 from semlink.corpora.pedestrians.renderer import render
 from semlink.errors import InvalidField, NotFound
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Bumped whenever any item, caption or pixel changes for a given seed; features cached for another are stale."""
 
 DEFAULT_IDENTITIES: Mapping[Split, int] = {"train": 900, "val": 100, "test": 250}

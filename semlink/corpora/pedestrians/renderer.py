@@ -45,7 +45,8 @@ def render(person: Person, shot: Shot, seed: int, identity: str, item_id: str) -
 
     umbrella = shot.carried is not None and shot.carried.kind == "umbrella"
     share = draws.uniform(0.70, 0.75) if umbrella else draws.uniform(0.80, 0.92)
-    scale = share * height / _BODY_CM
+    tall = person.stature * (1.03 if person.headwear is not None else 1.0)
+    scale = share * height / (_BODY_CM * max(tall, 1.0))
     ground = (width * (0.5 + draws.uniform(-0.05, 0.05)), height * draws.uniform(0.935, 0.97))
     Figure(canvas, person, shot, Draws(seed, "tint", identity), draws, ground, scale).paint()
 
