@@ -17,6 +17,7 @@ from semlink.signal.equalization import lmmse, mean_sinr_db, over_subbands
 from semlink.signal.precoding import noise_power
 
 MIN_PILOT_LENGTH: Final = 12
+QPSK: Final = np.array([1 + 1j, -1 + 1j, 1 - 1j, -1 - 1j], np.complex64) / np.float32(math.sqrt(2))
 
 
 def pilot_length(num_streams: int) -> int:
@@ -71,8 +72,7 @@ def draw(
     rng = np.random.Generator(
         np.random.Philox(key=stable_seed("co-scheduled", link_seed, slot, frame_seed))
     )
-    quadrant = rng.integers(0, 4, (num_streams - num_layers, num_elements))
-    others = np.exp(1j * (math.pi / 4 + math.pi / 2 * quadrant)).astype(np.complex64)
+    others = QPSK[rng.integers(0, 4, (num_streams - num_layers, num_elements))]
     return Draws(
         others,
         noise.reshape(num_rx_ant, num_elements),

@@ -13,6 +13,7 @@ from channel_service.estimation import ZERO_POWER_ELEMENTS
 from channel_service.room import Channel
 from semlink.errors import CorruptTensor, InvalidField, NotFound, SemlinkError, Unavailable
 from semlink.links import HISTORY_SLOTS, WINDOW_SLOTS, default_link, link_id_of, slot_of_query
+from semlink.rpc import face
 from semlink.settings import Settings
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
@@ -504,6 +505,21 @@ async def test_without_a_store_the_query_goes_on_degraded():
     assert slot.slot == slot_of_query(link(), 1)
     assert [d.part for d in slot.degraded] == ["store"]
     assert "away" in slot.degraded[0].reason
+
+
+async def test_an_opened_link_needs_its_store():
+    class NoLinks(MemoryStore):
+        async def link(self, link_id):
+            raise Unavailable("the store is away")
+
+    request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_id="l-1")])
+    with pytest.raises(Unavailable):
+        await room(store=NoLinks()).grant(request)
+
+
+async def test_the_room_answers_every_call_of_its_service():
+    assert callable(face("channel", room()))
+    assert not await transmit(room())
 
 
 async def test_bad_items_are_named():
