@@ -16,7 +16,7 @@ import numpy as np
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ, Split
 from semlink.corpora.soundscapes.recordings import Region, regions
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same (seed, item id) would give another scene, caption or waveform."""
 
 DURATION_S = 10.0
