@@ -27,6 +27,7 @@ registry = REGISTRY
 """The registry of this process; ``/metrics`` shows it."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+# Prometheus gives a histogram with negative bounds no sum: quantiles of these, no means
 _DB = tuple(range(-30, 65, 5))
 
 STEP_SECONDS = Histogram(

@@ -31,11 +31,14 @@ def to_wire(array: NDArray[Any] | torch.Tensor) -> pb.Tensor:
 
     Raises InvalidField for a dtype that the contract does not know.
     """
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu().numpy()
-    name = array.dtype.name
+    name = str(array.dtype).removeprefix("torch.")
+    if isinstance(array, np.ndarray):
+        name = array.dtype.name  # without the byte order
     if name not in DTYPES:
         raise InvalidField(f"dtype {name} is not one of {', '.join(DTYPES)}", field="dtype")
+    if isinstance(array, torch.Tensor):
+        # numpy knows no lazy conjugates and negatives
+        array = array.detach().cpu().resolve_conj().resolve_neg().numpy()
     data = np.ascontiguousarray(array, dtype=DTYPES[name]).tobytes()
     return pb.Tensor(dtype=name, shape=array.shape, data=data, crc32c=google_crc32c.value(data))
 

@@ -158,7 +158,7 @@ class RunningServer:
         """Say NOT_SERVING, refuse new calls, let calls in flight end within ``grace_s`` seconds."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
-        self._close_metrics()
+        await asyncio.to_thread(self._close_metrics)
 
 
 async def start_server(room: RoomName, register: Register, settings: Settings) -> RunningServer:
