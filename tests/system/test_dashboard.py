@@ -1,0 +1,122 @@
+"""Every panel of the dashboard shows something true: a real Prometheus scrapes the running services under load."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests_live import Live
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="needs prometheus and promtool (Debian package prometheus)",
+)
+
+
+def panels() -> list[dict[str, Any]]:
+    board = json.loads((DEPLOY / "grafana/dashboards/semlink.json").read_text())
+    rows = [p for p in board["panels"] if p["type"] == "row"]
+    return [p for p in board["panels"] if p["type"] != "row"] + [
+        p for row in rows for p in row.get("panels") or []
+    ]
+
+
+def test_the_committed_dashboard_is_what_the_code_renders() -> None:
+    rendered = subprocess.run(
+        [sys.executable, "-c", "import dashboard; print(dashboard.render(), end='')"],
+        cwd=DEPLOY / "grafana",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert rendered == (DEPLOY / "grafana/dashboards/semlink.json").read_text()
+
+
+def test_every_query_has_its_own_id_and_a_source() -> None:
+    assert len(panels()) >= 8
+    for panel in panels():
+        ids = [t["refId"] for t in panel["targets"]]
+        assert len(set(ids)) == len(ids)
+        assert all(ids)
+        assert panel["datasource"]["uid"] == "prometheus"
+
+
+@needs_prometheus
+def test_configuration_and_alerts() -> None:
+    folder = DEPLOY / "prometheus"
+    subprocess.run(["promtool", "check", "config", folder / "prometheus.yml"], check=True)
+    subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, check=True)
+
+
+@pytest.fixture
+def prometheus(live: Live, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A Prometheus with our configuration, its targets moved to where the services listen here."""
+    settings = live.settings
+    text = (DEPLOY / "prometheus/prometheus.yml").read_text()
+    for room in ("transmitter", "channel", "receiver", "knowledge", "gateway"):
+        text = re.sub(rf'"{room}:\d+"', f'"127.0.0.1:{settings.metrics_port(room)}"', text)
+    text = text.replace("scrape_interval: 5s", "scrape_interval: 1s")
+    (tmp_path / "prometheus.yml").write_text(text)
+    shutil.copy(DEPLOY / "prometheus/alerts.yml", tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=error",
+        ]
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@needs_prometheus
+@pytest.mark.system
+@pytest.mark.timeout(600)
+def test_every_panel_returns_finite_values_under_load(live: Live, prometheus: httpx.Client) -> None:
+    expressions = [t["expr"] for panel in panels() for t in panel["targets"]]
+    body = {"task": "person", "query": {"text": "a man in a red jacket"}, "method": "deepsc-mimo"}
+    deadline = time.monotonic() + 90
+    waiting = set(expressions)
+    while waiting and time.monotonic() < deadline:
+        for seed in range(5):
+            assert live.http.post("/v1/queries", json=body | {"seed": seed}).status_code == 200
+        time.sleep(1)
+        waiting = {e for e in waiting if not _finite(prometheus, e)}
+    assert not waiting
+    up = prometheus.get("/api/v1/query", params={"query": 'up{job="semlink"}'}).json()
+    assert {r["metric"]["service"]: r["value"][1] for r in up["data"]["result"]} == dict.fromkeys(
+        ("transmitter", "channel", "receiver", "knowledge", "gateway"), "1"
+    )
+
+
+def _finite(prometheus: httpx.Client, expression: str) -> bool:
+    try:
+        answer = prometheus.get("/api/v1/query", params={"query": expression})
+    except httpx.TransportError:
+        return False
+    assert answer.status_code == 200, answer.text
+    values = [float(r["value"][1]) for r in answer.json()["data"]["result"]]
+    return any(math.isfinite(v) for v in values)
