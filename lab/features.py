@@ -1,0 +1,133 @@
+"""Frozen features of a corpus, computed once and kept in shards: what the heads are trained on.
+
+A shard is named by a digest of all that its content depends on (generator version, seed, item ids, captions, the
+backbone's SHA-256, the layout's version), so that a stale one is never read and an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from lab.progress import track
+from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
+from semlink.models import MODELS, cache_dir
+from semlink.semantics.encoders import backbone_of, media_tokens, text_tokens
+from semlink.semantics.tokens import Tokens, pad
+
+SHARD_ITEMS: Final = 128
+LAYOUT_VERSION: Final = 1
+"""Raised whenever :mod:`semlink.semantics` computes other tokens from the same input."""
+
+Kind = Literal["media", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenFeatures:
+    """Tokens of ``n`` inputs, ragged, float16.
+
+    ``values``: [total_tokens, width]; ``offsets``: [n + 1], the tokens of input i are ``offsets[i]:offsets[i+1]``.
+    """
+
+    values: torch.Tensor
+    offsets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def batch(self, indices: Sequence[int] | torch.Tensor) -> Tokens:
+        """Those inputs as one padded float32 batch."""
+        rows = [
+            self.values[self.offsets[i] : self.offsets[i + 1]].float() for i in map(int, indices)
+        ]
+        return pad(rows)
+
+
+def media_features(corpus: Corpus, split: Split) -> FrozenFeatures:
+    """Tokens of every item's picture or sound, in the order of ``corpus.items(split)``."""
+    return _cached(corpus, split, "media")
+
+
+def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
+    """Tokens of every caption, item by item, in the order of ``corpus.items(split)``."""
+    return _cached(corpus, split, "text")
+
+
+def generator_version(corpus: Corpus) -> int:
+    """``GENERATOR_VERSION`` of the package that defines the corpus."""
+    import importlib
+
+    package = type(corpus).__module__.rsplit(".", 1)[0]
+    return int(importlib.import_module(package).GENERATOR_VERSION)
+
+
+def _cached(corpus: Corpus, split: Split, kind: Kind) -> FrozenFeatures:
+    items = corpus.items(split)
+    folder = cache_dir() / "features" / corpus.info.name
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
+    paths = [
+        folder / f"{split}-{kind}-{_digest(corpus, group, kind)}.safetensors" for group in groups
+    ]
+    missing = [(g, p) for g, p in zip(groups, paths, strict=True) if not p.is_file()]
+    compute = _media_rows if kind == "media" else _caption_rows
+    for group, path in track(missing, f"{corpus.info.name} {split} {kind} features"):
+        _save(compute(corpus, group), path)
+    shards = [load_file(path) for path in paths]
+    lengths = np.concatenate([shard["lengths"] for shard in shards])
+    values = np.concatenate([shard["values"] for shard in shards])
+    return FrozenFeatures(
+        values=torch.from_numpy(values),
+        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
+    )
+
+
+def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind) -> str:
+    task = corpus.info.task
+    model = backbone_of(task) if kind == "media" else "minilm"
+    parts: list[object] = [LAYOUT_VERSION, kind, task, MODELS[model].sha256]
+    if kind == "media":
+        parts += [
+            generator_version(corpus),
+            getattr(corpus, "seed", ""),
+            [i.item_id for i in group],
+        ]
+    else:
+        parts += [[item.captions for item in group]]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+
+def _media_rows(corpus: Corpus, group: Sequence[Item]) -> Tokens:
+    read: Callable[[str], np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+    match corpus:
+        case ImageCorpus():
+            read = corpus.pixels
+        case AudioCorpus():
+            read = corpus.waveform
+        case _:
+            raise TypeError(f"corpus {corpus.info.name} is neither of pictures nor of sounds")
+    return media_tokens(corpus.info.task, [read(item.item_id) for item in group])
+
+
+def _caption_rows(_: Corpus, group: Sequence[Item]) -> Tokens:
+    return text_tokens([caption for item in group for caption in item.captions])
+
+
+def _save(tokens: Tokens, path: Path) -> None:
+    rows = tokens.rows()
+    content: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+        "values": np.concatenate(rows),
+        "lengths": np.array([len(row) for row in rows], dtype=np.int64),
+    }
+    # Renamed when whole: an interrupted run leaves no half shard.
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    save_file(content, temporary)
+    temporary.replace(path)

@@ -1,0 +1,227 @@
+"""The frozen audio encoder: Whisper tiny.en read from a CTranslate2 file, all layers, in bins of half a second."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from semlink.errors import InvalidField
+from semlink.models import CorruptModel, locate
+from semlink.semantics.tokens import Tokens, pad
+
+SAMPLE_RATE_HZ: Final = 16_000
+BIN_SECONDS: Final = 0.5
+FRAMES_PER_SECOND: Final = 50
+MEL_FRAMES_PER_SECOND: Final = 100
+NUM_MEL_BINS: Final = 80
+MAX_SECONDS: Final = 30
+STEP_SECONDS: Final = 5
+"""Clips are padded with silence to the next multiple, 10 s at least: few lengths, few encoders."""
+SHORTEST_SECONDS: Final = 10
+NUM_STATES: Final = 5
+"""The embedding and four layers."""
+ENVELOPE: Final = (20, 5)
+"""Mel bands and steps a bin of the coarse spectrogram that a token also carries: it keeps onsets and counts."""
+WIDTH: Final = NUM_STATES * 384 + ENVELOPE[0] * ENVELOPE[1]
+BATCH: Final = 8
+
+_DTYPES: Final = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+def read_ctranslate2(path: Path) -> dict[str, NDArray[Any]]:
+    """Variables of a CTranslate2 ``model.bin`` by name.
+
+    Layout, little endian: u32 version, name (u16 length with the final zero), u32 revision, u32 number of variables;
+    each: name, u8 rank, rank × u32 shape, u8 dtype, u32 bytes, data. Raises CorruptModel for anything else.
+    """
+    data = path.read_bytes()
+    offset = 0
+
+    def take(form: str) -> Any:
+        nonlocal offset
+        values = struct.unpack_from("<" + form, data, offset)
+        offset += struct.calcsize("<" + form)
+        return values[0] if len(values) == 1 else values
+
+    def name() -> str:
+        nonlocal offset
+        length = take("H")
+        text = data[offset : offset + length - 1].decode()
+        offset += length
+        return text
+
+    variables: dict[str, NDArray[Any]] = {}
+    try:
+        take("I")
+        name()
+        take("I")
+        for _ in range(take("I")):
+            key = name()
+            rank = take("B")
+            shape = struct.unpack_from(f"<{rank}I", data, offset)
+            offset += 4 * rank
+            dtype = np.dtype(_DTYPES[take("B")])
+            num_bytes = take("I")
+            count = int(np.prod(shape, dtype=np.int64))
+            if count * dtype.itemsize != num_bytes or offset + num_bytes > len(data):
+                raise CorruptModel(f"{path.name}: variable {key} has a wrong length", field="model")
+            variables[key] = np.frombuffer(data, dtype, count, offset).reshape(shape)
+            offset += num_bytes
+    except (struct.error, UnicodeDecodeError, KeyError) as error:
+        raise CorruptModel(
+            f"{path.name} is no CTranslate2 model ({error})", field="model"
+        ) from error
+    return variables
+
+
+def whisper_state(variables: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """The encoder's variables under the names that ``transformers`` gives them, float32."""
+
+    def tensor(key: str) -> torch.Tensor:
+        return torch.from_numpy(variables[f"encoder/{key}"].astype(np.float32))
+
+    state = {"embed_positions.weight": tensor("position_encodings/encodings")}
+
+    def linear(target: str, source: str) -> None:
+        state[f"{target}.weight"] = tensor(f"{source}/weight")
+        state[f"{target}.bias"] = tensor(f"{source}/bias")
+
+    def norm(target: str, source: str) -> None:
+        state[f"{target}.weight"] = tensor(f"{source}/gamma")
+        state[f"{target}.bias"] = tensor(f"{source}/beta")
+
+    for conv in ("conv1", "conv2"):
+        linear(conv, conv)
+    norm("layer_norm", "layer_norm")
+    layer = 0
+    while f"encoder/layer_{layer}/ffn/linear_0/weight" in variables:
+        target, source = f"layers.{layer}", f"layer_{layer}"
+        norm(f"{target}.self_attn_layer_norm", f"{source}/self_attention/layer_norm")
+        norm(f"{target}.final_layer_norm", f"{source}/ffn/layer_norm")
+        linear(f"{target}.self_attn.out_proj", f"{source}/self_attention/linear_1")
+        linear(f"{target}.fc1", f"{source}/ffn/linear_0")
+        linear(f"{target}.fc2", f"{source}/ffn/linear_1")
+        weights = tensor(f"{source}/self_attention/linear_0/weight").chunk(3)
+        biases = tensor(f"{source}/self_attention/linear_0/bias").chunk(3)
+        for part, weight, bias in zip("qkv", weights, biases, strict=True):
+            state[f"{target}.self_attn.{part}_proj.weight"] = weight
+            # Whisper's keys have no bias; CTranslate2 stores zeros.
+            if part != "k":
+                state[f"{target}.self_attn.{part}_proj.bias"] = bias
+        layer += 1
+    return state
+
+
+class WhisperTiny:
+    """Whisper tiny.en's encoder, frozen; one module per clip length over shared weights. Thread-safe."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._state = whisper_state(read_ctranslate2(locate("whisper-tiny")))
+        self._encoders: dict[int, tuple[Any, Any]] = {}
+        self._lock = threading.Lock()
+
+    def tokens(self, waveforms: Sequence[NDArray[np.float32]]) -> Tokens:
+        """Half-second bins, values [batch, num_bins, 2020]: mean of every layer's states, and a coarse spectrogram.
+
+        ``waveforms``: mono at 16 kHz, float32, −1…1, more than 0 and at most 30 s each, padded with silence to a
+        multiple of 5 s, at least 10 s. Clips of one length run together. Raises InvalidField otherwise.
+        """
+        if not waveforms:
+            raise InvalidField("audio is an empty list, expected a sound", field="audio")
+        by_seconds: dict[int, list[int]] = {}
+        for index, waveform in enumerate(waveforms):
+            by_seconds.setdefault(_padded_seconds(waveform), []).append(index)
+        rows: list[torch.Tensor] = [torch.empty(0)] * len(waveforms)
+        for seconds, indices in by_seconds.items():
+            for start in range(0, len(indices), BATCH):
+                picked = indices[start : start + BATCH]
+                values = self._features([waveforms[i] for i in picked], seconds)
+                for place, index in enumerate(picked):
+                    rows[index] = values[place]
+        return pad([row.cpu() for row in rows]).to(self.device)
+
+    @torch.inference_mode()
+    def _features(self, waveforms: Sequence[NDArray[np.float32]], seconds: int) -> torch.Tensor:
+        """[batch, num_bins, 2020], float32, of clips that are padded to ``seconds``."""
+        encoder, extractor = self._encoder(seconds)
+        mel = extractor(
+            list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
+        ).input_features.to(self.device)
+        output = encoder(mel, output_hidden_states=True)
+        states = torch.stack(output.hidden_states, 2)
+        batch, frames = states.shape[:2]
+        per_bin = int(FRAMES_PER_SECOND * BIN_SECONDS)
+        # [batch, bins, frames a bin, states, 384] → mean over the bin's frames.
+        pooled = states.reshape(batch, frames // per_bin, per_bin, -1).mean(2)
+        bands, steps = ENVELOPE
+        coarse = F.adaptive_avg_pool2d(mel[:, None], (bands, pooled.shape[1] * steps))[:, 0]
+        coarse = coarse.reshape(batch, bands, -1, steps).permute(0, 2, 1, 3).flatten(2)
+        return torch.cat([pooled, coarse], 2)
+
+    def _encoder(self, seconds: int) -> tuple[Any, Any]:
+        from transformers import WhisperConfig, WhisperFeatureExtractor
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        with self._lock:
+            if seconds not in self._encoders:
+                positions = seconds * FRAMES_PER_SECOND
+                config = WhisperConfig(
+                    d_model=384,
+                    encoder_layers=4,
+                    encoder_attention_heads=6,
+                    encoder_ffn_dim=1536,
+                    num_mel_bins=NUM_MEL_BINS,
+                    max_source_positions=positions,
+                )
+                state = dict(self._state)
+                state["embed_positions.weight"] = state["embed_positions.weight"][:positions]
+                with torch.device("meta"):
+                    encoder: Any = WhisperEncoder(config)
+                # assign: every length shares one copy of the weights.
+                encoder.load_state_dict(state, assign=True)
+                encoder.requires_grad_(False).eval().to(self.device)
+                extractor_class: Any = WhisperFeatureExtractor
+                extractor = extractor_class(feature_size=NUM_MEL_BINS, chunk_length=seconds)
+                self._encoders[seconds] = (encoder, extractor)
+            return self._encoders[seconds]
+
+
+def _padded_seconds(waveform: NDArray[np.float32]) -> int:
+    if waveform.ndim != 1 or waveform.dtype != np.float32:
+        raise InvalidField(
+            f"audio has shape {waveform.shape} and dtype {waveform.dtype}, "
+            "expected [num_samples] float32",
+            field="audio",
+        )
+    if not 0 < len(waveform) <= MAX_SECONDS * SAMPLE_RATE_HZ:
+        raise InvalidField(
+            f"audio lasts {len(waveform) / SAMPLE_RATE_HZ:.3f} s, allowed: more than 0 to "
+            f"{MAX_SECONDS} s",
+            field="audio",
+        )
+    steps = -(-len(waveform) // (STEP_SECONDS * SAMPLE_RATE_HZ))
+    return max(SHORTEST_SECONDS, steps * STEP_SECONDS)
+
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=2)
+def _whisper(device: str) -> WhisperTiny:
+    return WhisperTiny(device)
+
+
+def whisper(device: str = "cpu") -> WhisperTiny:
+    """The process's audio encoder. Raises NotFound with the installing command when the package is missing."""
+    with _lock:
+        return _whisper(device)

@@ -1,0 +1,172 @@
+"""Text, pictures and sounds of a task as unit vectors of one shared space: frozen backbones, trained heads."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from semlink.corpora.corpus import Task
+from semlink.errors import InvalidField, NotFound
+from semlink.models import file_sha256
+from semlink.semantics import audio, image, text
+from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.text import sentence_embeddings
+from semlink.semantics.tokens import Tokens
+from semlink.settings import Settings
+
+__all__ = [
+    "FEATURE_DIM",
+    "TASKS",
+    "SemanticEncoder",
+    "backbone_of",
+    "heads_path",
+    "heads_sha256",
+    "load_heads",
+    "media_tokens",
+    "semantic_encoder",
+    "sentence_embeddings",
+    "text_tokens",
+]
+
+TASKS: Final[tuple[Task, ...]] = ("person", "image", "audio")
+CANVAS: Final[dict[str, image.Canvas]] = {"person": image.PORTRAIT, "image": image.SQUARE}
+_BATCH: Final = 256
+_lock = threading.Lock()
+
+
+def _check_task(task: str) -> None:
+    if task not in TASKS:
+        raise InvalidField(f"task is {task!r}, allowed: {', '.join(TASKS)}", field="task")
+
+
+def backbone_of(task: str) -> str:
+    """Name (:data:`semlink.models.MODELS`) of the frozen model that sees a task's media."""
+    _check_task(task)
+    return "whisper-tiny" if task == "audio" else "efficientnet-lite0"
+
+
+def media_tokens(task: str, media: Sequence[NDArray[Any]], device: str = "cpu") -> Tokens:
+    """Frozen tokens of pictures (uint8 ``[height, width, 3]``) or, for task "audio", of waveforms (float32, 16 kHz)."""
+    _check_task(task)
+    if task == "audio":
+        return audio.whisper(device).tokens(media)
+    return image.efficientnet(device).tokens(media, CANVAS[task])
+
+
+def text_tokens(texts: Sequence[str], device: str = "cpu") -> Tokens:
+    """Frozen tokens of texts, the same for every task."""
+    return text.minilm(device).token_states(texts)
+
+
+def heads_path(task: str) -> Path:
+    """File of a task's trained heads. Raises NotFound, with the command that makes it, when it is missing."""
+    _check_task(task)
+    path = Settings().weights_dir / f"heads-{task}.safetensors"
+    if not path.is_file():
+        raise NotFound(
+            f"{path} is missing: run `semlink train heads --task {task}`", field="weights_dir"
+        )
+    return path
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - the key of the cache
+    return file_sha256(path)
+
+
+def heads_sha256(task: str) -> str:
+    """SHA-256 of a task's heads file: what a gallery was made with."""
+    path = heads_path(task)
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+def load_heads(task: str, device: str = "cpu") -> dict[str, Head]:
+    """A task's heads, ``{"text": …, "media": …}``, in evaluation mode without gradients."""
+    heads: dict[str, Head] = {}
+    with safe_open(heads_path(task), framework="pt") as file:
+        configs = json.loads(file.metadata()["configs"])
+        names = list(file.keys())
+        for side in ("text", "media"):
+            head = Head(HeadConfig(**configs[side]))
+            prefix = f"{side}."
+            state = {
+                name.removeprefix(prefix): file.get_tensor(name).float()
+                for name in names
+                if name.startswith(prefix)
+            }
+            head.load_state_dict(state)
+            heads[side] = head.eval().requires_grad_(False).to(device)
+    return heads
+
+
+class SemanticEncoder:
+    """The encoders of one task. Loaded on first use; safe to call from several threads.
+
+    Every method takes a list and returns float32 ``[n, 256]`` of unit norm; an item's vector does not depend on the
+    other items. Raises InvalidField for an unknown task or input, NotFound for missing models or weights.
+    """
+
+    def __init__(self, task: str, device: str = "cpu") -> None:
+        _check_task(task)
+        self.task = task
+        self.device = device
+        self._heads: dict[str, Head] | None = None
+        self._lock = threading.Lock()
+
+    def text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts, not empty; beyond 128 word pieces a text is cut."""
+        return self._encode("text", text_tokens(texts, self.device))
+
+    def image(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Vectors of RGB pictures ``[height, width, 3]``, uint8, any size. For the tasks "person" and "image"."""
+        if self.task == "audio":
+            raise InvalidField(
+                "task 'audio' takes text or audio, not an image", field="query.image"
+            )
+        return self._encode("media", media_tokens(self.task, pictures, self.device))
+
+    def audio(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Vectors of mono 16 kHz waveforms, float32, at most 30 s. For the task "audio"."""
+        if self.task != "audio":
+            raise InvalidField(
+                f"task {self.task!r} takes text or an image, not audio", field="query.audio"
+            )
+        return self._encode("media", media_tokens(self.task, waveforms, self.device))
+
+    def head(self, side: str) -> Head:
+        """The trained head of ``side``, "text" or "media"."""
+        with self._lock:
+            if self._heads is None:
+                self._heads = load_heads(self.task, self.device)
+            return self._heads[side]
+
+    @torch.inference_mode()
+    def _encode(self, side: str, tokens: Tokens) -> NDArray[np.float32]:
+        head = self.head(side)
+        parts = [
+            head(tokens.values[i : i + _BATCH], tokens.mask[i : i + _BATCH])
+            for i in range(0, len(tokens), _BATCH)
+        ]
+        vectors: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+        return vectors
+
+
+@lru_cache(maxsize=8)
+def _semantic_encoder(task: str, device: str) -> SemanticEncoder:
+    return SemanticEncoder(task, device)
+
+
+def semantic_encoder(task: str, device: str = "cpu") -> SemanticEncoder:
+    """The process's encoder of a task: services and the lab share one."""
+    with _lock:
+        return _semantic_encoder(task, device)

@@ -1,0 +1,135 @@
+"""The trained heads: a small transformer over frozen tokens, pooled into the shared 256-d space (our definition)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from semlink.semantics.tokens import Tokens
+
+FEATURE_DIM: Final = 256
+"""Width of the space that text and media of a task share."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """Shape of one head. ``max_tokens`` bounds the learned positions; longer inputs are cut."""
+
+    in_dim: int
+    max_tokens: int
+    width: int = 192
+    num_layers: int = 2
+    num_heads: int = 4
+    num_queries: int = 4
+    dropout: float = 0.1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+class Head(nn.Module):
+    """Tokens to one unit vector.
+
+    Each token is standardised with the training set's mean and deviation, projected, given a learned position and
+    passed through pre-norm transformer layers; learned queries attend over the result; their outputs, side by side,
+    are projected to 256 dimensions and normalised.
+
+    ``forward(values [batch, num_tokens, in_dim], mask [batch, num_tokens] bool) -> [batch, 256]``, unit norm.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.register_buffer("mean", torch.zeros(config.in_dim))
+        self.register_buffer("deviation", torch.ones(config.in_dim))
+        self.project = nn.Linear(config.in_dim, width)
+        self.positions = nn.Parameter(torch.randn(config.max_tokens, width) * 0.02)
+        self.layers = nn.ModuleList(
+            [_Layer(width, config.num_heads, config.dropout) for _ in range(config.num_layers)]
+        )
+        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(config.num_queries, width) * 0.02)
+        self.pool = _Attention(width, config.num_heads)
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(config.num_queries * width, FEATURE_DIM)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return F.normalize(self.raw(values, mask), dim=-1)
+
+    def raw(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The feature before normalisation, [batch, 256]."""
+        x = self.hidden(values, mask)
+        queries = self.queries.expand(len(x), -1, -1)
+        pooled = self.pool(queries, x, mask[:, : x.shape[1]])
+        out: torch.Tensor = self.out(self.dropout(pooled.flatten(1)))
+        return out
+
+    def hidden(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token states after the transformer, [batch, num_tokens, width]."""
+        values = values[:, : self.config.max_tokens]
+        mask = mask[:, : self.config.max_tokens]
+        # Rare channels of the backbones reach hundreds of deviations: they would own the projection.
+        x = ((values - self.mean) / self.deviation).clamp(-8.0, 8.0)
+        x = self.dropout(self.project(x)) + self.positions[: x.shape[1]]
+        for layer in self.layers:
+            x = layer(x, mask)
+        out: torch.Tensor = self.norm(x)
+        return out
+
+    def encode(self, tokens: Tokens) -> torch.Tensor:
+        """:meth:`forward` of a batch of tokens."""
+        out: torch.Tensor = self(tokens.values, tokens.mask)
+        return out
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of queries over masked tokens."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        batch, num_queries, width = queries.shape
+
+        def split(t: torch.Tensor) -> torch.Tensor:
+            return t.view(batch, t.shape[1], self.num_heads, -1).transpose(1, 2)
+
+        q = split(self.query(queries))
+        k, v = map(split, self.key_value(x).chunk(2, dim=-1))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        out: torch.Tensor = self.out(y.transpose(1, 2).reshape(batch, num_queries, width))
+        return out
+
+
+class _Layer(nn.Module):
+    """A pre-norm transformer layer, feed-forward twice the width."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = _Attention(width, num_heads)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention(normed, normed, mask))
+        out: torch.Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out

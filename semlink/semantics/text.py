@@ -1,0 +1,100 @@
+"""The frozen sentence encoder: MiniLM token states and sentence embeddings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semlink.errors import InvalidField
+from semlink.models import locate
+from semlink.semantics.tokens import Tokens
+
+WIDTH: Final = 384
+MAX_TOKENS: Final = 128
+"""Longer texts are cut: MiniLM was trained on at most 128 word pieces, and a long query may have more."""
+BATCH: Final = 64
+
+_lock = threading.Lock()
+
+
+class MiniLm:
+    """all-MiniLM-L6-v2, frozen. Loaded once a process by :func:`minilm`; safe to call from several threads."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        import tokenizers
+        from transformers import AutoModel
+
+        folder = locate("minilm").parent
+        self.device = torch.device(device)
+        self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # Padding is done here, by hand: the tokenizer's own is state that threads would share.
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._model: Any = _frozen(AutoModel.from_pretrained(Path(folder), dtype=torch.float32))
+        self._model.to(self.device)
+
+    @torch.inference_mode()
+    def token_states(self, texts: Sequence[str]) -> Tokens:
+        """Last hidden states, one token a word piece with [CLS] and [SEP], values [batch, num_tokens, 384].
+
+        Texts are sorted by length and run in batches of 64. Raises InvalidField for an empty list or an empty text.
+        """
+        if not texts:
+            raise InvalidField("text is an empty list, expected at least one text", field="text")
+        blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
+        if blank is not None:
+            raise InvalidField(f"text {blank} is empty", field="text")
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        longest = max(map(len, rows))
+        values = torch.zeros(len(rows), longest, WIDTH, device=self.device)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=self.device)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(order), BATCH):
+            picked = order[start : start + BATCH]
+            width = max(len(rows[index]) for index in picked)
+            ids = torch.zeros(len(picked), width, dtype=torch.long)
+            real = torch.zeros(len(picked), width, dtype=torch.bool)
+            for place, index in enumerate(picked):
+                ids[place, : len(rows[index])] = torch.tensor(rows[index])
+                real[place, : len(rows[index])] = True
+            ids, real = ids.to(self.device), real.to(self.device)
+            states = self._model(input_ids=ids, attention_mask=real.long()).last_hidden_state
+            values[picked, :width] = states * real[..., None]
+            mask[picked, :width] = real
+        return Tokens(values, mask)
+
+    def sentence_embeddings(self, texts: Sequence[str]) -> torch.Tensor:
+        """Mean of the token states, L2-normalised, [batch, 384], float32 (the model card's pooling)."""
+        tokens = self.token_states(texts)
+        return torch.nn.functional.normalize(tokens.values.sum(1) / tokens.mask.sum(1)[:, None])
+
+
+def _frozen(model: Any) -> Any:
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+@lru_cache(maxsize=2)
+def _minilm(device: str) -> MiniLm:
+    return MiniLm(device)
+
+
+def minilm(device: str = "cpu") -> MiniLm:
+    """The process's MiniLM. Raises NotFound with the installing command when the package is missing."""
+    with _lock:
+        return _minilm(device)
+
+
+def sentence_embeddings(texts: Sequence[str], device: str = "cpu") -> NDArray[np.float32]:
+    """MiniLM sentence embeddings, [n, 384], float32, unit norm: their dot product is the cosine similarity."""
+    embeddings: NDArray[np.float32] = minilm(device).sentence_embeddings(texts).cpu().numpy()
+    return embeddings
