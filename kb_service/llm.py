@@ -42,6 +42,8 @@ TOP_K: Final = 64
 
 _FORMAT: Final = 1
 """Of the converted model in the cache; raise it when the conversion changes."""
+MODEL_NAME: Final = f"smollm2-{MODELS['smollm2'].sha256[:12]}-{_FORMAT}"
+"""Folder of the converted model and name in the keys of what is kept."""
 
 
 class GenerationCancelled(SemlinkError):
@@ -328,13 +330,12 @@ def load_language_model(cache_dir: Path, *, device: str = "cpu") -> LanguageMode
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    name = f"smollm2-{MODELS['smollm2'].sha256[:12]}-{_FORMAT}"
-    folder = cache_dir / name
+    folder = cache_dir / MODEL_NAME
     if not folder.is_dir():
         _convert(locate("smollm2"), folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return LanguageModel(model, tokenizer, name=name, device=device)
+    return LanguageModel(model, tokenizer, name=MODEL_NAME, device=device)
 
 
 def _convert(weights: Path, folder: Path) -> None:

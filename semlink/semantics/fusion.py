@@ -22,6 +22,7 @@ def fuse(
     rewrites: torch.Tensor,
     similarity: torch.Tensor,
     kept: torch.Tensor,
+    *,
     rule: Fusion,
     temperature: float,
 ) -> torch.Tensor:
@@ -49,7 +50,7 @@ def fuse(
     Raises InvalidField for an unknown rule, a temperature that is not positive, shapes that do not agree, or a row
     whose weighted sum vanishes (source and rewrites cancel).
     """
-    _check(source, rewrites, similarity, kept, rule, temperature)
+    _check(source, rewrites, similarity, kept, rule=rule, temperature=temperature)
     if rule == "none" or rewrites.shape[1] == 0:
         return source
     weights = _weights(similarity, kept, rule, temperature).unsqueeze(-1)
@@ -81,6 +82,7 @@ def _check(
     rewrites: torch.Tensor,
     similarity: torch.Tensor,
     kept: torch.Tensor,
+    *,
     rule: Fusion,
     temperature: float,
 ) -> None:

@@ -12,7 +12,7 @@ def _unit(*shape: int, seed: int) -> torch.Tensor:
     return values / values.norm(dim=-1, keepdim=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return {
@@ -48,8 +48,8 @@ def test_nothing_kept_is_exactly_the_source(batch, rule):
         torch.zeros(6, 0, 32),
         torch.zeros(6, 0),
         torch.zeros(6, 0, dtype=torch.bool),
-        rule,
-        0.1,
+        rule=rule,
+        temperature=0.1,
     )
     assert torch.equal(empty, batch["source"])
 
@@ -73,7 +73,7 @@ def test_batch_mates_and_dropped_rewrites_change_nothing(batch, rule):
         assert torch.equal(alone[0], together[i])
     poisoned = torch.where(batch["kept"].unsqueeze(-1), batch["rewrites"], torch.nan)
     other = torch.where(batch["kept"], batch["similarity"], 0.99)
-    again = fuse(batch["source"], poisoned, other, batch["kept"], rule, 0.1)
+    again = fuse(batch["source"], poisoned, other, batch["kept"], rule=rule, temperature=0.1)
     assert torch.equal(again, together)
 
 
@@ -105,4 +105,11 @@ def test_bad_input_is_named(batch, change, field):
 def test_a_rewrite_opposite_to_the_source_is_refused():
     source = _unit(1, 8, seed=5)
     with pytest.raises(InvalidField, match="cancel"):
-        fuse(source, -source[:, None], torch.ones(1, 1), torch.ones(1, 1).bool(), "mean", 0.1)
+        fuse(
+            source,
+            -source[:, None],
+            torch.ones(1, 1),
+            torch.ones(1, 1).bool(),
+            rule="mean",
+            temperature=0.1,
+        )
