@@ -322,9 +322,21 @@ def train_rvq(seed: int = 0) -> None:
 @bench_app.command("link")
 def bench_link(out: Out = Path("results")) -> None:
     """Channel windows and reports a second, and what applying the channel costs."""
-    from lab.bench_link import run
+    import time
 
-    run(out)
+    from lab.bench_link import run
+    from lab.results import Report, Row
+
+    started = time.monotonic()
+    rows = run(console)
+    report = Report("bench-link", seconds=time.monotonic() - started)
+    report.rows += [
+        Row(metric=name, mean=value, variant=str(row["what"]))
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, float)
+    ]
+    console.print(f"written: {report.write(out, report.experiment)}")
 
 
 @bench_app.command("serve")

@@ -168,7 +168,7 @@ def _equalise(received: Sequence[Samples]) -> tuple[NDArray[np.complex64], NDArr
         torch.from_numpy(np.stack(arrays))
         for arrays in zip(*((r.data, r.pilots, r.noise) for r in received), strict=True)
     )
-    weights, sinr = lmmse(pilots, noise_variance(noise), 1)
+    weights, sinr = lmmse(pilots, noise_variance(noise), 1, received[0].pilot_length)
     subband = torch.arange(data.shape[-1]) % NUM_SUBBANDS
     equalised = equalize(data, weights)[:, 0]
     return equalised.numpy(), (1.0 / sinr[:, subband, 0]).numpy().astype(np.float32)

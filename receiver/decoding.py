@@ -24,6 +24,7 @@ class Samples:
     header: channel_pb2.FrameHeader
     data: NDArray[np.complex64]
     pilots: NDArray[np.complex64]
+    pilot_length: int
     noise: NDArray[np.complex64]
 
     @property
@@ -35,6 +36,7 @@ class Samples:
             self.header.num_layers,
             self.data.shape,
             self.pilots.shape,
+            self.pilot_length,
             self.noise.shape,
         )
 
@@ -89,7 +91,12 @@ def check_frame(frame: receiver_pb2.ReceivedFrame, *, field: str) -> Samples:
     noise = from_wire(
         frame.noise, field=f"{field}.noise", dtype="complex64", shape=(data.shape[0], None)
     )
-    return Samples(header, data, pilots, noise)
+    if not 1 <= frame.pilot_length <= 1024:
+        raise InvalidField(
+            f"{field}.pilot_length is {frame.pilot_length}, allowed: 1…1024",
+            field=f"{field}.pilot_length",
+        )
+    return Samples(header, data, pilots, frame.pilot_length, noise)
 
 
 def decode(batch: list[Samples], device: torch.device) -> list[Decoded]:
@@ -117,7 +124,7 @@ def _decode_alike(
         torch.from_numpy(np.stack(arrays)).to(device)
         for arrays in zip(*((f.data, f.pilots, f.noise) for f in frames), strict=True)
     )
-    weights, sinr = lmmse(pilots, noise_variance(noise), num_layers)
+    weights, sinr = lmmse(pilots, noise_variance(noise), num_layers, frames[0].pilot_length)
     symbols = equalize(data, weights)
     subband = torch.arange(data.shape[-1], device=device) % NUM_SUBBANDS
     # symbol j of the message went to layer j mod L of resource element j // L
