@@ -15,6 +15,7 @@ from channel_service.air import Received, draw, pilot_length, transmit
 from channel_service.frames import CheckedFrame, check_frame
 from channel_service.reports import Reports
 from channel_service.windows import Windows
+from semlink.batching import MicroBatcher
 from semlink.errors import InvalidField, SemlinkError, Unavailable
 from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query, validate_link
 from semlink.rooms import KnowledgeRoom, ReceiverRoom
@@ -34,6 +35,7 @@ class _Flown:
 
     received: receiver_pb2.ReceivedFrame
     link: channel_pb2.LinkReport
+    timings: tuple[common_pb2.Timing, ...]
 
 
 class Channel:
@@ -57,13 +59,17 @@ class Channel:
         self._knowledge = knowledge
         self.windows = Windows(cache_bytes, settings.device)
         self._reports = Reports(self.windows)
+        self._air: MicroBatcher[CheckedFrame, _Flown] = MicroBatcher(
+            self._fly, name="channel.air", max_batch=256, max_queue=settings.max_queue
+        )
 
     def warm_up(self) -> None:
         """Make a first window, so that the first query does not pay for Sionna's set-up."""
         self.windows.window(default_link(), 0)
 
     async def close(self) -> None:
-        """Nothing is queued here: every call finishes what it began."""
+        """Finish what is queued."""
+        await self._air.drain()
 
     # --- links ---------------------------------------------------------------------------------
 
@@ -172,11 +178,14 @@ class Channel:
     async def transmit(self, request: channel_pb2.TransmitRequest) -> channel_pb2.TransmitResponse:
         """Carry the frames to the receiver; its answers come back with the link's figures, in their order.
 
-        The receiver gets the header, samples, pilots and zero-power elements, and nothing that did not cross the air
-        but the query's id, by which answers find their way back.
+        The receiver gets the header, samples, pilots and zero-power elements, and nothing that did not cross the air;
+        its answers find their way back by their order.
         Raises InvalidField or CorruptTensor naming ``frames[i].…``, and what the receiver raises.
         """
-        flown, timings = await asyncio.to_thread(self._fly, list(request.frames))
+        checked = [
+            check_frame(frame, field=f"frames[{i}]") for i, frame in enumerate(request.frames)
+        ]
+        flown = await self._air.submit_many(checked)
         answer = await self._receiver.receive(
             receiver_pb2.ReceiveRequest(frames=[f.received for f in flown])
         )
@@ -186,35 +195,32 @@ class Channel:
             )
         return channel_pb2.TransmitResponse(
             deliveries=[
-                _deliver(frame, f.link, reception, timings)
+                _deliver(frame, f, reception)
                 for frame, f, reception in zip(
                     request.frames, flown, answer.receptions, strict=True
                 )
             ]
         )
 
-    def _fly(self, frames: list[channel_pb2.Frame]) -> tuple[list[_Flown], list[common_pb2.Timing]]:
-        """Check, then let frames of equal shape fly together."""
-        checked = [check_frame(frame, field=f"frames[{i}]") for i, frame in enumerate(frames)]
+    def _fly(self, frames: list[CheckedFrame]) -> list[_Flown]:
+        """Let frames of equal shape fly together."""
         with timed("channel.window") as window_clock:
-            truth = [self.windows.slot(frame.config, frame.slot)[0] for frame in checked]
+            truth = [self.windows.slot(frame.config, frame.slot)[0] for frame in frames]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for i, frame in enumerate(checked):
+        for i, frame in enumerate(frames):
             groups.setdefault(frame.shape, []).append(i)
-        flown: dict[int, _Flown] = {}
+        received: dict[int, receiver_pb2.ReceivedFrame] = {}
+        links: dict[int, channel_pb2.LinkReport] = {}
         with timed("channel.air") as air_clock:
             for members in groups.values():
-                batch = [checked[i] for i in members]
                 h = torch.stack([truth[i] for i in members])
-                received = _through_air(batch, h)
+                arrived = _through_air([frames[i] for i in members], h)
                 for row, i in enumerate(members):
-                    flown[i] = _Flown(
-                        _received_frame(received, row, frames[i]),
-                        _link_report(checked[i], float(received.sinr_db[row])),
-                    )
-            _add_csi_figures(checked, truth, [flown[i].link for i in range(len(checked))])
-        ordered = [flown[i] for i in range(len(checked))]
-        return ordered, [window_clock.timing(), air_clock.timing()]
+                    received[i] = _received_frame(arrived, row, frames[i])
+                    links[i] = _link_report(frames[i], float(arrived.sinr_db[row]))
+            _add_csi_figures(frames, truth, [links[i] for i in range(len(frames))])
+        timings = (window_clock.timing(), air_clock.timing())
+        return [_Flown(received[i], links[i], timings) for i in range(len(frames))]
 
     # --- for plots -----------------------------------------------------------------------------
 
@@ -298,10 +304,9 @@ def _through_air(batch: list[CheckedFrame], h: torch.Tensor) -> Received:
 
 
 def _received_frame(
-    received: Received, row: int, frame: channel_pb2.Frame
+    received: Received, row: int, frame: CheckedFrame
 ) -> receiver_pb2.ReceivedFrame:
     return receiver_pb2.ReceivedFrame(
-        query_id=frame.query_id,
         header=frame.header,
         samples=to_wire(received.samples[row]),
         pilots=to_wire(received.pilots[row]),
@@ -357,19 +362,15 @@ def _add_csi_figures(
 
 
 def _deliver(
-    frame: channel_pb2.Frame,
-    link: channel_pb2.LinkReport,
-    reception: receiver_pb2.Reception,
-    timings: list[common_pb2.Timing],
+    frame: channel_pb2.Frame, flown: _Flown, reception: receiver_pb2.Reception
 ) -> channel_pb2.Delivery:
-    report = channel_pb2.LinkReport()
-    report.CopyFrom(link)
+    report = flown.link
     report.post_eq_snr_estimate_db = reception.post_eq_snr_estimate_db
     return channel_pb2.Delivery(
         query_id=frame.query_id,
         matches=reception.matches,
         link=report,
-        timings=[*timings, *reception.timings],
+        timings=[*flown.timings, *reception.timings],
         degraded=reception.degraded,
     )
 

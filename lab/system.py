@@ -69,11 +69,12 @@ class RecordingReceiver(Receiver):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.features: dict[str, NDArray[np.float32]] = {}
+        self.features: list[NDArray[np.float32]] = []
+        """In the order of the queries of the last requests; cleared by whoever reads them."""
 
     def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
-        self.features |= {w.query_id: w.feature for w in wanted}
-        return [receiver_pb2.Reception(query_id=w.query_id) for w in wanted]
+        self.features += [w.feature for w in wanted]
+        return [receiver_pb2.Reception() for _ in wanted]
 
 
 def build_system(

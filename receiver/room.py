@@ -25,7 +25,6 @@ from semlink.wire import from_wire
 class Wanted:
     """A decoded feature (``[feature_size]``, float32, unit norm) and what to look for with it."""
 
-    query_id: str
     header: channel_pb2.FrameHeader
     feature: NDArray[np.float32]
 
@@ -56,10 +55,7 @@ class Receiver:
         for i, checked in enumerate(samples):
             _check_target(checked.header, field=f"frames[{i}].header")
         decoded = await self._decoder.submit_many(samples)
-        wanted = [
-            Wanted(frame.query_id, s.header, d.feature)
-            for frame, s, (d, _) in zip(request.frames, samples, decoded, strict=True)
-        ]
+        wanted = [Wanted(s.header, d.feature) for s, (d, _) in zip(samples, decoded, strict=True)]
         receptions = await asyncio.to_thread(self._find, wanted)
         for reception, (d, milliseconds) in zip(receptions, decoded, strict=True):
             reception.post_eq_snr_estimate_db = d.post_eq_snr_estimate_db
@@ -77,7 +73,7 @@ class Receiver:
             feature = from_wire(
                 item.feature, field=f"items[{i}].feature", dtype="float32", shape=(None,)
             )
-            wanted.append(Wanted(item.query_id, header, feature))
+            wanted.append(Wanted(header, feature))
         return receiver_pb2.SearchResponse(receptions=await asyncio.to_thread(self._find, wanted))
 
     async def list_corpora(
@@ -147,7 +143,6 @@ def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
         timing = common_pb2.Timing(stage="receiver.search", milliseconds=clock.milliseconds)
         for i, found in zip(members, hits, strict=True):
             receptions[i] = receiver_pb2.Reception(
-                query_id=wanted[i].query_id,
                 matches=[
                     receiver_pb2.Match(item_id=h.item_id, score=h.score, captions=h.captions)
                     for h in found[: wanted[i].header.top_k]

@@ -279,7 +279,6 @@ class Transmitter:
             receiver_pb2.SearchRequest(
                 items=[
                     receiver_pb2.SearchItem(
-                        query_id=w.query.message.id,
                         header=_header(w, num_streams=1, num_layers=1).SerializeToString(),
                         feature=to_wire(np.asarray(w.feature, dtype=np.float32)),
                     )

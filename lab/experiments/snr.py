@@ -139,7 +139,7 @@ async def _measure(
         degraded = [d for a in answers for d in a.degraded]
         if degraded:
             raise RuntimeError(f"a degraded answer is no measurement: {degraded[0]}")
-    features = np.stack([receiver.features[str(i)] for i in range(len(messages))])
+    features = np.stack(receiver.features)
     metrics = retrieval_metrics(features @ queries.gallery.T, queries.relevant)
     return {name: float(metrics[name]) for name in METRICS}
 

@@ -34,13 +34,12 @@ class Recorder:
         return receiver_pb2.ReceiveResponse(
             receptions=[
                 receiver_pb2.Reception(
-                    query_id=frame.query_id,
-                    matches=[receiver_pb2.Match(item_id=f"item of {frame.query_id}", score=0.5)],
+                    matches=[receiver_pb2.Match(item_id=f"item of frame {i}", score=0.5)],
                     post_eq_snr_estimate_db=float(i),
                     timings=[common_pb2.Timing(stage="receiver.search", milliseconds=1.0)],
                     degraded=[common_pb2.Degradation(part="receiver.test", reason="none")],
                 )
-                for i, frame in enumerate(request.frames)
+                for i, _ in enumerate(request.frames)
             ]
         )
 
@@ -156,7 +155,7 @@ async def test_the_answer_is_the_receivers_with_the_links_figures():
         frame(config, w, query_id="b", seed=6),
     )
     assert [d.query_id for d in deliveries] == ["a", "b"]
-    assert [d.matches[0].item_id for d in deliveries] == ["item of a", "item of b"]
+    assert [d.matches[0].item_id for d in deliveries] == ["item of frame 0", "item of frame 1"]
     first, second = (d.link for d in deliveries)
     assert second.post_eq_snr_estimate_db == 1.0
     assert first.snr_db == config.snr_db
@@ -183,6 +182,7 @@ async def test_what_the_precoder_believed_never_reaches_the_receiver():
     (base,) = recorder.frames
     changed = frame(config, w, assumed=truth * 3 + 1)
     changed.link_id = "something else"
+    changed.query_id = "an id says who asks"
     changed.config.feedback.bits = 128
     changed.config.feedback.delay_slots = 50
     await transmit(channel, changed)
@@ -190,7 +190,7 @@ async def test_what_the_precoder_believed_never_reaches_the_receiver():
     assert same.SerializeToString(deterministic=True) == base.SerializeToString(deterministic=True)
     # the message itself is nothing but these fields, of the sizes that the air gives them
     named = {field.name for field, _ in base.ListFields()}
-    assert named == {"query_id", "header", "samples", "pilots", "pilot_length", "noise"}
+    assert named == {"header", "samples", "pilots", "pilot_length", "noise"}
     shapes = {name: value.shape for name, value in tensors(base).items()}
     assert shapes == {
         "samples": (2, 40),

@@ -179,8 +179,7 @@ async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(room: st
             answer = await getattr(client, name)(GetMessageClass(method.input_type)())
             assert type(answer) is GetMessageClass(method.output_type)
             assert seen[-1] == (name, GetMessageClass(method.input_type))
-    public = {name for name in vars(type(client)) if not name.startswith("_")}
-    assert public == set(methods)
+    assert {name for name in vars(type(client)) if not name.startswith("_")} == set(methods)
 
 
 def test_a_room_that_lacks_a_method_is_refused() -> None:
@@ -429,6 +428,36 @@ async def test_what_was_sent_is_never_sent_again() -> None:
     assert len(room.calls) == 1
 
 
+async def test_two_replicas_share_the_calls_and_a_rolling_stop_fails_none() -> None:
+    replicas = [Receiver(lambda: asyncio.sleep(0.002)) for _ in range(2)]
+    servers = [
+        await start_server("receiver", face("receiver", room), SETTINGS) for room in replicas
+    ]
+    for server in servers:
+        await server.set_serving()
+    address = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    async with receiver_client(address, SETTINGS) as client:
+
+        async def work() -> None:
+            for n in range(60):
+                assert (
+                    await client.get_item(receiver_pb2.GetItemRequest(item_id=str(n)))
+                ).item_id == str(n)
+
+        await work()
+        shares = [len(room.calls) for room in replicas]
+        assert min(shares) >= 25, shares
+        workers = [asyncio.create_task(work()) for _ in range(8)]
+        await asyncio.sleep(0.05)
+        await servers[0].stop(5)
+        await asyncio.gather(*workers)
+        assert sum(len(room.calls) for room in replicas) == 60 + 8 * 60, "a call ran twice"
+        before = len(replicas[1].calls)
+        await work()
+        assert len(replicas[1].calls) - before == 60
+    await servers[1].stop(0)
+
+
 async def test_not_ready_then_serving_then_drained() -> None:
     room = Receiver(lambda: asyncio.sleep(0.4))
     server = await start_server("receiver", face("receiver", room), SETTINGS)
@@ -447,10 +476,21 @@ async def test_not_ready_then_serving_then_drained() -> None:
 
         for name in ("", "semlink.v1.Receiver"):
             assert await status(name) == not_serving
-        with pytest.raises(errors.Unavailable, match="not ready"):
+        with pytest.raises(
+            grpc.aio.AioRpcError, match="not ready"
+        ) as refused:  # who does not watch health
+            await channel.unary_unary("/semlink.v1.Receiver/Search")(b"")
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(errors.Unavailable, match="cannot be reached"):  # ours do
             await client.search(receiver_pb2.SearchRequest())
+        assert not await client.serving(0.1)
         assert room.calls == []
+        waiting = asyncio.create_task(client.search(receiver_pb2.SearchRequest()))
+        await asyncio.sleep(0.1)
         await server.set_serving()
+        await waiting
+        assert await client.serving()
+        room.calls.clear()
         for name in ("", "semlink.v1.Receiver"):
             assert await status(name) == serving_status
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -583,14 +623,7 @@ async def test_serve_as_a_process_until_sigterm_drains_and_exits_with_0() -> Non
         patient = Settings(connect_timeout_s=60)
         async with knowledge_client(f"127.0.0.1:{port}", patient) as client:
             async with asyncio.timeout(60):
-                while True:
-                    try:
-                        threads = await client.predict_csi(knowledge_pb2.PredictCsiRequest())
-                        break
-                    except errors.Unavailable as error:
-                        if "not ready" not in error.message:
-                            raise
-                        await asyncio.sleep(0.05)
+                threads = await client.predict_csi(knowledge_pb2.PredictCsiRequest())
             assert threads.predictions[0].newest_report_slot == 1
             in_flight = asyncio.create_task(
                 client.rewrite(knowledge_pb2.RewriteRequest(budget_ms=500))
@@ -604,7 +637,7 @@ async def test_serve_as_a_process_until_sigterm_drains_and_exits_with_0() -> Non
     assert process.returncode == 0, err
     assert out == "closed\n"
     events = [json.loads(line)["event"] for line in err.splitlines()]
-    assert [e for e in events if e != "refused"] == ["listening", "ready", "draining", "stopped"]
+    assert events == ["listening", "ready", "draining", "stopped"]
 
 
 async def test_an_answer_type_is_checked_by_the_contract() -> None:

@@ -1,0 +1,350 @@
+"""Train the codebooks of the ``rvq`` quantiser: ``python -m lab.train_rvq`` (about 15 minutes on two cores).
+
+Channels are drawn once (``--rounds`` rounds of :data:`lab.channels.TRAIN_MIX`, kept in the work directory) and seen by
+every antenna configuration. Each configuration is written when it is done; an interrupted run goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import torch
+import typer
+from rich.progress import Progress
+from safetensors.torch import save_file
+
+from lab.channels import TRAIN_MIX, drop, fewer_antennas, training_drops
+from semlink.links import NUM_SUBBANDS
+from semlink.signal.quantizers.rvq import Codebooks, RvqQuantizer, weights_directory
+from semlink.signal.quantizers.scalar import ScalarQuantizer
+
+DIMENSIONS: Final = {(16, 2): 64, (8, 2): 44, (16, 1): 44, (8, 1): 32, (32, 2): 76, (32, 1): 60}
+"""Components in which codewords live, by (num_tx_ant, num_rx_ant)."""
+NUM_SHAPES: Final = 1024
+NUM_FAMILIES: Final = 2
+NUM_STAGES: Final = 7
+STAGE_SIZE: Final = 256
+TRAIN_SEED: Final = 1_000
+TEST_SEED: Final = 10_000_000
+SCORED_BITS: Final = (8, 16, 32, 64, 128, 256, 512)
+
+
+def subband_rx_tx_bases(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eigenvectors (columns) of the covariance along each axis of ``[n, subbands, rx, tx]``."""
+    bases = []
+    for axis in (1, 2, 3):
+        rows = h.movedim(axis, -1).flatten(0, -2)
+        covariance = rows.mT @ rows.conj() / len(rows)
+        bases.append(torch.linalg.eigh(covariance)[1].flip(1))
+    return bases[0], bases[1], bases[2]
+
+
+def _chunks(count: int, size: int = 8192) -> list[slice]:
+    return [slice(i, i + size) for i in range(0, count, size)]
+
+
+def phase_free_k_means(v: torch.Tensor, count: int, rounds: int, seed: int) -> torch.Tensor:
+    """``count`` centroids of ``[n, d]`` complex vectors whose common phase does not matter (Lloyd's rounds)."""
+    generator = torch.Generator().manual_seed(seed)
+    words = v[torch.randperm(len(v), generator=generator)[:count]].clone()
+    for _ in range(rounds):
+        sums, cells = torch.zeros_like(words), torch.zeros(count)
+        worst = torch.full((len(v),), 0.0)
+        for part in _chunks(len(v)):
+            match = v[part] @ words.conj().mT
+            error, best = (words.abs().square().sum(1) - 2 * match.abs()).min(1)
+            turn = torch.polar(
+                torch.ones(len(best)), -torch.angle(match.gather(1, best[:, None])[:, 0])
+            )
+            sums.index_add_(0, best, v[part] * turn[:, None])
+            cells += torch.bincount(best, minlength=count)
+            worst[part] = error + v[part].abs().square().sum(1)
+        words = torch.where((cells > 0)[:, None], sums / cells.clamp_min(1)[:, None], words)
+        # A cell that lost all its members starts again at one of the worst served vectors.
+        empty = (cells == 0).nonzero()[:, 0]
+        words[empty] = v[worst.topk(len(empty)).indices]
+    return words
+
+
+def k_means(x: torch.Tensor, count: int, rounds: int, seed: int) -> torch.Tensor:
+    """``count`` centroids of real ``[n, d]`` vectors (Lloyd's rounds)."""
+    generator = torch.Generator().manual_seed(seed)
+    words = x[torch.randperm(len(x), generator=generator)[:count]].clone()
+    for _ in range(rounds):
+        error, best = torch.cat(
+            [
+                torch.stack([m.to(torch.float64) for m in _nearest(x[part], words)])
+                for part in _chunks(len(x))
+            ],
+            dim=1,
+        ).unbind(0)
+        best = best.long()
+        cells = torch.bincount(best, minlength=count)
+        sums = torch.zeros_like(words).index_add_(0, best, x)
+        words = torch.where((cells > 0)[:, None], sums / cells.clamp_min(1)[:, None], words)
+        empty = (cells == 0).nonzero()[:, 0]
+        words[empty] = x[error.topk(len(empty)).indices]
+    return words
+
+
+def _nearest(x: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared distance to the nearest word and its index."""
+    error, best = (words.square().sum(1) - 2 * x @ words.mT).min(1)
+    return error + x.square().sum(1), best
+
+
+def greedy_order(cost: torch.Tensor) -> torch.Tensor:
+    """Order of the columns of ``cost [n, words]`` in which every prefix serves the rows about best."""
+    current = torch.full((len(cost), 1), math.inf)
+    left = torch.arange(cost.shape[1])
+    order = []
+    while len(left):
+        best = int(torch.minimum(current, cost[:, left]).sum(0).argmin())
+        order.append(int(left[best]))
+        current = torch.minimum(current, cost[:, left[best], None])
+        left = torch.cat([left[:best], left[best + 1 :]])
+    return torch.tensor(order)
+
+
+def train_codebooks(
+    h: torch.Tensor, num_tx_ant: int, num_rx_ant: int, progress: Progress
+) -> dict[str, torch.Tensor]:
+    """Codebooks of one antenna configuration from its channels ``[n, 8, num_rx_ant, num_tx_ant]``."""
+    dims = DIMENSIONS[num_tx_ant, num_rx_ant]
+    title = f"{num_tx_ant}x{num_rx_ant}"
+    task = progress.add_task(title, total=3 + NUM_STAGES * NUM_FAMILIES + 3)
+    h = h / h.abs().square().mean((1, 2, 3), keepdim=True).sqrt()
+    # Stored in half precision: train with what will be read.
+    bases = [b.to(torch.complex32).to(torch.complex64) for b in subband_rx_tx_bases(h)]
+    kron = torch.kron(torch.kron(bases[0], bases[1]), bases[2])
+    v = torch.cat([h[part].flatten(1) @ kron.conj() for part in _chunks(len(h))])
+    order = v.abs().square().mean(0).argsort(descending=True)
+    v = v[:, order].contiguous()
+    head = v[:, :dims].contiguous()
+    progress.advance(task)
+
+    shapes = phase_free_k_means(head, NUM_SHAPES, 14, seed=1)
+    some = head[torch.randperm(len(head), generator=torch.Generator().manual_seed(2))[:4096]]
+    energy = some.abs().square().sum(1, keepdim=True)
+    cost = shapes.abs().square().sum(1) - 2 * (some @ shapes.conj().mT).abs() + energy
+    shapes = shapes[greedy_order(cost)]
+    progress.advance(task)
+
+    books = Codebooks(
+        kron[:, order].contiguous(),
+        shapes,
+        torch.ones(NUM_SHAPES),
+        torch.zeros(NUM_SHAPES, dtype=torch.int64),
+        torch.zeros(NUM_FAMILIES, NUM_STAGES, STAGE_SIZE, dims, dtype=torch.complex64),
+        torch.ones(NUM_FAMILIES, v.shape[1]),
+    )
+    cell, turned = _assign_shapes(v, shapes)
+    left = turned.clone()
+    left[:, :dims] -= shapes[cell]
+    count = torch.bincount(cell, minlength=NUM_SHAPES)
+    power = torch.bincount(cell, left.abs().square().mean(1).double(), minlength=NUM_SHAPES)
+    power = torch.where(count > 0, power / count.clamp_min(1), power.sum() / count.sum())
+    books.cell_scale.copy_(power.sqrt())
+    # Families: the better half of the channels is served by the cells with the least residual.
+    by_power = power.argsort()
+    share = count[by_power].cumsum(0) / count.sum()
+    books.cell_family[by_power] = (share * NUM_FAMILIES).long().clamp_max(NUM_FAMILIES - 1)
+    residual = torch.view_as_real(left[:, :dims] / books.cell_scale[cell][:, None]).flatten(1)
+    progress.advance(task)
+
+    for family in range(NUM_FAMILIES):
+        x = residual[books.cell_family[cell] == family]
+        for stage in range(NUM_STAGES):
+            words = k_means(x, STAGE_SIZE, 12, seed=10 + stage)
+            rows = x[:4096]
+            cost = words.square().sum(1) - 2 * rows @ words.mT + rows.square().sum(1, keepdim=True)
+            words = words[greedy_order(cost)]
+            x = x - words[_nearest(x, words)[1]]
+            books.stages[family, stage] = torch.view_as_complex(words.view(STAGE_SIZE, dims, 2))
+            progress.advance(task)
+
+    for _ in range(3):
+        _refine(books, v, dims)
+        progress.advance(task)
+    return _stored(books, bases, order)
+
+
+def _assign_shapes(v: torch.Tensor, shapes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each vector's shape, and the vector turned to that shape's phase."""
+    cells, turned = [], torch.empty_like(v)
+    for part in _chunks(len(v)):
+        match = v[part, : shapes.shape[1]] @ shapes.conj().mT
+        cell = (shapes.abs().square().sum(1) - 2 * match.abs()).argmin(1)
+        phase = torch.angle(match.gather(1, cell[:, None]))
+        turned[part] = v[part] * torch.polar(torch.ones_like(phase), -phase)
+        cells.append(cell)
+    return torch.cat(cells), turned
+
+
+def _quantizer(books: Codebooks, bits: int) -> RvqQuantizer:
+    """A quantiser over codebooks in training."""
+    size = len(books.basis) // NUM_SUBBANDS
+    num_tx_ant, num_rx_ant = next(
+        key
+        for key, dims in DIMENSIONS.items()
+        if key[0] * key[1] == size and dims == books.shapes.shape[1]
+    )
+    return RvqQuantizer(num_rx_ant, num_tx_ant, bits, books)
+
+
+def _refine(books: Codebooks, v: torch.Tensor, dims: int) -> None:
+    """One round over the true encoder's choices: every codeword moves to the centroid of what it stands for."""
+    full = 3 + int(math.log2(NUM_SHAPES)) + NUM_STAGES * int(math.log2(STAGE_SIZE))
+    quantizer = _quantizer(books, full)
+    parts = [quantizer._search(books, v[part]) for part in _chunks(len(v), 2048)]
+    shape, indices, turned, residual = (torch.cat(p) for p in zip(*parts, strict=True))
+    family = books.cell_family[shape]
+    scale = books.cell_scale[shape][:, None]
+    for stage in range(NUM_STAGES):
+        word = family * STAGE_SIZE + indices[:, stage]
+        step = _mean_by(word, residual, NUM_FAMILIES * STAGE_SIZE)
+        books.stages[:, stage] += step.view(NUM_FAMILIES, STAGE_SIZE, dims)
+        residual = residual - step[word]
+    step = _mean_by(shape, residual * scale, NUM_SHAPES)
+    books.shapes.add_(step)
+    residual = residual - step[shape] / scale
+    left = turned / scale
+    left[:, :dims] = residual
+    for f in range(NUM_FAMILIES):
+        books.tail_scale[f] = left[family == f].abs().square().mean(0).sqrt()
+
+
+def _mean_by(index: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean of the rows of ``values`` by ``index``; zeros where there is none."""
+    sums = torch.zeros(count, values.shape[1], dtype=values.dtype).index_add_(0, index, values)
+    return sums / torch.bincount(index, minlength=count).clamp_min(1)[:, None]
+
+
+def _stored(
+    books: Codebooks, bases: list[torch.Tensor], order: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What goes to the file, half precision."""
+
+    def half(x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(x).half().contiguous()
+
+    return {
+        "basis_subband": half(bases[0]),
+        "basis_rx": half(bases[1]),
+        "basis_tx": half(bases[2]),
+        "order": order.to(torch.int16),
+        "shapes": half(books.shapes),
+        "cell_scale": books.cell_scale.half(),
+        "cell_family": books.cell_family.to(torch.uint8),
+        "stages": half(books.stages),
+        "tail_scale": books.tail_scale.half(),
+    }
+
+
+def nmse_db_and_sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> tuple[float, float]:
+    """NMSE [dB] with the common phase of each report taken out, and SGCS, over ``[n, 8, rx, tx]``."""
+    inner = (h_hat.conj() * h).flatten(1).sum(1)
+    turned = h_hat * torch.polar(torch.ones(len(h)), torch.angle(inner))[:, None, None, None]
+    nmse = (h - turned).abs().square().sum() / h.abs().square().sum()
+    right = [torch.linalg.svd(x, full_matrices=False)[2][..., 0, :] for x in (h, h_hat)]
+    sgcs = (right[0].conj() * right[1]).sum(-1).abs().square().mean()
+    return 10 * math.log10(float(nmse)), float(sgcs)
+
+
+def scores(
+    num_tx_ant: int, num_rx_ant: int, books: Codebooks, test: dict[str, torch.Tensor]
+) -> Any:
+    """NMSE and SGCS of ``rvq`` and ``scalar`` by scenario and bits, on seeds that training never saw."""
+    table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for scenario, full in test.items():
+        h = fewer_antennas(full, num_rx_ant, num_tx_ant)
+        index = torch.arange(len(h))
+        for bits in SCORED_BITS:
+            for q in (
+                RvqQuantizer(num_rx_ant, num_tx_ant, bits, books),
+                ScalarQuantizer(num_rx_ant, num_tx_ant, bits),
+            ):
+                found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index))
+                row = table.setdefault(scenario, {}).setdefault(q.name, {})
+                row[str(bits)] = [round(x, 3) for x in found]
+    return table
+
+
+def _kept(path: Path, make: Any) -> Any:
+    """What ``path`` keeps, made first when it is not there."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        torch.save(make(), part)
+        os.replace(part, path)
+    return torch.load(path)
+
+
+def train_rvq(
+    rounds: Annotated[int, typer.Option(help="Rounds of the training mix.")] = 20,
+    work: Annotated[Path, typer.Option(help="Keeps the drawn channels.")] = Path(
+        "~/.cache/semlink/train-rvq"
+    ),
+    out: Annotated[Path | None, typer.Option(help="Where the weights go.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Train also what is there already.")] = False,
+) -> None:
+    """Train the codebooks of every antenna configuration."""
+    work, out = work.expanduser(), out or weights_directory()
+    work.mkdir(parents=True, exist_ok=True)
+    per_round = sum(TRAIN_MIX.values())
+    with Progress() as progress:
+        task = progress.add_task("channels", total=rounds)
+        drawn = []
+        for i in range(rounds):
+            seed = TRAIN_SEED + i * per_round
+            drawn.append(
+                _kept(
+                    work / f"round-{seed}.pt",
+                    lambda seed=seed: torch.cat(list(training_drops(1, seed))),
+                )
+            )
+            progress.advance(task)
+        channels = torch.cat(drawn)
+        test = _kept(
+            work / "test.pt",
+            lambda: {
+                scenario: torch.cat([drop(scenario, TEST_SEED + i, moments=1) for i in range(16)])
+                for scenario in ("umi-los", "umi-nlos", "uma-los", "uma-nlos")
+            },
+        )
+        for num_tx_ant, num_rx_ant in DIMENSIONS:
+            path = out / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
+            sidecar = path.with_suffix(".json")
+            if sidecar.exists() and path.exists() and not fresh:
+                continue
+            start = time.monotonic()
+            tensors = train_codebooks(
+                fewer_antennas(channels, num_rx_ant, num_tx_ant), num_tx_ant, num_rx_ant, progress
+            )
+            seconds = time.monotonic() - start
+            sidecar.unlink(missing_ok=True)
+            save_file(tensors, path)
+            about = {
+                "command": f"python -m lab.train_rvq --rounds {rounds}",
+                "data": {
+                    "model": "TR 38.901 drops at 3.5 GHz by Sionna, 32 users a drop, 4 moments a user",
+                    "drops_a_round": TRAIN_MIX,
+                    "first_seed": TRAIN_SEED,
+                    "channels": len(channels),
+                },
+                "seconds": round(seconds, 1),
+                "scores": {
+                    "what": "[NMSE dB without common phase, SGCS] by scenario, quantizer, bits",
+                    "seeds": f"{TEST_SEED}…{TEST_SEED + 15}, 512 users a scenario",
+                    "table": scores(num_tx_ant, num_rx_ant, Codebooks.load(path), test),
+                },
+            }
+            sidecar.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(train_rvq)
