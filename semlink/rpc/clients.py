@@ -1,9 +1,9 @@
 """The client side: rooms elsewhere, called like rooms here (the protocols of :mod:`semlink.rooms`).
 
-A call is sent at most once, and only over a connection that stands. Until there is one (a service that starts or
-restarts) the call waits, at most ``connect_timeout_s`` and never beyond its deadline, while gRPC reconnects with
-backoff; after that it fails as Unavailable. What was sent is never sent again: a handler that was killed may have done
-its work already.
+A call is sent at most once, and only over a connection that stands to a replica that says SERVING (gRPC watches its
+health). Until there is one (a service that starts, restarts or still warms up) the call waits, at most
+``connect_timeout_s`` and never beyond its deadline, while gRPC reconnects with backoff; after that it fails as
+Unavailable. What was sent is never sent again: a handler that was killed may have done its work already.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),
-    # a name with several addresses (dns:///…): spread calls over all that answer
-    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     # notice a peer that froze: keepalive asks, ping_timeout decides
     ("grpc.keepalive_time_ms", 10_000),
@@ -92,7 +90,13 @@ class RoomClient:
     async def _connected(self, expires: float) -> grpc.aio.Channel:
         """The channel once it is connected. Raises Unavailable, or DeadlineExceeded if that comes first."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+            # an address of several replicas (dns:///…): spread calls over all that say SERVING
+            config = {
+                "loadBalancingConfig": [{"round_robin": {}}],
+                "healthCheckConfig": {"serviceName": self._service},
+            }
+            options = (*_OPTIONS, ("grpc.service_config", json.dumps(config)))
+            self._channel = grpc.aio.insecure_channel(self.address, options=options)
         channel = self._channel
         state = channel.get_state(try_to_connect=True)
         if state is grpc.ChannelConnectivity.READY:

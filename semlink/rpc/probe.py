@@ -22,4 +22,4 @@ def serving(address: str, service: str, timeout_s: float = 5.0) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not serving(*sys.argv[1:3]))
+    sys.exit(not serving(sys.argv[1], sys.argv[2]))

@@ -28,6 +28,7 @@ from semlink.telemetry import CRC_REJECTED, configure_logging, counted_request, 
 Register: TypeAlias = Callable[[grpc.aio.Server], None]
 """Adds a room's servicer to the server, before it starts."""
 
+NOTICE_S: Final = 0.25
 _log = logger(__name__)
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -37,6 +38,36 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # has no types
+    """Health whose watchers do not hold up the end of the server: clients watch as long as they are connected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = asyncio.Event()
+
+    @property
+    def watched(self) -> bool:
+        """Whether any client balances its calls by this health."""
+        return bool(self._server_watchers)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Stream the status until the client leaves or the server closes."""
+        if self.closing.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
+        ends = (
+            asyncio.ensure_future(super().Watch(request, context)),
+            asyncio.ensure_future(self.closing.wait()),
+        )
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
 
 class _Typed(grpc.aio.ServerInterceptor):
@@ -143,7 +174,7 @@ class RunningServer:
     port: int
     metrics_port: int
     _server: grpc.aio.Server
-    _health: health.aio.HealthServicer
+    _health: _Health
     _typed: _Typed
     _names: tuple[str, ...]
     _close_metrics: Callable[[], None]
@@ -155,8 +186,15 @@ class RunningServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, refuse new calls, let calls in flight end within ``grace_s`` seconds."""
+        """Say NOT_SERVING, refuse new calls, let calls in flight end within ``grace_s`` seconds.
+
+        Clients that watch the health have :data:`NOTICE_S` seconds to take their next calls elsewhere: a call that
+        arrives while the server shuts down would be cancelled.
+        """
         await self._health.enter_graceful_shutdown()
+        if self._health.watched:
+            await asyncio.sleep(NOTICE_S)
+        self._health.closing.set()
         await self._server.stop(grace_s)
         await asyncio.to_thread(self._close_metrics)
 
@@ -166,7 +204,7 @@ async def start_server(room: RoomName, register: Register, settings: Settings) -
     typed = _Typed(room)
     server = grpc.aio.server(interceptors=(typed,), options=_OPTIONS)
     register(server)
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = _Health()
     names = ("", SERVICES[room].full_name)
     for name in names:
         await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
