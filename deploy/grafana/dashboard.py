@@ -43,8 +43,9 @@ def _quantiles(metric: str, by: str = "") -> tuple[tuple[str, str], ...]:
     )
 
 
-def _mean(metric: str) -> str:
-    return f"sum(rate({metric}_sum[1m])) / sum(rate({metric}_count[1m]))"
+def _median(metric: str) -> str:
+    # no mean: a histogram of values that may be negative has no `_sum`
+    return f"histogram_quantile(0.5, sum by (le) (rate({metric}_bucket[1m])))"
 
 
 ROWS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
@@ -119,18 +120,20 @@ ROWS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
         "Links",
         (
             Chart(
-                "SNR before and after",
+                "SNR before and after (median)",
                 "dB",
                 (
-                    ("SNR of the link", _mean("semlink_link_snr_db")),
-                    ("after equalising", _mean("semlink_post_eq_snr_db")),
+                    ("SNR of the link", _median("semlink_link_snr_db")),
+                    ("after equalising", _median("semlink_post_eq_snr_db")),
                 ),
             ),
-            Chart("Feedback bits a report", "short", (("mean", _mean("semlink_feedback_bits")),)),
+            Chart(
+                "Feedback bits a report", "short", (("median", _median("semlink_feedback_bits")),)
+            ),
             Chart(
                 "Error of the precoder's CSI (NMSE)",
                 "dB",
-                (("mean", _mean("semlink_csi_nmse_db")),),
+                (("median", _median("semlink_csi_nmse_db")),),
             ),
         ),
     ),
