@@ -21,6 +21,7 @@ from lab.progress import track
 from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
 from semlink.models import MODELS, cache_dir
 from semlink.semantics.encoders import backbone_of, media_tokens, text_tokens
+from semlink.semantics.gallery import generator_version
 from semlink.semantics.tokens import Tokens, pad
 
 SHARD_ITEMS: Final = 128
@@ -59,14 +60,6 @@ def media_features(corpus: Corpus, split: Split) -> FrozenFeatures:
 def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
     """Tokens of every caption, item by item, in the order of ``corpus.items(split)``."""
     return _cached(corpus, split, "text")
-
-
-def generator_version(corpus: Corpus) -> int:
-    """``GENERATOR_VERSION`` of the package that defines the corpus."""
-    import importlib
-
-    package = type(corpus).__module__.rsplit(".", 1)[0]
-    return int(importlib.import_module(package).GENERATOR_VERSION)
 
 
 def _cached(corpus: Corpus, split: Split, kind: Kind) -> FrozenFeatures:

@@ -49,7 +49,7 @@ class Recipe:
     epochs: int = 24
     batch: int = 128
     captions_per_item: int = 2
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 40
     token_dropout: float = 0.1

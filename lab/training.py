@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from lab.features import FrozenFeatures, caption_features, generator_version, media_features
+from lab.features import FrozenFeatures, caption_features, media_features
 from semlink.corpora.corpus import Corpus, Item, Split
+from semlink.semantics.gallery import generator_version
 from semlink.semantics.metrics import retrieval_metrics
 
 

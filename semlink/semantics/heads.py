@@ -21,7 +21,7 @@ class HeadConfig:
 
     in_dim: int
     max_tokens: int
-    width: int = 192
+    width: int = 128
     num_layers: int = 2
     num_heads: int = 4
     num_queries: int = 4
