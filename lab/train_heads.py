@@ -336,7 +336,7 @@ def _save(
             "data": describe_data(corpus),
             "recipe": asdict(recipe),
             "seed": seed,
-            "logit_scale": round(float(pair.log_scale.exp()), 3),
+            "logit_scale": round(pair.log_scale.exp().item(), 3),
             "scores": rounded(scores),
             "history": rounded_history(history),
             "seconds": round(seconds),

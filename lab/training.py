@@ -124,6 +124,8 @@ def save_weights(
     }
     temporary = path.with_suffix(".part")
     save_file(content, temporary, dict(metadata))
+    # safetensors writes for the owner alone; an image's service runs as another user.
+    temporary.chmod(0o644)
     temporary.replace(path)
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
 

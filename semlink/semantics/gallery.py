@@ -71,6 +71,8 @@ class GalleryEmbeddings:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
         save_file(content, temporary, provenance(self.corpus))
+        # safetensors writes for the owner alone; an image's service runs as another user.
+        temporary.chmod(0o644)
         temporary.replace(path)
 
 

@@ -1,0 +1,93 @@
+"""The shipped galleries fit the installed heads and hold what the encoders say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semlink.corpora.corpus import AudioCorpus, ImageCorpus
+from semlink.corpora.registry import EMBEDDED, corpus_named
+from semlink.errors import NotFound
+from semlink.semantics import gallery as gallery_module
+from semlink.semantics.encoders import SemanticEncoder
+from semlink.semantics.gallery import GalleryEmbeddings, StaleGallery, gallery_path
+from semlink.semantics.metrics import retrieval_metrics
+
+
+@pytest.fixture(scope="module", params=list(EMBEDDED))
+def shipped(request: pytest.FixtureRequest) -> GalleryEmbeddings:
+    return GalleryEmbeddings.load(request.param)
+
+
+def test_holds_the_whole_test_split_in_order(shipped: GalleryEmbeddings) -> None:
+    items = corpus_named(shipped.corpus).items("test")
+    assert shipped.item_ids == tuple(item.item_id for item in items)
+    assert len(shipped.captions) == sum(len(item.captions) for item in items)
+    for vectors in (shipped.items, shipped.captions):
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_is_small_enough_to_ship(shipped: GalleryEmbeddings) -> None:
+    assert gallery_path(shipped.corpus).stat().st_size < 2_000_000
+
+
+def test_vectors_are_what_the_encoder_says_now(shipped: GalleryEmbeddings) -> None:
+    corpus = corpus_named(shipped.corpus)
+    encoder = SemanticEncoder(EMBEDDED[shipped.corpus])
+    items = corpus.items("test")
+    for row in (0, 517, len(items) - 1):
+        match corpus:
+            case ImageCorpus():
+                media = encoder.image([corpus.pixels(items[row].item_id)])
+            case AudioCorpus():
+                media = encoder.audio([corpus.waveform(items[row].item_id)])
+        assert float(media[0] @ shipped.items[row]) > 0.999
+        first = sum(len(item.captions) for item in items[:row])
+        text = encoder.text(list(items[row].captions))
+        cosines = (text * shipped.captions[first : first + len(text)]).sum(1)
+        assert cosines.min() > 0.999
+
+
+def test_the_ideal_link_is_neither_trivial_nor_hopeless(shipped: GalleryEmbeddings) -> None:
+    items = corpus_named(shipped.corpus).items("test")
+    gallery = np.array([item.identity for item in items])
+    queries = np.array([item.identity for item in items for _ in item.captions])
+    metrics = retrieval_metrics(
+        shipped.captions @ shipped.items.T, queries[:, None] == gallery[None, :]
+    )
+    assert 0.50 <= metrics["r_at_1"] <= 0.95
+
+
+def test_saved_and_loaded_vectors_keep_their_direction(
+    shipped: GalleryEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gallery.safetensors"
+    shipped.save(path)
+    monkeypatch.setattr(gallery_module, "gallery_path", lambda corpus: path)
+    again = GalleryEmbeddings.load(shipped.corpus)
+    assert again.item_ids == shipped.item_ids
+    assert (again.items * shipped.items).sum(1).min() > 1 - 1e-5
+    assert (again.captions * shipped.captions).sum(1).min() > 1 - 1e-4
+
+
+@pytest.mark.parametrize("name", ["heads_sha256", "generator_version", "seed"])
+def test_a_gallery_of_other_heads_or_data_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = gallery_module.provenance("pedestrians")
+    monkeypatch.setattr(gallery_module, "provenance", lambda corpus: {**now, name: "another"})
+    with pytest.raises(StaleGallery, match="semlink train gallery --corpus pedestrians"):
+        GalleryEmbeddings.load("pedestrians")
+
+
+def test_an_unknown_or_missing_gallery_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotFound, match="pedestrians, scenes, soundscapes"):
+        GalleryEmbeddings.load("flowers")
+    monkeypatch.setenv("SEMLINK_WEIGHTS_DIR", str(tmp_path))
+    with pytest.raises(NotFound, match="semlink train gallery --corpus scenes"):
+        gallery_path("scenes")
