@@ -10,6 +10,7 @@ test reads words by a lexicon: what the lexicon does not hold is not judged, nor
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -97,7 +98,8 @@ def objection(source: str, rewrite: str) -> str:
             return f"adds '{word}', which the source denies"
         return f"adds '{word}'"
     for (modifier, thing), words in claimed.belongs.items():
-        if not any(_supports(said, pair, modifier, thing) for pair in said.belongs):
+        by_nature = any(_same_thing(c, thing) and modifier in closure(c) for c in said.affirmed)
+        if not by_nature and not any(_supports(said, p, modifier, thing) for p in said.belongs):
             return f"changes whose attribute '{words}' is"
     for first, relation, second in claimed.placed:
         if any(
@@ -211,6 +213,8 @@ def _read_belongings(tokens: list[_Token], reading: Reading) -> None:
                 continue
             waiting, thing, since = [], token, []
             continue
+        elif token.text == "of" and waiting and tokens[place - 1] is waiting[-1]:
+            pass  # "a pair of green trees"
         elif token.text in lexicon.BREAKS:
             waiting = []
         elif token.text not in {"and", ",", "or"}:
@@ -276,17 +280,21 @@ def _read_places(tokens: list[_Token], reading: Reading) -> None:
         for phrase, (relation, reverse) in lexicon.RELATIONS.items():
             if tuple(words[place : place + len(phrase)]) != phrase:
                 continue
-            before = next((t for t in reversed(owners[:place]) if _is_thing(t)), None)
-            after = next((t for t in owners[place + len(phrase) :] if _is_thing(t)), None)
-            if before and after and before.concept != after.concept:
-                pair = (
-                    (after.concept, before.concept) if reverse else (before.concept, after.concept)
-                )
-                reading.placed.add((pair[0], relation, pair[1]))
+            before = _first_thing(reversed(owners[:place]))
+            after = _first_thing(owners[place + len(phrase) :])
+            if before and after and not _same_thing(before, after):
+                first, second = (after, before) if reverse else (before, after)
+                reading.placed.add((first, relation, second))
 
 
-def _is_thing(token: _Token) -> bool:
-    return _class(token.concept) in lexicon.THINGS
+def _first_thing(tokens: Iterable[_Token]) -> str:
+    """Concept of the first thing or place before the sentence ends, "" if there is none."""
+    for token in tokens:
+        if token.text in {".", ";"}:
+            return ""
+        if _class(token.concept) in lexicon.THINGS | {"place"}:
+            return token.concept
+    return ""
 
 
 def _class(concept: str) -> str:
@@ -316,27 +324,35 @@ def _concept(phrase: tuple[str, ...]) -> str:
         found = _CONCEPT_OF.get((*phrase[:-1], last))
         if found:
             return found
+    for last in _verb_lemmas(phrase[-1]):
+        found = _CONCEPT_OF.get((*phrase[:-1], last), "")
+        # "dressed" is no dress and "tied" no tie.
+        if _CLASS_OF.get(found) in lexicon.VERBS:
+            return found
     return ""
 
 
 def _lemmas(word: str) -> list[str]:
-    """The word and what it may be an inflection of, the likeliest first."""
+    """The word and what it may be the plural or third person of, the likeliest first."""
     forms = [word]
     if word in lexicon.IRREGULAR:
         forms.append(lexicon.IRREGULAR[word])
-    for ending, replacements in (
-        ("ies", ("y",)),
-        ("es", ("", "e")),
-        ("s", ("",)),
-        ("ing", ("", "e")),
-        ("ed", ("", "e")),
-    ):
-        stem = word.removesuffix(ending)
-        if stem != word and len(stem) > 2:
-            forms += [stem + r for r in replacements]
-            if ending in {"ing", "ed"} and stem[-1] == stem[-2]:
-                forms.append(stem[:-1])
-    return forms
+    return forms + _without(word, (("ies", ("y",)), ("es", ("", "e")), ("s", ("",))))
+
+
+def _verb_lemmas(word: str) -> list[str]:
+    """What the word may be a participle or past tense of."""
+    forms = _without(word, (("ing", ("", "e")), ("ed", ("", "e"))))
+    return forms + [f[:-1] for f in forms if len(f) > 3 and f[-1] == f[-2]]
+
+
+def _without(word: str, endings: tuple[tuple[str, tuple[str, ...]], ...]) -> list[str]:
+    return [
+        word.removesuffix(ending) + replacement
+        for ending, replacements in endings
+        if word.endswith(ending) and len(word) > len(ending) + 2
+        for replacement in replacements
+    ]
 
 
 def _index() -> tuple[dict[tuple[str, ...], str], dict[str, str]]:

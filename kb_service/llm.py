@@ -330,12 +330,18 @@ def load_language_model(cache_dir: Path, *, device: str = "cpu") -> LanguageMode
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    folder = cache_dir / MODEL_NAME
-    if not folder.is_dir():
-        _convert(locate("smollm2"), folder)
+    folder = prepare_language_model(cache_dir)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return LanguageModel(model, tokenizer, name=MODEL_NAME, device=device)
+
+
+def prepare_language_model(cache_dir: Path) -> Path:
+    """Folder in ``cache_dir`` of the converted model, made if it is not there; raises as load_language_model."""
+    folder = cache_dir / MODEL_NAME
+    if not folder.is_dir():
+        _convert(locate("smollm2"), folder)
+    return folder
 
 
 def _convert(weights: Path, folder: Path) -> None:

@@ -44,6 +44,7 @@ PARAPHRASES = [
         "A woman in a red and white striped t-shirt and jeans.",
         "She wears jeans and a t-shirt with red and white stripes.",
     ),
+    ("A pair of green fir trees by a lake.", "Two green fir trees near a lake."),
     ("Two men walk 3 dogs.", "Three dogs are walked by two men."),
     ("A crimson car is in front of a house.", "A house behind a red car."),
 ]

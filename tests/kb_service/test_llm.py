@@ -1,0 +1,163 @@
+"""The sampler by itself, and the real model where its package is installed (few tokens)."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from kb_service.llm import (
+    MODEL_NAME,
+    GenerationCancelled,
+    GenerationRequest,
+    load_language_model,
+    sample_top_p,
+)
+from kb_service.rewriting import prompt_of, prompt_prefix
+from semlink.errors import DeadlineExceeded, InvalidField, NotFound
+from semlink.models import locate
+from semlink.settings import Settings
+
+
+def test_sampling_follows_the_nucleus():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    draws = torch.linspace(0, 1, 20001)[:-1].double()
+    rows = logits.expand(len(draws), -1)
+    tokens = sample_top_p(rows, torch.ones(len(draws)), 0.9, draws)
+    share = torch.bincount(tokens, minlength=4) / len(draws)
+    # 0.5 + 0.3 < 0.9, so the third token completes the nucleus and the fourth is out.
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.15, 0.0]) / 0.95, atol=1e-3, rtol=0)
+
+
+def test_sampling_follows_the_temperature():
+    logits = torch.log(torch.tensor([0.8, 0.2]))
+    draws = torch.linspace(0, 1, 20001)[:-1].double()
+    rows = logits.expand(len(draws), -1)
+    cold = sample_top_p(rows, torch.full((len(draws),), 0.5), 1.0, draws)
+    # p ∝ 0.8², 0.2²
+    assert float((cold == 0).float().mean()) == pytest.approx(0.64 / 0.68, abs=1e-3)
+
+
+def test_rows_of_a_sample_are_independent():
+    logits = torch.randn(16, 500, generator=torch.Generator().manual_seed(0)) * 3
+    temperature = torch.linspace(0.3, 1.5, 16)
+    draws = torch.rand(16, generator=torch.Generator().manual_seed(1)).double()
+    together = sample_top_p(logits, temperature, 0.95, draws)
+    for i in range(16):
+        one = slice(i, i + 1)
+        alone = sample_top_p(logits[one], temperature[one], 0.95, draws[one])
+        assert torch.equal(alone, together[one])
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1.01, float("nan")])
+def test_top_p_is_checked(top_p):
+    with pytest.raises(InvalidField):
+        sample_top_p(torch.zeros(1, 3), torch.ones(1), top_p, torch.zeros(1))
+
+
+@pytest.fixture(scope="module")
+def llm():
+    try:
+        locate("smollm2")
+    except NotFound as missing:
+        pytest.skip(missing.message)
+    return load_language_model(Settings().cache_dir)
+
+
+@pytest.fixture(scope="module")
+def prefix(llm):
+    return llm.prefix("Q: red\nA: colour\nQ: dog\nA: animal\n")
+
+
+def _request(prompt, *, samples=2, temperature=0.9, seed=0, tokens=4):
+    return GenerationRequest(prompt, samples, temperature, seed, tokens)
+
+
+def test_batch_mates_change_nothing(llm, prefix):
+    requests = [
+        _request("Q: cat\nA:", samples=3),
+        # another length, temperature and limit; with the others more rows than the smallest batch
+        _request("Q: a very long and winding road\nA:", samples=12, temperature=1.3, tokens=4),
+        _request("Q: blue\nA:", samples=1, seed=5, tokens=3),
+    ]
+    together = llm.generate(prefix, requests)
+    assert [len(texts) for texts in together] == [3, 12, 1]
+    for i in (0, 2):
+        assert llm.generate(prefix, [requests[i]])[0] == together[i]
+
+
+def test_same_seed_same_text_other_seed_other_text(llm, prefix):
+    (first,) = llm.generate(prefix, [_request("Q: tree\nA:", samples=2, temperature=1.5, tokens=3)])
+    (again,) = llm.generate(prefix, [_request("Q: tree\nA:", samples=2, temperature=1.5, tokens=3)])
+    (other,) = llm.generate(
+        prefix, [_request("Q: tree\nA:", samples=2, temperature=1.5, tokens=3, seed=1)]
+    )
+    assert first == again
+    assert first != other
+    assert len(set(first)) > 1
+
+
+def test_agrees_with_the_model_run_plainly(llm, prefix):
+    """Almost greedy, against the model called on the whole text without cache, padding or mates."""
+    prompt = "Q: horse\nA:"
+    (texts,) = llm.generate(prefix, [_request(prompt, samples=1, temperature=1e-4, tokens=4)])
+    tokens = llm._tokens(prefix.text) + llm._tokens(prompt)
+    expected = []
+    with torch.inference_mode():
+        for _ in range(4):
+            best = int(llm._model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
+            if llm._ends[best]:
+                break
+            expected.append(best)
+            tokens.append(best)
+    assert texts == [llm._text(expected)]
+    assert texts != [""]
+
+
+def test_ends_at_a_newline_and_at_the_limit(llm, prefix):
+    (short, long) = llm.generate(
+        prefix, [_request("Q: cow\nA:", tokens=1), _request("Q: cow\nA:", tokens=12)]
+    )
+    assert all("\n" not in text for text in short + long)
+    assert all(len(llm._tokens(text)) <= 1 for text in short)
+
+
+def test_cancelled_between_tokens(llm, prefix):
+    stop = threading.Event()
+    calls = []
+
+    def cancelled():
+        calls.append(None)
+        if len(calls) == 3:
+            stop.set()
+        return stop.is_set()
+
+    with pytest.raises(GenerationCancelled):
+        llm.generate(prefix, [_request("Q: cow\nA:", tokens=50)], cancelled=cancelled)
+    assert len(calls) == 3
+
+
+def test_deadline_between_tokens(llm, prefix):
+    with pytest.raises(DeadlineExceeded):
+        llm.generate(prefix, [_request("Q: cow\nA:")], deadline=time.monotonic())
+
+
+@pytest.mark.parametrize(
+    "request_", [_request(""), _request("word " * 1100), _request("a", samples=0)]
+)
+def test_bad_requests_are_named(llm, prefix, request_):
+    with pytest.raises(InvalidField, match=r"requests\[0\]"):
+        llm.generate(prefix, [request_])
+
+
+def test_the_converted_model_is_in_the_cache_and_nothing_half_done(llm):
+    cache = Settings().cache_dir
+    assert (cache / MODEL_NAME / "model.safetensors").is_file()
+    assert not list(cache.glob(f"{MODEL_NAME}.*/"))
+
+
+@pytest.mark.slow
+def test_rewrites_of_a_caption_stay_near_it(llm):
+    caption = "A dog barks twice, then rain falls."
+    (texts,) = llm.generate(llm.prefix(prompt_prefix()), [_request(prompt_of(caption), tokens=20)])
+    assert all("dog" in text.lower() or "rain" in text.lower() for text in texts)
