@@ -65,8 +65,9 @@ chair; table; lamp; bed; sofa|couch; bench; clock|wall clock; telephone; phone|m
 camera; computer; laptop; television|tv; book|stack of books; pencil; padlock; key; globe; hourglass
 magnifying glass; teapot; coffee cup|paper cup|cup of coffee|cup|mug; bottle; bucket; barrel; box|cardboard box
 gift box|gift|present; lantern; drum; drum set; guitar; violin; harp; trumpet; french horn; xylophone; gramophone
-piano; toy; teddy bear; rubber duck; ball; beach ball; soccer ball; robot; alien; snowman; scarecrow; light bulb; vacuum cleaner
-campfire; chainsaw; car horn|horn; door; window; flag; fence; sword; gun; knife; stone|rock; snow; cloud; star; moon
+piano; toy; teddy bear; rubber duck; ball; beach ball; soccer ball; robot; alien; snowman; scarecrow; light bulb
+vacuum cleaner; campfire; chainsaw; car horn|horn; door; window; flag; fence; sword; gun; knife; stone|rock; snow; cloud
+star; moon
 """
 PLACES: Final = """
 street|road; park; station; shop|store; crossing|zebra crossing|crosswalk; wall; beach|shore|ashore; forest
