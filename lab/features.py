@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from lab import augmentation
 from lab.progress import track
 from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
 from semlink.models import MODELS, cache_dir
@@ -57,23 +59,40 @@ def media_features(corpus: Corpus, split: Split) -> FrozenFeatures:
     return _cached(corpus, split, "media")
 
 
+def other_takes(corpus: Corpus, split: Split, takes: int) -> list[FrozenFeatures]:
+    """Tokens of ``takes`` other takes (:mod:`lab.augmentation`) of every sound, each like :func:`media_features`."""
+    return [_cached(corpus, split, "media", take) for take in range(1, takes + 1)]
+
+
+def joined(parts: Sequence[FrozenFeatures]) -> FrozenFeatures:
+    """Several feature sets as one: input i of part p is input ``Σ len(parts[:p]) + i``."""
+    lengths = torch.cat([part.offsets.diff() for part in parts])
+    zero = torch.zeros(1, dtype=lengths.dtype)
+    return FrozenFeatures(
+        values=torch.cat([part.values for part in parts]),
+        offsets=torch.cat([zero, lengths.cumsum(0)]),
+    )
+
+
 def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
     """Tokens of every caption, item by item, in the order of ``corpus.items(split)``."""
     return _cached(corpus, split, "text")
 
 
-def _cached(corpus: Corpus, split: Split, kind: Kind) -> FrozenFeatures:
+def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFeatures:
     items = corpus.items(split)
     folder = cache_dir() / "features" / corpus.info.name
     folder.mkdir(parents=True, exist_ok=True)
     groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
     paths = [
-        folder / f"{split}-{kind}-{_digest(corpus, group, kind)}.safetensors" for group in groups
+        folder / f"{split}-{kind}-{_digest(corpus, group, kind, take)}.safetensors"
+        for group in groups
     ]
     missing = [(g, p) for g, p in zip(groups, paths, strict=True) if not p.is_file()]
-    compute = _media_rows if kind == "media" else _caption_rows
-    for group, path in track(missing, f"{corpus.info.name} {split} {kind} features"):
-        _save(compute(corpus, group), path)
+    title = f"{corpus.info.name} {split} {kind} features" + (f", take {take}" if take else "")
+    for group, path in track(missing, title):
+        tokens = _media_tokens(corpus, group, take) if kind == "media" else _caption_tokens(group)
+        _save(tokens, path)
     shards = [load_file(path) for path in paths]
     lengths = np.concatenate([shard["lengths"] for shard in shards])
     values = np.concatenate([shard["values"] for shard in shards])
@@ -83,7 +102,7 @@ def _cached(corpus: Corpus, split: Split, kind: Kind) -> FrozenFeatures:
     )
 
 
-def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind) -> str:
+def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str:
     task = corpus.info.task
     model = backbone_of(task) if kind == "media" else "minilm"
     parts: list[object] = [LAYOUT_VERSION, kind, task, MODELS[model].sha256]
@@ -95,22 +114,29 @@ def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind) -> str:
         ]
     else:
         parts += [[item.captions for item in group]]
+    if take:
+        parts += ["take", take, augmentation.VERSION]
     return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
-def _media_rows(corpus: Corpus, group: Sequence[Item]) -> Tokens:
-    read: Callable[[str], np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
+    media: list[NDArray[Any]]
     match corpus:
-        case ImageCorpus():
-            read = corpus.pixels
+        case ImageCorpus() if take == 0:
+            media = [corpus.pixels(item.item_id) for item in group]
         case AudioCorpus():
-            read = corpus.waveform
+            media = [corpus.waveform(item.item_id) for item in group]
+            if take:
+                media = [
+                    augmentation.another_take(waveform, item.item_id, take)
+                    for waveform, item in zip(media, group, strict=True)
+                ]
         case _:
-            raise TypeError(f"corpus {corpus.info.name} is neither of pictures nor of sounds")
-    return media_tokens(corpus.info.task, [read(item.item_id) for item in group])
+            raise TypeError(f"corpus {corpus.info.name} has no take {take}")
+    return media_tokens(corpus.info.task, media)
 
 
-def _caption_rows(_: Corpus, group: Sequence[Item]) -> Tokens:
+def _caption_tokens(group: Sequence[Item]) -> Tokens:
     return text_tokens([caption for item in group for caption in item.captions])
 
 

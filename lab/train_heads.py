@@ -10,6 +10,7 @@ best R@1 on val is kept, and test is measured once at the end.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -57,6 +58,9 @@ class Recipe:
     average_decay: float = 0.98
     dropout: float = 0.1
     max_media_tokens: int = 64
+    media_input_dropout: float = 0.0
+    takes: int = 0
+    """Other takes of each sound (:mod:`lab.augmentation`); pictures have none."""
 
 
 class _Pair(nn.Module):
@@ -86,7 +90,7 @@ def run(
     recipe = recipe or Recipe()
     corpus = corpus or corpus_named(default_corpus(task))
     torch.manual_seed(seed)
-    train, val = split_data(corpus, "train"), split_data(corpus, "val")
+    train, val = split_data(corpus, "train", recipe.takes), split_data(corpus, "val")
     started = time.monotonic()
     pair = _new_pair(train, recipe)
     average = copy.deepcopy(pair).eval()
@@ -144,6 +148,7 @@ def _new_pair(train: SplitData, recipe: Recipe) -> _Pair:
         in_dim=train.media.values.shape[1],
         max_tokens=recipe.max_media_tokens,
         dropout=recipe.dropout,
+        input_dropout=recipe.media_input_dropout,
     )
     pair = _Pair(text, media, phrase_targets(train.items).shape[1])
     for head, features in ((pair.text, train.text), (pair.media, train.media)):
@@ -262,7 +267,9 @@ def _loss(
             for n in picked.tolist()
         ]
     )
-    text_tokens, media_tokens = train.text.batch(chosen), train.media.batch(picked)
+    takes = torch.randint(len(train.media) // len(train.items), picked.shape)
+    text_tokens = train.text.batch(chosen)
+    media_tokens = train.media.batch(takes * len(train.items) + picked)
     text = pair.text(text_tokens.values, _thinned(text_tokens.mask, recipe.token_dropout))
     raw = pair.media.raw(media_tokens.values, _thinned(media_tokens.mask, recipe.token_dropout))
     media = F.normalize(raw, dim=-1)
@@ -292,18 +299,19 @@ class _Checkpoint:
 
     def __init__(self, task: str, seed: int, recipe: Recipe, corpus: Corpus) -> None:
         self.key = json.dumps([asdict(recipe), describe_data(corpus), seed], sort_keys=True)
-        self.path = cache_dir() / "training" / f"heads-{task}.pt"
+        run_id = hashlib.blake2b(self.key.encode(), digest_size=6).hexdigest()
+        self.path = cache_dir() / "training" / f"heads-{task}-{run_id}.pt"
 
     def load(self) -> dict[str, Any] | None:
         if not self.path.is_file():
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        return state if state["key"] == self.key else None
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".part")
-        torch.save({**state, "key": self.key}, temporary)
+        torch.save(state, temporary)
         temporary.replace(self.path)
 
     def remove(self) -> None:

@@ -17,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from lab.features import FrozenFeatures, caption_features, media_features
+from lab.features import (
+    FrozenFeatures,
+    caption_features,
+    joined,
+    media_features,
+    other_takes,
+)
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.semantics.gallery import generator_version
 from semlink.semantics.metrics import retrieval_metrics
@@ -27,6 +33,7 @@ from semlink.semantics.metrics import retrieval_metrics
 class SplitData:
     """Frozen features of one split and what belongs to what.
 
+    ``media`` holds the items in order, then, where asked for, all of them again for each other take.
     ``identity``: [num_items], int64; ``caption_item``: [num_captions], int64, the item of each caption.
     """
 
@@ -37,13 +44,13 @@ class SplitData:
     caption_item: torch.Tensor
 
 
-def split_data(corpus: Corpus, split: Split) -> SplitData:
-    """Features of a split, computed on first use, from the cache afterwards."""
+def split_data(corpus: Corpus, split: Split, takes: int = 0) -> SplitData:
+    """Features of a split with ``takes`` other takes of each sound, computed once and cached."""
     items = corpus.items(split)
     names = {name: n for n, name in enumerate(dict.fromkeys(i.identity for i in items))}
     return SplitData(
         items=items,
-        media=media_features(corpus, split),
+        media=joined([media_features(corpus, split), *other_takes(corpus, split, takes)]),
         text=caption_features(corpus, split),
         identity=torch.tensor([names[i.identity] for i in items]),
         caption_item=torch.tensor([n for n, i in enumerate(items) for _ in i.captions]),

@@ -26,6 +26,7 @@ class HeadConfig:
     num_heads: int = 4
     num_queries: int = 4
     dropout: float = 0.1
+    input_dropout: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -51,6 +52,7 @@ class Head(nn.Module):
         width = config.width
         self.register_buffer("mean", torch.zeros(config.in_dim))
         self.register_buffer("deviation", torch.ones(config.in_dim))
+        self.input_dropout = nn.Dropout(config.input_dropout)
         self.project = nn.Linear(config.in_dim, width)
         self.positions = nn.Parameter(torch.randn(config.max_tokens, width) * 0.02)
         self.layers = nn.ModuleList(
@@ -80,7 +82,7 @@ class Head(nn.Module):
         mask = mask[:, : self.config.max_tokens]
         # Rare channels of the backbones reach hundreds of deviations: they would own the projection.
         x = ((values - self.mean) / self.deviation).clamp(-8.0, 8.0)
-        x = self.dropout(self.project(x)) + self.positions[: x.shape[1]]
+        x = self.dropout(self.project(self.input_dropout(x))) + self.positions[: x.shape[1]]
         for layer in self.layers:
             x = layer(x, mask)
         out: torch.Tensor = self.norm(x)
