@@ -75,25 +75,27 @@ class Wiener:
     """``wiener``: the linear MMSE combination of the last reports. Our definition.
 
     The common phases of a user's reports are arbitrary: each report is first turned to agree with the newest one.
-    Model: a report is the conditional mean of its channel (``E⟨ĥ_p, h_p⟩ = E‖ĥ_p‖²``, what a centroid quantiser
-    gives) and the channel's correlation, common phase aside, is ``c(τ) = exp(−½(2π σ τ)²)`` with the Doppler spread
-    ``σ``. Then, in units of the reports' power,
+    The correlation of two turned reports, whose quantisation noise is partly the same, is modelled as
 
-        ``R[p, q] = g·c(t_p − t_q)`` for p ≠ q and 1 on the diagonal, ``r[p] = c(age_p)``, ``ĥ = Σ_p (R⁻¹ r)_p ĥ_p``.
+        ``C(τ) = Σ_k β_k exp(−s_k (π f_D τ)²)`` for τ ≠ 0, and 1 for a report with itself,
 
-    ``1 − g`` is the share of quantisation noise that is new in every report. ``g`` and ``σ²`` are fitted to the
-    reports' own correlations, ``ln ρ_pq ≈ ln g − ½(2πσ(t_p − t_q))²``, by least squares weighted with ``ρ²``, and
-    shrunk towards a prior: ``σ² = PRIOR_SPREAD·f_D²/2`` (``f_D²/2`` is Jakes' spectrum: ``J0(x) ≈ exp(−x²/4)``) and
-    ``g = PRIOR_COHERENCE``. With one report this is ``c(age)·ĥ``: hold-last, shrunk.
+    ``f_D`` the Doppler shift of the link's speed; ``s = 1`` is Jakes' spectrum at small lags (``J0(x) ≈ exp(−x²/4)``),
+    ``s = 0`` what does not fade at all (line of sight). ``β ≥ 0`` is fitted to the user's own correlations by least
+    squares, shrunk towards ``PRIOR_SHARES``; ``g = Σ β`` < 1 where every report brings new quantisation noise. Then
+
+        ``ĥ = Σ_p (R⁻¹ r)_p ĥ_p``, ``R[p, q] = C(t_p − t_q)``, ``r[p] = C(age_p) / √g``.
+
+    It rests on reports being conditional means of their channels (``E⟨ĥ_p, h_p⟩ = E‖ĥ_p‖²``), as centroids are. With
+    one report it is hold-last, shrunk.
     """
 
     name = "wiener"
-    PRIOR_SPREAD: Final = 0.5
-    PRIOR_COHERENCE: Final = 0.8
-    PRIOR_WEIGHT: Final = 1.0
-    """Of the prior, in pairs of reports."""
-    MAX_SPREAD: Final = 1.0
-    MIN_CORRELATION: Final = 0.05
+    SPREADS: Final = (0.0, 0.1, 0.5, 2.0)
+    """``s_k``."""
+    PRIOR_SHARES: Final = (0.3, 0.3, 0.3, 0.1)
+    PRIOR_PAIRS: Final = 0.5
+    """Weight of the prior in the fit, in pairs of reports."""
+    MAX_COHERENCE: Final = 0.99
 
     def predict(
         self,
@@ -110,21 +112,25 @@ class Wiener:
         reports = reports * torch.polar(torch.ones_like(inner.real), -torch.angle(inner))[..., None]
 
         doppler_hz = config.speed_mps * config.carrier_frequency_hz / SPEED_OF_LIGHT
-        # ½(2π f_D τ)²·½: minus the logarithm of Jakes' small-lag correlation.
-        ages = age_slots.double()
-        jakes = (math.pi * doppler_hz * SLOT_SECONDS) ** 2
-        lag = jakes * (ages[:, None, :, None] - ages[:, None, None, :]).square()
-        spread, coherence = self._fit(self._correlation(reports), present, lag)
+        turns = math.pi * doppler_hz * SLOT_SECONDS * age_slots.double()[:, None]
+        pairs = self._shapes(turns[..., :, None] - turns[..., None, :])
+        shares = self._fit(self._correlation(reports), present, pairs)
+        coherence = shares.sum(-1)
 
-        pairs = present[..., :, None] & present[..., None, :]
-        covariance = coherence[..., None, None] * torch.exp(-spread[..., None, None] * lag)
-        covariance = torch.where(pairs, covariance, torch.zeros_like(covariance))
+        both = present[..., :, None] & present[..., None, :]
+        covariance = (pairs * shares[..., None, None, :]).sum(-1) * both
         diagonal = torch.eye(present.shape[2], dtype=torch.bool, device=present.device)
         covariance = torch.where(diagonal, torch.ones_like(covariance), covariance)
-        target = torch.exp(-spread[..., None] * jakes * ages[:, None].square()) * present
+        target = (self._shapes(turns) * shares[..., None, :]).sum(-1)
+        target = (target / coherence.sqrt()[..., None]) * present
         weights = torch.linalg.solve(covariance, target)
         csi: torch.Tensor = (weights[..., None].to(reports.dtype) * reports).sum(2)
         return csi.view_as(reference)
+
+    def _shapes(self, turns: torch.Tensor) -> torch.Tensor:
+        """``exp(−s_k turns²)`` for every ``k``, in a new last dimension."""
+        spreads = torch.tensor(self.SPREADS, dtype=torch.float64, device=turns.device)
+        return torch.exp(-spreads * turns[..., None].square())
 
     @staticmethod
     def _correlation(reports: torch.Tensor) -> torch.Tensor:
@@ -136,38 +142,20 @@ class Wiener:
         rho = gram / (power[:, :, None] * power[:, None, :]).sqrt()
         return rho.view(*batch, *rho.shape[1:])
 
-    def _fit(
-        self, rho: torch.Tensor, present: torch.Tensor, lag: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Spread relative to Jakes' and coherence ``g`` of every user: two float64 ``[batch, num_users]``.
-
-        Minimises ``Σ w (ln ρ − ln g + spread·lag)²`` plus the prior, a 2×2 system in closed form.
-        """
-        upper = torch.ones(rho.shape[-2:], dtype=torch.bool, device=rho.device).triu(1)
-        valid = present[..., :, None] & present[..., None, :] & upper
-        rho = rho.clamp(self.MIN_CORRELATION, 1.0)
-        weight = torch.where(valid, rho.square(), torch.zeros_like(rho))
-        y = torch.log(rho)
-
-        def total(values: torch.Tensor) -> torch.Tensor:
-            return (weight * values).sum((-2, -1))
-
-        prior, prior_log_g = self.PRIOR_WEIGHT, math.log(self.PRIOR_COHERENCE)
-        # The prior on the spread weighs as PRIOR_WEIGHT pairs at the mean lag.
-        mean_square_lag = total(lag.square()) / total(torch.ones_like(rho)).clamp_min(1e-12)
-        a11 = total(torch.ones_like(rho)) + prior
-        a12 = -total(lag)
-        a22 = total(lag.square()) + prior * mean_square_lag
-        b1 = total(y) + prior * prior_log_g
-        b2 = -total(lag * y) + prior * mean_square_lag * self.PRIOR_SPREAD
-        # Without any lag (speed 0, or one report) the spread is the prior's and has no effect.
-        moves = a22 > 1e-12
-        a22 = torch.where(moves, a22, torch.ones_like(a22))
-        b2 = torch.where(moves, b2, torch.full_like(b2, self.PRIOR_SPREAD))
-        determinant = a11 * a22 - a12.square()
-        log_g = (a22 * b1 - a12 * b2) / determinant
-        spread = (a11 * b2 - a12 * b1) / determinant
-        return spread.clamp(0.0, self.MAX_SPREAD), log_g.clamp(math.log(0.05), -1e-3).exp()
+    def _fit(self, rho: torch.Tensor, present: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+        """Shares ``β`` of every user, float64 ``[batch, num_users, len(SPREADS)]``: regularised least squares."""
+        upper = torch.ones(rho.shape[-2:], dtype=torch.float64, device=rho.device).triu(1)
+        weight = (present[..., :, None] & present[..., None, :]) * upper
+        size = len(self.SPREADS)
+        shapes = pairs.expand(*weight.shape, size).flatten(2, 3)
+        weighted = shapes * weight.flatten(2)[..., None]
+        prior = torch.tensor(self.PRIOR_SHARES, dtype=torch.float64, device=rho.device)
+        eye = torch.eye(size, dtype=torch.float64, device=rho.device)
+        left = (weighted[..., :, None] * shapes[..., None, :]).sum(2) + self.PRIOR_PAIRS * eye
+        right = (weighted * rho.flatten(2)[..., None]).sum(2) + self.PRIOR_PAIRS * prior
+        shares = torch.linalg.solve(left, right).clamp_min(1e-3)
+        coherence = shares.sum(-1, keepdim=True)
+        return shares * (self.MAX_COHERENCE / coherence).clamp_max(1.0)
 
 
 PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from lab.channels import TRAIN_MIX, drop, fewer_antennas, training_drops
 from semlink.links import NUM_SUBBANDS
-from semlink.signal.quantizers.rvq import Codebooks, RvqQuantizer, weights_directory
+from semlink.settings import Settings
+from semlink.signal.quantizers.rvq import Codebooks, RvqQuantizer
 from semlink.signal.quantizers.scalar import ScalarQuantizer
 
 DIMENSIONS: Final = {(16, 2): 64, (8, 2): 44, (16, 1): 44, (8, 1): 32, (32, 2): 76, (32, 1): 60}
@@ -29,6 +30,10 @@ NUM_SHAPES: Final = 1024
 NUM_FAMILIES: Final = 2
 NUM_STAGES: Final = 7
 STAGE_SIZE: Final = 256
+NUM_REFINEMENTS: Final = 2
+MAX_STAGE_ROWS: Final = 25_000
+TAIL_PRIOR_CHANNELS: Final = 8
+"""Weight of the family's profile in that of a cell, in channels."""
 TRAIN_SEED: Final = 1_000
 TEST_SEED: Final = 10_000_000
 SCORED_BITS: Final = (8, 16, 32, 64, 128, 256, 512)
@@ -117,18 +122,18 @@ def train_codebooks(
     """Codebooks of one antenna configuration from its channels ``[n, 8, num_rx_ant, num_tx_ant]``."""
     dims = DIMENSIONS[num_tx_ant, num_rx_ant]
     title = f"{num_tx_ant}x{num_rx_ant}"
-    task = progress.add_task(title, total=3 + NUM_STAGES * NUM_FAMILIES + 3)
+    task = progress.add_task(title, total=3 + NUM_STAGES * NUM_FAMILIES + NUM_REFINEMENTS)
     h = h / h.abs().square().mean((1, 2, 3), keepdim=True).sqrt()
     # Stored in half precision: train with what will be read.
     bases = [b.to(torch.complex32).to(torch.complex64) for b in subband_rx_tx_bases(h)]
     kron = torch.kron(torch.kron(bases[0], bases[1]), bases[2])
     v = torch.cat([h[part].flatten(1) @ kron.conj() for part in _chunks(len(h))])
     order = v.abs().square().mean(0).argsort(descending=True)
-    v = v[:, order].contiguous()
+    v = v[torch.randperm(len(v), generator=torch.Generator().manual_seed(3))][:, order].contiguous()
     head = v[:, :dims].contiguous()
     progress.advance(task)
 
-    shapes = phase_free_k_means(head, NUM_SHAPES, 14, seed=1)
+    shapes = phase_free_k_means(head[::2], NUM_SHAPES, 10, seed=1)
     some = head[torch.randperm(len(head), generator=torch.Generator().manual_seed(2))[:4096]]
     energy = some.abs().square().sum(1, keepdim=True)
     cost = shapes.abs().square().sum(1) - 2 * (some @ shapes.conj().mT).abs() + energy
@@ -141,7 +146,7 @@ def train_codebooks(
         torch.ones(NUM_SHAPES),
         torch.zeros(NUM_SHAPES, dtype=torch.int64),
         torch.zeros(NUM_FAMILIES, NUM_STAGES, STAGE_SIZE, dims, dtype=torch.complex64),
-        torch.ones(NUM_FAMILIES, v.shape[1]),
+        torch.ones(NUM_SHAPES, v.shape[1]),
     )
     cell, turned = _assign_shapes(v, shapes)
     left = turned.clone()
@@ -160,7 +165,7 @@ def train_codebooks(
     for family in range(NUM_FAMILIES):
         x = residual[books.cell_family[cell] == family]
         for stage in range(NUM_STAGES):
-            words = k_means(x, STAGE_SIZE, 12, seed=10 + stage)
+            words = k_means(x[:MAX_STAGE_ROWS], STAGE_SIZE, 8, seed=10 + stage)
             rows = x[:4096]
             cost = words.square().sum(1) - 2 * rows @ words.mT + rows.square().sum(1, keepdim=True)
             words = words[greedy_order(cost)]
@@ -168,7 +173,7 @@ def train_codebooks(
             books.stages[family, stage] = torch.view_as_complex(words.view(STAGE_SIZE, dims, 2))
             progress.advance(task)
 
-    for _ in range(3):
+    for _ in range(NUM_REFINEMENTS):
         _refine(books, v, dims)
         progress.advance(task)
     return _stored(books, bases, order)
@@ -215,8 +220,12 @@ def _refine(books: Codebooks, v: torch.Tensor, dims: int) -> None:
     residual = residual - step[shape] / scale
     left = turned / scale
     left[:, :dims] = residual
-    for f in range(NUM_FAMILIES):
-        books.tail_scale[f] = left[family == f].abs().square().mean(0).sqrt()
+    power = left.abs().square()
+    of_family = _mean_by(family, power, NUM_FAMILIES)[books.cell_family]
+    count = torch.bincount(shape, minlength=NUM_SHAPES)[:, None]
+    of_cell = _mean_by(shape, power, NUM_SHAPES)
+    prior = TAIL_PRIOR_CHANNELS
+    books.tail_scale.copy_(((count * of_cell + prior * of_family) / (count + prior)).sqrt())
 
 
 def _mean_by(index: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
@@ -242,7 +251,7 @@ def _stored(
         "cell_scale": books.cell_scale.half(),
         "cell_family": books.cell_family.to(torch.uint8),
         "stages": half(books.stages),
-        "tail_scale": books.tail_scale.half(),
+        "tail_level": (-8 * books.tail_scale.log2()).round().clamp(0, 255).to(torch.uint8),
     }
 
 
@@ -293,7 +302,7 @@ def train_rvq(
     fresh: Annotated[bool, typer.Option(help="Train also what is there already.")] = False,
 ) -> None:
     """Train the codebooks of every antenna configuration."""
-    work, out = work.expanduser(), out or weights_directory()
+    work, out = work.expanduser(), out or Settings().weights_dir
     work.mkdir(parents=True, exist_ok=True)
     per_round = sum(TRAIN_MIX.values())
     with Progress() as progress:
@@ -328,6 +337,7 @@ def train_rvq(
             seconds = time.monotonic() - start
             sidecar.unlink(missing_ok=True)
             save_file(tensors, path)
+            path.chmod(0o644)
             about = {
                 "command": f"python -m lab.train_rvq --rounds {rounds}",
                 "data": {
@@ -344,6 +354,7 @@ def train_rvq(
                 },
             }
             sidecar.write_text(json.dumps(about, indent=1) + "\n")
+            progress.console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
 
 
 if __name__ == "__main__":

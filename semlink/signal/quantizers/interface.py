@@ -50,6 +50,8 @@ class CsiQuantizer(ABC):
             )
         if not torch.isfinite(torch.view_as_real(h)).all():
             raise InvalidField("csi holds NaN or infinity", field="csi")
+        if not len(h):
+            return torch.empty((0, self.payload_bytes), dtype=torch.uint8, device=h.device)
         return self._encode(h, report_index)
 
     def decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
@@ -74,6 +76,8 @@ class CsiQuantizer(ABC):
             raise InvalidField(
                 f"payload has spare bits that are not zero (the last {spare})", field="payload"
             )
+        if not len(payload):
+            return torch.empty((0, *self.shape), dtype=torch.complex64, device=payload.device)
         return self._decode(payload, report_index)
 
     @abstractmethod

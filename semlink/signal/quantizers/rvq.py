@@ -10,7 +10,7 @@ A report holds, in this order:
    (``cell_scale``) and which of a few families of codebooks fits it (``cell_family``: line of sight leaves another
    residual than scattering does), so that neither costs a bit;
 4. the *tail*: what is left after the last stage, component by component, Gaussian-companded scalars with the bits
-   spread by reverse water-filling.
+   spread by reverse water-filling over the residual's usual profile in the shape's cell (``tail_scale``).
 
 Codewords live in the leading components of a Karhunen–Loève transform that is separable over subbands, receive and
 transmit antennas. A stage that gets fewer bits than it has uses the first codewords of its codebook: codebooks are
@@ -23,7 +23,6 @@ Trained by ``python -m lab.train_rvq``; weights in ``weights/rvq-TXxRX.safetenso
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,22 +31,25 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from semlink.errors import InvalidField, Unavailable
+from semlink.errors import InvalidField, NotFound
 from semlink.links import NUM_SUBBANDS
+from semlink.settings import Settings
 from semlink.signal.quantizers.interface import CsiQuantizer
-from semlink.signal.quantizers.packing import pack, unpack
+from semlink.signal.quantizers.packing import (
+    bits_of,
+    bytes_of,
+    fields_of,
+    message_of,
+    varying_fields_of,
+    varying_message_of,
+)
 
 OFFERED_TX: Final = (8, 16, 32)
 OFFERED_RX: Final = (1, 2)
-LEVEL_RANGE_DB: Final = (-7.5, 4.5)
+LEVEL_RANGE_DB: Final = (-4.5, 3.5)
 NUM_PATHS: Final = 4
 BLOCK_ROWS: Final = 16
 MAX_TAIL_BITS: Final = 12
-
-
-def weights_directory() -> Path:
-    """Where the shipped weights lie: beside the packages, in a checkout and in an installed wheel alike."""
-    return Path(__file__).resolve().parents[3] / "weights"
 
 
 def block_matmul(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
@@ -83,12 +85,20 @@ def gaussian_cells() -> tuple[list[torch.Tensor], list[float]]:
     return centroids, errors
 
 
-def spread_bits(variance: torch.Tensor, bits: int) -> list[int]:
-    """Give ``bits`` bits to real components one by one, each to where it removes most error (reverse water-filling)."""
+def spread_bits(variance: torch.Tensor, bits: int) -> torch.Tensor:
+    """Give ``bits`` bits to real components one by one, each to where it removes most error (reverse water-filling).
+
+    ``variance``: ``[batch, components]`` → int64 widths of the same shape, every row adding up to ``bits``.
+    """
     errors = torch.tensor(gaussian_cells()[1], dtype=torch.float64)
-    gains = variance.double()[:, None] * (errors[:-1] - errors[1:])
-    best = gains.flatten().argsort(descending=True, stable=True)[:bits]
-    return torch.bincount(best // MAX_TAIL_BITS, minlength=len(variance)).tolist()
+    most = min(MAX_TAIL_BITS, 6 + -(-bits // variance.shape[1]))
+    rows = []
+    for part in variance.double().split(64):
+        gains = (part[..., None] * (errors[:most] - errors[1 : most + 1])).flatten(1)
+        best = gains.argsort(dim=1, descending=True, stable=True)[:, :bits] // most
+        ones = torch.ones_like(best)
+        rows.append(torch.zeros_like(part, dtype=torch.int64).scatter_add_(1, best, ones))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class Codebooks:
 
     ``basis``: ``[num_coefficients, num_coefficients]``, columns by falling variance; ``shapes`` ``[1024, dimensions]``;
     ``cell_scale``, ``cell_family`` ``[1024]``; ``stages`` ``[families, num_stages, 256, dimensions]``; ``tail_scale``
-    ``[families, num_coefficients]``: RMS of what is left of each component, relative to ``cell_scale``.
+    ``[1024, num_coefficients]``: RMS of what is left of each component over ``cell_scale``, in steps of 0.75 dB.
     """
 
     basis: torch.Tensor
@@ -109,11 +119,9 @@ class Codebooks:
 
     @classmethod
     def load(cls, path: Path) -> Codebooks:
-        """Read what :mod:`lab.train_rvq` wrote. Raises Unavailable when it is not there."""
+        """Read what :mod:`lab.train_rvq` wrote. Raises NotFound when it is not there."""
         if not path.exists():
-            raise Unavailable(
-                f"{path.name} is missing in {path.parent}; `python -m lab.train_rvq` makes it"
-            )
+            raise NotFound(f"{path} is missing: run `python -m lab.train_rvq`", field="weights_dir")
         t = load_file(path)
 
         def complex_of(name: str) -> torch.Tensor:
@@ -127,7 +135,7 @@ class Codebooks:
             t["cell_scale"].float(),
             t["cell_family"].long(),
             complex_of("stages"),
-            t["tail_scale"].float(),
+            torch.exp2(-t["tail_level"].float() / 8),
         )
 
 
@@ -156,7 +164,7 @@ class Plan:
 class RvqQuantizer(CsiQuantizer):
     """See the module.
 
-    Raises InvalidField for antennas without codebooks, Unavailable when the weights are missing.
+    Raises InvalidField for antennas without codebooks, NotFound when the weights are missing.
     """
 
     name = "rvq"
@@ -176,7 +184,7 @@ class RvqQuantizer(CsiQuantizer):
                     field=f"link.{field}",
                 )
         self.bits = bits
-        path = weights_directory() / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
+        path = Settings().weights_dir / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
         self._books = codebooks if codebooks is not None else Codebooks.load(path)
         families, num_stages, stage_size, self._dimensions = self._books.stages.shape
         del families
@@ -202,14 +210,13 @@ class RvqQuantizer(CsiQuantizer):
         return self._placed[device]
 
     @cached_property
-    def _tail_widths(self) -> list[int]:
-        """Bits of each real component (all real parts, then all imaginary parts), for the mean channel."""
-        books = self._books
-        weight = torch.bincount(
-            books.cell_family, books.cell_scale.square(), minlength=len(books.tail_scale)
-        )
-        variance = (weight[:, None] * books.tail_scale.square()).sum(0)
-        return spread_bits(torch.cat([variance, variance]), self._plan.tail)
+    def _tail_widths(self) -> torch.Tensor:
+        """Bits of each real component (real parts, then imaginary) in each cell: int64 ``[1024, 2·coefficients]``.
+
+        Always computed on the CPU in double precision: both ends must agree to the bit.
+        """
+        variance = self._books.tail_scale.double().square()
+        return spread_bits(torch.cat([variance, variance], dim=1), self._plan.tail)
 
     # --- coding ------------------------------------------------------------------------------------------------
 
@@ -220,31 +227,31 @@ class RvqQuantizer(CsiQuantizer):
         level, _ = self._level(rms)
         v = x / rms.clamp_min(1e-12)
         shape, indices, turned, residual = self._search(books, v)
-        fields = [level, shape[:, None], indices]
         widths = [plan.level, plan.shape, *plan.stages]
+        message = message_of(torch.cat([level, shape[:, None], indices], dim=1), widths)
         if plan.tail:
-            scale = books.cell_scale[shape][:, None]
-            left = turned / scale
+            left = turned / books.cell_scale[shape][:, None]
             left[:, : self._dimensions] = residual
-            fields.append(self._encode_tail(books, left, shape))
-            widths += self._tail_widths
-        return pack(torch.cat(fields, dim=1), widths, self.bits)
+            tail = self._tail_widths.to(h.device)[shape]
+            cells = self._encode_tail(left, books.tail_scale[shape], tail)
+            message = torch.cat([message, varying_message_of(cells, tail, plan.tail)], dim=1)
+        return bytes_of(message)
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         books, plan = self._on(payload.device), self._plan
-        widths = [plan.level, plan.shape, *plan.stages]
-        fields = unpack(payload, [*widths, *self._tail_widths] if plan.tail else widths)
+        message = bits_of(payload, self.bits)
+        fields = fields_of(message, [plan.level, plan.shape, *plan.stages])
         shape = fields[:, 1]
         family = books.cell_family[shape]
         left = torch.zeros(
             (len(payload), len(books.basis)), dtype=torch.complex64, device=payload.device
         )
-        head = torch.zeros_like(left[:, : self._dimensions])
         for stage in range(len(plan.stages)):
-            head = head + books.stages[family, stage, fields[:, 2 + stage]]
-        left[:, : self._dimensions] = head
+            left[:, : self._dimensions] += books.stages[family, stage, fields[:, 2 + stage]]
         if plan.tail:
-            left = left + self._decode_tail(books, fields[:, len(widths) :], shape)
+            tail = self._tail_widths.to(payload.device)[shape]
+            cells = varying_fields_of(message[:, self.bits - plan.tail :], tail)
+            left = left + self._decode_tail(cells, books.tail_scale[shape], tail)
         v = left * books.cell_scale[shape][:, None]
         v[:, : self._dimensions] += books.shapes[shape]
         h = block_matmul(v * self._level_value(fields[:, :1]), books.basis.mT)
@@ -306,36 +313,26 @@ class RvqQuantizer(CsiQuantizer):
         turned = v * phase.gather(1, first)
         return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0]
 
-    def _tail_parts(self, books: Codebooks, shape: torch.Tensor) -> torch.Tensor:
-        """RMS of each real component of the tail: ``[batch, 2·num_coefficients]``."""
-        scale = books.tail_scale[books.cell_family[shape]] / math.sqrt(2)
-        return torch.cat([scale, scale], dim=1)
-
-    def _encode_tail(
-        self, books: Codebooks, left: torch.Tensor, shape: torch.Tensor
-    ) -> torch.Tensor:
-        parts = torch.cat([left.real, left.imag], dim=1)
-        z = torch.special.ndtr(
-            parts / (math.sqrt(3) * self._tail_parts(books, shape).clamp_min(1e-12))
-        )
-        levels = torch.exp2(torch.tensor(self._tail_widths, device=left.device, dtype=z.dtype))
+    @staticmethod
+    def _encode_tail(left: torch.Tensor, scale: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
+        """Cells of the real and imaginary parts of ``left [batch, coefficients]`` whose RMS is about ``scale``."""
+        spread = (math.sqrt(3 / 2) * scale).repeat(1, 2)
+        z = torch.special.ndtr(torch.cat([left.real, left.imag], dim=1) / spread)
+        levels = torch.exp2(widths.to(z.dtype))
         return torch.minimum((z * levels).floor(), levels - 1).to(torch.int64)
 
+    @staticmethod
     def _decode_tail(
-        self, books: Codebooks, cells: torch.Tensor, shape: torch.Tensor
+        cells: torch.Tensor, scale: torch.Tensor, widths: torch.Tensor
     ) -> torch.Tensor:
-        table, offsets = _centroid_table(tuple(self._tail_widths))
-        parts = table.to(cells.device)[offsets.to(cells.device) + cells]
-        parts = parts * self._tail_parts(books, shape)
+        table, starts = (t.to(cells.device) for t in _centroid_table())
+        parts = table[starts[widths] + cells] * (math.sqrt(1 / 2) * scale).repeat(1, 2)
         real, imaginary = parts.chunk(2, dim=1)
         return torch.complex(real, imaginary)
 
 
-@lru_cache(maxsize=256)
-def _centroid_table(widths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centroids of every width in one row, and where each component's begin."""
+@lru_cache(maxsize=1)
+def _centroid_table() -> tuple[torch.Tensor, torch.Tensor]:
+    """Centroids of every number of bits in one row, and where each number's begin."""
     centroids, _ = gaussian_cells()
-    starts = [0]
-    for cells in centroids:
-        starts.append(starts[-1] + len(cells))
-    return torch.cat(centroids), torch.tensor([starts[w] for w in widths])
+    return torch.cat(centroids), torch.tensor([2**b - 1 for b in range(MAX_TAIL_BITS + 1)])
