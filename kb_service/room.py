@@ -227,12 +227,19 @@ class KnowledgeBase:
         return self._rewriter
 
     def _load_default(self) -> Rewriter:
+        self._stop_if_closing()
         from semlink.semantics.text import minilm, sentence_embeddings
 
         device = self._settings.device
         minilm(device)
+        self._stop_if_closing()
         llm = load_language_model(self._settings.cache_dir, device=device)
+        self._stop_if_closing()
         return Rewriter(llm, lambda texts: sentence_embeddings(texts, device))
+
+    def _stop_if_closing(self) -> None:
+        if self._closing.is_set():
+            raise GenerationCancelled("the knowledge base is shutting down")
 
     def _answer(
         self, item: knowledge_pb2.RewriteItem, task: Task, outcome: _Outcome, *, cached: bool
