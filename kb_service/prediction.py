@@ -130,7 +130,8 @@ class Wiener:
     def _shapes(self, turns: torch.Tensor) -> torch.Tensor:
         """``exp(−s_k turns²)`` for every ``k``, in a new last dimension."""
         spreads = torch.tensor(self.SPREADS, dtype=torch.float64, device=turns.device)
-        return torch.exp(-spreads * turns[..., None].square())
+        shapes: torch.Tensor = torch.exp(-spreads * turns[..., None].square())
+        return shapes
 
     @staticmethod
     def _correlation(reports: torch.Tensor) -> torch.Tensor:

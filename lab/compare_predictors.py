@@ -1,7 +1,7 @@
 """Which CSI predictor helps, where: ``python -m lab.compare_predictors`` (about a minute, prints a table).
 
-Validation drops that neither codebooks nor predictors have seen: users report every 5 slots, the precoder is made
-10 slots after the newest report (age 5 to 9 on the default link, 10 at worst).
+Validation drops that neither codebooks nor predictors have seen: users report every 5 slots, the slot of transmission
+is 8 slots after the newest report (the default link's reports are 5 to 9 slots old).
 """
 
 from __future__ import annotations

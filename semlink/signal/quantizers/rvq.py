@@ -93,7 +93,7 @@ def spread_bits(variance: torch.Tensor, bits: int) -> torch.Tensor:
     errors = torch.tensor(gaussian_cells()[1], dtype=torch.float64)
     most = min(MAX_TAIL_BITS, 6 + -(-bits // variance.shape[1]))
     rows = []
-    for part in variance.double().split(64):
+    for part in torch.split(variance.double(), 64):
         gains = (part[..., None] * (errors[:most] - errors[1 : most + 1])).flatten(1)
         best = gains.argsort(dim=1, descending=True, stable=True)[:, :bits] // most
         ones = torch.ones_like(best)
