@@ -154,7 +154,7 @@ class Wiener:
         eye = torch.eye(size, dtype=torch.float64, device=rho.device)
         left = (weighted[..., :, None] * shapes[..., None, :]).sum(2) + self.PRIOR_PAIRS * eye
         right = (weighted * rho.flatten(2)[..., None]).sum(2) + self.PRIOR_PAIRS * prior
-        shares = torch.linalg.solve(left, right).clamp_min(1e-3)
+        shares: torch.Tensor = torch.linalg.solve(left, right).clamp_min(1e-3)
         coherence = shares.sum(-1, keepdim=True)
         return shares * (self.MAX_COHERENCE / coherence).clamp_max(1.0)
 
