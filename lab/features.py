@@ -27,7 +27,7 @@ from semlink.semantics.gallery import generator_version
 from semlink.semantics.tokens import Tokens, pad
 
 SHARD_ITEMS: Final = 128
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = {"minilm": 1, "efficientnet-lite0": 1, "whisper-tiny": 2}
 """Raised whenever :mod:`semlink.semantics` computes other tokens from the same input."""
 
 Kind = Literal["media", "text"]
@@ -105,7 +105,7 @@ def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFe
 def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str:
     task = corpus.info.task
     model = backbone_of(task) if kind == "media" else "minilm"
-    parts: list[object] = [LAYOUT_VERSION, kind, task, MODELS[model].sha256]
+    parts: list[object] = [LAYOUT_VERSION[model], kind, task, MODELS[model].sha256]
     if kind == "media":
         parts += [
             generator_version(corpus),

@@ -31,7 +31,9 @@ NUM_STATES: Final = 5
 """The embedding and four layers."""
 ENVELOPE: Final = (20, 5)
 """Mel bands and steps a bin of the coarse spectrogram that a token also carries: it keeps onsets and counts."""
-WIDTH: Final = NUM_STATES * 384 + ENVELOPE[0] * ENVELOPE[1]
+FLOOR_FRAMES: Final = 5
+"""Mel frames (10 ms each) that are averaged before the least of a bin is taken."""
+WIDTH: Final = NUM_STATES * 384 + ENVELOPE[0] * ENVELOPE[1] + NUM_MEL_BINS
 BATCH: Final = 8
 
 _DTYPES: Final = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
@@ -131,7 +133,8 @@ class WhisperTiny:
         self._lock = threading.Lock()
 
     def tokens(self, waveforms: Sequence[NDArray[np.float32]]) -> Tokens:
-        """Half-second bins, values [batch, num_bins, 2020]: mean of every layer's states, and a coarse spectrogram.
+        """Half-second bins, values [batch, num_bins, 2100]: mean of every layer's states, a coarse spectrogram, and
+        the least level of each mel band in the bin: what goes on beneath the events.
 
         ``waveforms``: mono at 16 kHz, float32, −1…1, more than 0 and at most 30 s each, padded with silence to a
         multiple of 5 s, at least 10 s. Clips of one length run together. Raises InvalidField otherwise.
@@ -152,7 +155,7 @@ class WhisperTiny:
 
     @torch.inference_mode()
     def _features(self, waveforms: Sequence[NDArray[np.float32]], seconds: int) -> torch.Tensor:
-        """[batch, num_bins, 2020], float32, of clips that are padded to ``seconds``."""
+        """[batch, num_bins, 2100], float32, of clips that are padded to ``seconds``."""
         encoder, extractor = self._encoder(seconds)
         mel = extractor(
             list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
@@ -166,7 +169,7 @@ class WhisperTiny:
         bands, steps = ENVELOPE
         coarse = F.adaptive_avg_pool2d(mel[:, None], (bands, pooled.shape[1] * steps))[:, 0]
         coarse = coarse.reshape(batch, bands, -1, steps).permute(0, 2, 1, 3).flatten(2)
-        return torch.cat([pooled, coarse], 2)
+        return torch.cat([pooled, coarse, floor_of(mel)], 2)
 
     def _encoder(self, seconds: int) -> tuple[Any, Any]:
         from transformers import WhisperConfig, WhisperFeatureExtractor
@@ -194,6 +197,13 @@ class WhisperTiny:
                 extractor = extractor_class(feature_size=NUM_MEL_BINS, chunk_length=seconds)
                 self._encoders[seconds] = (encoder, extractor)
             return self._encoders[seconds]
+
+
+def floor_of(mel: torch.Tensor) -> torch.Tensor:
+    """Least level of each mel band in each half-second bin, [batch, num_bins, 80] from [batch, 80, num_frames]."""
+    smooth = F.avg_pool1d(mel, FLOOR_FRAMES)
+    per_bin = int(MEL_FRAMES_PER_SECOND * BIN_SECONDS) // FLOOR_FRAMES
+    return -F.max_pool1d(-smooth, per_bin).transpose(1, 2)
 
 
 def _padded_seconds(waveform: NDArray[np.float32]) -> int:

@@ -17,7 +17,11 @@ FEATURE_DIM: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """Shape of one head. ``max_tokens`` bounds the learned positions; longer inputs are cut."""
+    """Shape of one head. ``max_tokens`` bounds the learned positions; longer inputs are cut.
+
+    ``pooled_bands`` > 0 adds a linear path from the tokens' maximum and from their means in so many bands (rows of a
+    picture, stretches of a sound): what is there, past the narrow transformer, which then has to say only where.
+    """
 
     in_dim: int
     max_tokens: int
@@ -27,6 +31,7 @@ class HeadConfig:
     num_queries: int = 4
     dropout: float = 0.1
     input_dropout: float = 0.0
+    pooled_bands: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -63,6 +68,12 @@ class Head(nn.Module):
         self.pool = _Attention(width, config.num_heads)
         self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Linear(config.num_queries * width, FEATURE_DIM)
+        self.skip: nn.Module | None = None
+        if config.pooled_bands:
+            pooled_dim = (config.pooled_bands + 1) * config.in_dim
+            self.skip = nn.Sequential(
+                nn.Dropout(2 * config.dropout), nn.Linear(pooled_dim, FEATURE_DIM)
+            )
 
     def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -70,18 +81,40 @@ class Head(nn.Module):
 
     def raw(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The feature before normalisation, [batch, 256]."""
-        x = self.hidden(values, mask)
+        values, mask = self._standardised(values, mask)
+        x = self._transformed(values, mask)
         queries = self.queries.expand(len(x), -1, -1)
-        pooled = self.pool(queries, x, mask[:, : x.shape[1]])
+        pooled = self.pool(queries, x, mask)
         out: torch.Tensor = self.out(self.dropout(pooled.flatten(1)))
+        if self.skip is not None:
+            out = out + self.skip(self._pooled(values, mask))
         return out
 
     def hidden(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token states after the transformer, [batch, num_tokens, width]."""
-        values = values[:, : self.config.max_tokens]
-        mask = mask[:, : self.config.max_tokens]
+        return self._transformed(*self._standardised(values, mask))
+
+    def _standardised(
+        self, values: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens that fit, each channel in deviations from its mean."""
+        # Channels are only ever appended to tokens, so a head that knows fewer of them stays valid.
+        values = values[:, : self.config.max_tokens, : self.config.in_dim]
         # Rare channels of the backbones reach hundreds of deviations: they would own the projection.
         x = ((values - self.mean) / self.deviation).clamp(-8.0, 8.0)
+        return x, mask[:, : self.config.max_tokens]
+
+    def _pooled(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Maximum over the tokens and their mean in each band, ``[batch, (pooled_bands + 1)·in_dim]``."""
+        bands = self.config.pooled_bands
+        place = (mask.cumsum(1) - 1) * bands // mask.sum(1, keepdim=True)
+        share = F.one_hot(place.clamp_min(0), bands).to(x.dtype) * mask[..., None]
+        share = share / share.sum(1, keepdim=True).clamp_min(1.0)
+        means = torch.einsum("bnk,bnd->bkd", share, x)
+        largest = x.masked_fill(~mask[..., None], -8.0).amax(1)
+        return torch.cat([largest, means.flatten(1)], dim=1)
+
+    def _transformed(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         x = self.dropout(self.project(self.input_dropout(x))) + self.positions[: x.shape[1]]
         for layer in self.layers:
             x = layer(x, mask)
