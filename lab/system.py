@@ -90,7 +90,5 @@ def build_system(
     receiver = receiver or Receiver(settings)
     knowledge = KnowledgeBase(store, settings)
     channel = Channel(receiver, store, settings, knowledge=knowledge)
-    transmitter = Transmitter(
-        channel, receiver, knowledge, store, settings, encoder=encoder or encode
-    )
+    transmitter = Transmitter(channel, receiver, knowledge, store, settings, encoder=encoder)
     return System(transmitter, channel, receiver, knowledge, store)

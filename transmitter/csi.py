@@ -28,20 +28,31 @@ class KnownCsi:
 async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> list[KnownCsi]:
     """Decode the newest report that every user has made and that is usable in each slot (hold-last).
 
-    Without a store, or where reports that should be there are missing or damaged, the answer is marked degraded.
+    Older reports are read only where the newest is not there. Without a store, or where reports that should be there
+    are missing or damaged, the answer is marked degraded.
     """
-    wanted = [
-        (slot.link_id, report_slots(slot.config, slot.slot, HISTORY_REPORTS)) for slot in slots
-    ]
+    due = [report_slots(slot.config, slot.slot, 1) for slot in slots]
     try:
-        reports = await store.reports(wanted)
+        known = await _read(store, slots, due)
+        lost = [i for i, k in enumerate(known) if k.degraded]
+        if lost:
+            older = [report_slots(slots[i].config, slots[i].slot, HISTORY_REPORTS) for i in lost]
+            again = await _read(store, [slots[i] for i in lost], older)
+            known = [dict(zip(lost, again, strict=True)).get(i, k) for i, k in enumerate(known)]
     except Unavailable as error:
-        lost = common_pb2.Degradation(part="link.csi", reason=error.message)
-        return [KnownCsi(None, "none", degraded=(lost,) if due else ()) for _, due in wanted]
+        away = common_pb2.Degradation(part="link.csi", reason=error.message)
+        return [KnownCsi(None, "none", degraded=(away,) if d else ()) for d in due]
+    return known
+
+
+async def _read(
+    store: Store, slots: Sequence[channel_pb2.Slot], due: Sequence[list[int]]
+) -> list[KnownCsi]:
+    wanted = [(slot.link_id, d) for slot, d in zip(slots, due, strict=True)]
+    reports = await store.reports(wanted)
     return await asyncio.to_thread(
         lambda: [
-            _newest(slot, due, found)
-            for slot, (_, due), found in zip(slots, wanted, reports, strict=True)
+            _newest(slot, d, found) for slot, d, found in zip(slots, due, reports, strict=True)
         ]
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semlink.semantics.encoders import SemanticEncoder
+from semlink.semantics.encoders import semantic_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +21,14 @@ class Content:
     value: str | NDArray[Any]
 
 
-@lru_cache(maxsize=8)
-def encoder_of(task: str) -> SemanticEncoder:
-    """The encoders of a task, loaded once a process."""
-    return SemanticEncoder(task)
-
-
-def encode(contents: list[Content]) -> list[NDArray[np.float32]]:
+def encode(contents: list[Content], device: str = "cpu") -> list[NDArray[np.float32]]:
     """Features, ``[feature_size]`` float32 of unit norm each, in the order of the contents."""
     groups: dict[tuple[str, str], list[int]] = {}
     for i, content in enumerate(contents):
         groups.setdefault((content.task, content.modality), []).append(i)
     features: dict[int, NDArray[np.float32]] = {}
     for (task, modality), members in groups.items():
-        encoder = encoder_of(task)
+        encoder = semantic_encoder(task, device)
         run: Callable[[list[Any]], NDArray[np.float32]] = getattr(encoder, modality)
         rows = run([contents[i].value for i in members])
         features |= dict(zip(members, rows, strict=True))

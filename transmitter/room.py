@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from semlink.batching import MicroBatcher
+from semlink.corpora.registry import TASKS
 from semlink.errors import Unavailable
 from semlink.rooms import ChannelRoom, KnowledgeRoom, ReceiverRoom
 from semlink.semantics.fusion import fuse
@@ -26,7 +28,7 @@ from semlink.v1 import (
 )
 from semlink.wire import from_wire, to_wire
 from transmitter.csi import KnownCsi, newest_reports
-from transmitter.encoding import Content, encode, encoder_of
+from transmitter.encoding import Content, encode
 from transmitter.framing import Framed, Message, frame
 from transmitter.queries import CheckedQuery, check_query
 
@@ -61,9 +63,9 @@ class Transmitter:
         store: Store,
         settings: Settings,
         *,
-        encoder: Callable[[list[Content]], list[NDArray[np.float32]]] = encode,
+        encoder: Callable[[list[Content]], list[NDArray[np.float32]]] | None = None,
     ) -> None:
-        self._encode_batch = encoder
+        self._encode_batch = encoder or partial(encode, device=settings.device)
         self._channel = channel
         self._receiver = receiver
         self._knowledge = knowledge
@@ -78,8 +80,7 @@ class Transmitter:
 
     def warm_up(self) -> None:
         """Load the encoders, so that the first query does not pay for it."""
-        for task in ("person", "image", "audio"):
-            encoder_of(task).text(["a first query"])
+        self._encode_batch([Content(task, "text", "a first query") for task in TASKS])
 
     async def close(self) -> None:
         """Finish what is queued."""
