@@ -97,7 +97,7 @@ def test_angular_delay_transform_is_unitary_and_finds_plane_waves(
     assert strongest[:polarised].sum() > 0.999 * strongest.sum()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     name=st.sampled_from(["scalar", "rvq"]),
     bits=st.integers(1, MAX_BITS),

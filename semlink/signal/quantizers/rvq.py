@@ -134,7 +134,9 @@ class Codebooks:
             complex_of("shapes"),
             t["cell_scale"].float(),
             t["cell_family"].long(),
-            complex_of("stages"),
+            torch.view_as_complex(
+                t["stages"].float() * t["stage_scale"].float()[..., None, None, None]
+            ),
             torch.exp2(-t["tail_level"].float() / 8),
         )
 
