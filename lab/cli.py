@@ -317,11 +317,14 @@ def train_gallery(
 
 
 @train_app.command("rvq")
-def train_rvq(seed: int = 0) -> None:
+def train_rvq(
+    rounds: Annotated[int, typer.Option(help="of the training mix of channels")] = 20,
+    fresh: Annotated[bool, typer.Option(help="train also what is there already")] = False,
+) -> None:
     """Train the codebooks of the RVQ CSI quantiser on generated channels."""
-    from lab.train_rvq import run
+    from lab.train_rvq import train_rvq as run
 
-    run(seed=seed)
+    run(rounds=rounds, fresh=fresh)
 
 
 # --- measuring ---------------------------------------------------------------------------------

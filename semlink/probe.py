@@ -28,4 +28,4 @@ def serving(address: str, service: str, timeout_s: float = 5.0) -> bool:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m semlink.probe HOST:PORT SERVICE")
-    sys.exit(not serving(*sys.argv[1:3]))
+    sys.exit(not serving(sys.argv[1], sys.argv[2]))

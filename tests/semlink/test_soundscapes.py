@@ -307,7 +307,7 @@ def test_groups_follow_each_other_and_pairs_overlap(corpus: Soundscapes) -> None
                 assert other["end_s"] < base["end_s"] - 0.3
                 pairs += 1
             previous_end = base["end_s"]
-    assert pairs > 200
+    assert pairs > 100  # a fifth of the scenes that have room for one
 
 
 def test_loud_is_louder_than_normal_and_faint_is_fainter(corpus: Soundscapes) -> None:

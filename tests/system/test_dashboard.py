@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests_live import Live
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,10 +14,10 @@ from semlink.corpora.soundscapes.scene import Draws, Event, Scene
 CAPTIONS_PER_SOUND = 5
 FEWEST_WORDS = 6
 MOST_WORDS = 25
-SHARE_NAMING_COUNT = 0.85
-SHARE_NAMING_LOUDNESS = 0.8
+SHARE_NAMING_COUNT = 0.95
+SHARE_NAMING_LOUDNESS = 0.9
 SHARE_NAMING_LENGTH = 0.7
-SHARE_NAMING_BED = 0.9
+SHARE_NAMING_BED = 1.0
 
 
 @dataclass(frozen=True, slots=True)

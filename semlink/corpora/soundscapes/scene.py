@@ -16,7 +16,7 @@ import numpy as np
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ, Split
 from semlink.corpora.soundscapes.recordings import Region, regions
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same (seed, item id) would give another scene, caption or waveform."""
 
 DURATION_S = 10.0
@@ -39,16 +39,16 @@ CONTINUOUS = (
 SOUNDS = (*MOST_OF, *CONTINUOUS)
 BEDS = ("rain", "sea waves", "clock tick", "helicopter", "fire crackling")
 
-NUM_EVENTS = ((2, 0.12), (3, 0.48), (4, 0.40))
+NUM_EVENTS = ((2, 0.12), (3, 0.58), (4, 0.30))
 LOUDNESS = (("faint", 0.18), ("normal", 0.64), ("loud", 0.18))
 LENGTH = (("short", 0.3), ("medium", 0.4), ("long", 0.3))
 SHARE_WITH_BED = 0.5
-SHARE_WITH_OVERLAP = 0.4
+SHARE_WITH_OVERLAP = 0.2
 
-LEVEL_DB: Mapping[Loudness, float] = {"faint": -37.0, "normal": -25.0, "loud": -17.0}
+LEVEL_DB: Mapping[Loudness, float] = {"faint": -35.0, "normal": -25.0, "loud": -17.0}
 """K-weighted RMS of an event over its own duration, dB re full scale."""
 LEVEL_JITTER_DB = 1.0
-BED_LEVEL_DB = -41.0
+BED_LEVEL_DB = -36.0
 BASE_OF_OVERLAP_DB = -5.0
 """The continuous event of an overlap is this much below normal, so that the other one is heard."""
 LENGTH_S: Mapping[Length, tuple[float, float]] = {
