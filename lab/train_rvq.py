@@ -129,7 +129,9 @@ def train_codebooks(
     task = progress.add_task(title, total=3 + NUM_STAGES * NUM_FAMILIES + NUM_REFINEMENTS)
     h = h / h.abs().square().mean((1, 2, 3), keepdim=True).sqrt()
     # Stored in half precision: train with what will be read.
-    bases = [b.to(torch.complex32).to(torch.complex64) for b in subband_rx_tx_bases(h)]
+    bases = [
+        torch.view_as_complex(torch.view_as_real(b).half().float()) for b in subband_rx_tx_bases(h)
+    ]
     kron = torch.kron(torch.kron(bases[0], bases[1]), bases[2])
     v = torch.cat([h[part].flatten(1) @ kron.conj() for part in _chunks(len(h))])
     order = v.abs().square().mean(0).argsort(descending=True)
