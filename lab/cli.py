@@ -34,7 +34,8 @@ app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 140)
+"""80 columns, what rich takes for a file or a pipe, squeeze tables beyond reading."""
 errors = Console(stderr=True)
 
 Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]
@@ -205,7 +206,7 @@ def demo(out: Out = Path("demo")) -> None:
     from lab.demo import demo as run
 
     with _own_services("demo") as settings, Client(gateway_url(settings.gateway_port)) as client:
-        run(client, out)
+        run(client, out, console)
 
 
 @contextmanager

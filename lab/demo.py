@@ -183,9 +183,8 @@ def write_page(shown: Sequence[Shown], path: Path, *, seconds: float) -> None:
     path.write_text(page)
 
 
-def demo(client: Client, out: Path) -> list[Shown]:
+def demo(client: Client, out: Path, console: Console) -> list[Shown]:
     """Run, print, write ``out / report.html``."""
-    console = Console()
     start = time.monotonic()
     with console.status("asking (the LLM rewrites each new text once: some seconds each)"):
         shown = run(client)

@@ -71,7 +71,12 @@ class Obliging:
 _room: Any = Obliging()
 _app = create_app(Rooms(_room, _room, _room, _room.health, _room.close))
 schema = schemathesis.openapi.from_asgi("/openapi.json", _app)
-_kept = ("not_a_server_error", "status_code_conformance", "response_schema_conformance", "negative_data_rejection")
+_kept = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+)
 
 
 @schema.parametrize()
