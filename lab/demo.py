@@ -113,7 +113,7 @@ def asks() -> list[Ask]:
 def run(client: Client, *, seed: int = 1) -> list[Shown]:
     """Send every query of the demo and fetch what was found."""
     shown = []
-    for ask in asks():
+    for number, ask in enumerate(asks()):
         answer = client.query(
             {
                 "task": ask.task,
@@ -121,7 +121,7 @@ def run(client: Client, *, seed: int = 1) -> list[Shown]:
                 "method": "sc-lmkb",
                 "top_k": TOP_K,
                 "symbols": SYMBOLS,
-                "seed": seed,
+                "seed": seed + number,
                 "knowledge_budget_ms": KNOWLEDGE_BUDGET_MS,
                 "deadline_ms": 2 * KNOWLEDGE_BUDGET_MS,
                 "link": LINK,
