@@ -93,11 +93,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:  # noqa: ARG001
+        detail = str(error.detail)
+        if error.status_code == 400:  # FastAPI's word for a body that is not UTF-8
+            return problem(422, "Invalid field", f"the body is no JSON: {detail}", field="body")
         return problem(
             error.status_code,
-            str(error.detail),
-            str(error.detail),
-            headers=dict(error.headers or {}),
+            detail,
+            detail,
+            headers=dict(error.headers) if error.headers else None,
         )
 
     @app.exception_handler(Exception)

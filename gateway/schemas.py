@@ -29,9 +29,9 @@ _DEFAULT = links.default_link()
 
 
 class _Body(BaseModel):
-    """Unknown fields are refused: a misspelt one would otherwise be ignored in silence."""
+    """Unknown fields are refused: a misspelt one would otherwise be ignored in silence. So is "5" for 5."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class FeedbackBody(_Body):

