@@ -126,7 +126,9 @@ def save_weights(
     """Write ``path`` (safetensors, float16) and the sidecar ``path`` with ``.json``, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        name: (t.to(torch.float16) if t.is_floating_point() else t).contiguous().cpu()
+        name: (t.to(torch.float16) if t.is_floating_point() and not name.endswith("@scale") else t)
+        .contiguous()
+        .cpu()
         for name, t in tensors.items()
     }
     temporary = path.with_suffix(".part")

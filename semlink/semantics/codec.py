@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import nn
 
 from semlink.errors import InvalidField, NotFound
+from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.settings import Settings
 
@@ -235,5 +236,5 @@ def load_codec(task: str, device: torch.device | str = "cpu") -> Codec:
 def _load_codec(path: Path, device: str) -> Codec:
     with safe_open(path, framework="pt") as file:
         codec = Codec(CodecConfig(**json.loads(file.metadata()["config"])))
-        codec.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+        codec.load_state_dict(unpack({name: file.get_tensor(name) for name in file.keys()}))  # noqa: SIM118
     return codec.eval().requires_grad_(False).to(device)

@@ -172,3 +172,22 @@ def test_missing_weights_name_the_command(tmp_path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SEMLINK_WEIGHTS_DIR", str(tmp_path))
     with pytest.raises(NotFound, match="semlink train codec --task audio"):
         codec_module.codec_path("audio")
+
+
+def test_eight_bits_keep_a_wide_layer_and_leave_the_rest() -> None:
+    from semlink.semantics.eight_bits import pack, unpack
+
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "wide": torch.randn(384, 384, generator=generator) * torch.logspace(-3, 1, 384)[:, None],
+        "narrow": torch.randn(4, 4, generator=generator),
+        "bias": torch.randn(384, generator=generator),
+    }
+    stored = pack(state)
+    assert stored["wide"].dtype == torch.int8
+    back = unpack(stored)
+    assert set(back) == set(state)
+    step = state["wide"].abs().amax(1, keepdim=True) / 127
+    assert bool(((back["wide"] - state["wide"]).abs() <= 0.51 * step).all())
+    assert torch.allclose(back["narrow"], state["narrow"], atol=2e-3)
+    assert torch.equal(unpack(pack(back))["wide"], back["wide"])
