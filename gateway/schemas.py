@@ -11,19 +11,6 @@ from semlink import links
 from semlink.v1 import common_pb2, transmitter_pb2
 
 Task = Literal["person", "image", "audio"]
-Scenario = Literal[
-    "umi-los",
-    "umi-nlos",
-    "uma-los",
-    "uma-nlos",
-    "cdl-a",
-    "cdl-b",
-    "cdl-c",
-    "cdl-d",
-    "cdl-e",
-    "rayleigh",
-    "awgn",
-]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _DEFAULT = links.default_link()
 
@@ -37,7 +24,7 @@ class _Body(BaseModel):
 class FeedbackBody(_Body):
     """How the receiver reports channel state."""
 
-    quantizer: Literal["none", "perfect", "scalar", "rvq"] = "rvq"
+    quantizer: links.Quantizer = "rvq"
     bits: int = Field(_DEFAULT.feedback.bits, ge=0, le=links.MAX_BITS, description="of one report")
     report_period_slots: int = Field(
         _DEFAULT.feedback.report_period_slots, ge=1, le=links.HISTORY_SLOTS
@@ -48,7 +35,7 @@ class FeedbackBody(_Body):
 class LinkConfigBody(_Body):
     """A radio link; slots last 1 ms."""
 
-    scenario: Scenario = "umi-los"
+    scenario: links.Scenario = "umi-los"
     snr_db: float = Field(
         _DEFAULT.snr_db,
         ge=links.SNR_DB_RANGE[0],

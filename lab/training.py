@@ -25,6 +25,7 @@ from lab.features import (
     other_takes,
 )
 from semlink.corpora.corpus import Corpus, Item, Split
+from semlink.semantics.eight_bits import SCALE
 from semlink.semantics.gallery import generator_version
 from semlink.semantics.metrics import retrieval_metrics
 
@@ -126,7 +127,7 @@ def save_weights(
     """Write ``path`` (safetensors, float16) and the sidecar ``path`` with ``.json``, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        name: (t.to(torch.float16) if t.is_floating_point() and not name.endswith("@scale") else t)
+        name: (t.to(torch.float16) if t.is_floating_point() and not name.endswith(SCALE) else t)
         .contiguous()
         .cpu()
         for name, t in tensors.items()

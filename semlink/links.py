@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 
 from semlink.errors import InvalidField
 from semlink.v1 import common_pb2 as pb
 
-SCENARIOS: Final = (
+Scenario = Literal[
     "umi-los",
     "umi-nlos",
     "uma-los",
@@ -23,8 +23,10 @@ SCENARIOS: Final = (
     "cdl-e",
     "rayleigh",
     "awgn",
-)
-QUANTIZERS: Final = ("none", "perfect", "scalar", "rvq")
+]
+SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
+Quantizer = Literal["none", "perfect", "scalar", "rvq"]
+QUANTIZERS: Final[tuple[Quantizer, ...]] = get_args(Quantizer)
 NUM_TX_ANT: Final = (1, 2, 4, 8, 16, 32)
 NUM_RX_ANT: Final = (1, 2, 4)
 MAX_LAYERS: Final = 4

@@ -38,7 +38,8 @@ async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> lis
         if lost:
             older = [report_slots(slots[i].config, slots[i].slot, HISTORY_REPORTS) for i in lost]
             again = await _read(store, [slots[i] for i in lost], older)
-            known = [dict(zip(lost, again, strict=True)).get(i, k) for i, k in enumerate(known)]
+            for i, found in zip(lost, again, strict=True):
+                known[i] = found
     except Unavailable as error:
         away = common_pb2.Degradation(part="link.csi", reason=error.message)
         return [KnownCsi(None, "none", degraded=(away,) if d else ()) for d in due]

@@ -9,7 +9,8 @@ import torch
 
 WIDE: Final = 32_768
 """Matrices from this many elements on are stored in eight bits."""
-_SCALE: Final = "@scale"
+SCALE: Final = "@scale"
+"""What the name of a wide matrix's scales ends with; they stay float32."""
 
 
 def pack(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -19,7 +20,7 @@ def pack(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if tensor.ndim == 2 and tensor.numel() >= WIDE and tensor.is_floating_point():
             scale = tensor.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127.0
             stored[name] = (tensor.float() / scale).round().to(torch.int8)
-            stored[name + _SCALE] = scale
+            stored[name + SCALE] = scale
         else:
             stored[name] = tensor.half() if tensor.is_floating_point() else tensor
     return stored
@@ -28,7 +29,7 @@ def pack(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def unpack(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inverse of :func:`pack`, float32; also reads states that were never packed."""
     return {
-        name: tensor.float() * stored[name + _SCALE] if name + _SCALE in stored else tensor.float()
+        name: tensor.float() * stored[name + SCALE] if name + SCALE in stored else tensor.float()
         for name, tensor in stored.items()
-        if not name.endswith(_SCALE)
+        if not name.endswith(SCALE)
     }
