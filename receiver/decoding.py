@@ -88,6 +88,14 @@ def check_frame(frame: receiver_pb2.ReceivedFrame, *, field: str) -> Samples:
         dtype="complex64",
         shape=(NUM_SUBBANDS, data.shape[0], header.num_streams),
     )
+    if header.first_stream + header.num_layers > header.num_streams:
+        raise InvalidField(
+            f"{field}.header.first_stream is {header.first_stream}, allowed: at most num_streams - num_layers = "
+            f"{header.num_streams - header.num_layers}",
+            field=f"{field}.header.first_stream",
+        )
+    # From here on the frame's own streams are the first; the others are interference in any order.
+    pilots = np.roll(pilots, -header.first_stream, axis=-1)
     noise = from_wire(
         frame.noise, field=f"{field}.noise", dtype="complex64", shape=(data.shape[0], None)
     )

@@ -25,8 +25,12 @@ Scenario = Literal[
     "awgn",
 ]
 SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
-Quantizer = Literal["none", "perfect", "scalar", "rvq"]
+Quantizer = Literal["none", "perfect", "scalar", "type1", "etype2", "rvq", "learned"]
 QUANTIZERS: Final[tuple[Quantizer, ...]] = get_args(Quantizer)
+Memory = Literal["none", "fused", "predictive"]
+MEMORIES: Final[tuple[Memory, ...]] = get_args(Memory)
+PowerAllocation = Literal["equal", "water-filling"]
+POWER_ALLOCATIONS: Final[tuple[PowerAllocation, ...]] = get_args(PowerAllocation)
 NUM_TX_ANT: Final = (1, 2, 4, 8, 16, 32)
 NUM_RX_ANT: Final = (1, 2, 4)
 MAX_LAYERS: Final = 4
@@ -35,6 +39,7 @@ MAX_BITS: Final = 1024
 SNR_DB_RANGE: Final = (-30.0, 60.0)
 MAX_SPEED_MPS: Final = 500 / 3.6
 CARRIER_RANGE_HZ: Final = (0.5e9, 100e9)
+DELAY_SPREAD_RANGE_S: Final = (1e-9, 10e-6)
 
 SLOT_SECONDS: Final = 1e-3
 NUM_SUBBANDS: Final = 8
@@ -90,10 +95,20 @@ def validate_link(config: pb.LinkConfig, *, field: str = "link") -> None:
             f"allowed: at most num_tx_ant = {config.num_tx_ant}",
             field=f"{field}.num_users",
         )
+    if config.delay_spread_s:
+        if not config.scenario.startswith("cdl") and config.scenario != "rayleigh":
+            raise InvalidField(
+                f"{field}.delay_spread_s is {config.delay_spread_s}, scenario {config.scenario} draws its own: "
+                "allowed with cdl-a…cdl-e and rayleigh",
+                field=f"{field}.delay_spread_s",
+            )
+        _within(config.delay_spread_s, *DELAY_SPREAD_RANGE_S, f"{field}.delay_spread_s", " s")
+    _one_of(config.power_allocation, ("", *POWER_ALLOCATIONS), f"{field}.power_allocation")
     feedback = config.feedback
     _one_of(feedback.quantizer, QUANTIZERS, f"{field}.feedback.quantizer")
     if feedback.quantizer not in ("none", "perfect"):
         _within(feedback.bits, 1, MAX_BITS, f"{field}.feedback.bits")
+    _one_of(feedback.memory, ("", *MEMORIES), f"{field}.feedback.memory")
     _within(feedback.report_period_slots, 1, HISTORY_SLOTS, f"{field}.feedback.report_period_slots")
     _within(feedback.delay_slots, 0, HISTORY_SLOTS, f"{field}.feedback.delay_slots")
 

@@ -8,6 +8,7 @@ from typing import Literal
 from semlink.errors import InvalidField
 
 Fusion = Literal["none", "mean", "similarity"]
+Coding = Literal["jscc", "separation", "vq-digital"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Method:
 
     ``rewrites``: LLM rewrites are asked for (SDG). ``filtered``: hallucinations are dropped first (CDFC phase 1).
     ``fusion``: how the kept rewrites join the source (CDFC phase 2). ``predictor``: who turns reports into the CSI
-    of the slot; "" leaves the choice to the knowledge base. ``channel``: False hands the feature over as it is.
+    of the slot; "" leaves the choice to the knowledge base. ``coding``: how a feature becomes symbols. ``channel``:
+    False hands the feature over as it is.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Method:
     filtered: bool = True
     fusion: Fusion = "none"
     predictor: str = "hold-last"
+    coding: Coding = "jscc"
     channel: bool = True
 
 
@@ -71,6 +74,14 @@ METHODS: dict[str, Method] = {
             "Separate source and channel coding: int8 feature, CRC, 5G LDPC, QAM",
             "our definition, 3GPP TS 38.212 coding",
             available=False,
+            coding="separation",
+        ),
+        Method(
+            "vq-digital",
+            "Digital semantic communication: vector-quantised feature, codebook indices, 5G LDPC, QAM",
+            "our definition, 3GPP TS 38.212 coding",
+            available=False,
+            coding="vq-digital",
         ),
     )
 }

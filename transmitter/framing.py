@@ -28,6 +28,8 @@ class Message:
     config: common_pb2.LinkConfig
     csi: NDArray[np.complex64] | None
     slot: int
+    user: int = 0
+    """On whose streams the message rides."""
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -77,7 +79,8 @@ def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
     else:
         csi = torch.from_numpy(np.stack([m.csi for m in messages if m.csi is not None])).to(device)
         precoders = precoder(csi, num_layers, snr_db)
-        sinr_db = predicted_sinr_db(csi, precoders, snr_db, num_layers)
+        user = torch.tensor([m.user for m in messages], device=device)
+        sinr_db = predicted_sinr_db(csi, precoders, snr_db, num_layers, user)
     resource_elements = -(-num_symbols // num_layers)
     subband = torch.arange(resource_elements, device=device) % NUM_SUBBANDS
     # symbol j of the message goes to layer j mod L of resource element j // L

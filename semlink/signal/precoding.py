@@ -72,15 +72,35 @@ def open_loop_precoder(config: pb.LinkConfig, seeds: Sequence[int]) -> torch.Ten
     return torch.from_numpy(q.astype(np.complex64))
 
 
+def own_streams_first(columns: torch.Tensor, user: torch.Tensor, num_layers: int) -> torch.Tensor:
+    """Turn user-major columns so that those of each item's ``user`` come first, the others behind in their order.
+
+    ``columns``: ``[batch, ..., num_streams]``; ``user``: int64 ``[batch]``. Returns a tensor like ``columns``.
+    """
+    num_streams = columns.shape[-1]
+    place = torch.arange(num_streams, device=columns.device)
+    turned = (place + user.to(columns.device)[:, None] * num_layers) % num_streams
+    index = turned.view(len(columns), *(1,) * (columns.ndim - 2), num_streams)
+    return columns.gather(-1, index.expand_as(columns))
+
+
 def predicted_sinr_db(
-    csi: torch.Tensor, precoder: torch.Tensor, snr_db: torch.Tensor, num_layers: int
+    csi: torch.Tensor,
+    precoder: torch.Tensor,
+    snr_db: torch.Tensor,
+    num_layers: int,
+    user: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Post-equalisation SINR of user 0 that the transmitter expects if its CSI were true, in dB.
+    """Post-equalisation SINR of ``user`` (int64 ``[batch]``, default 0) that the transmitter expects if its CSI were
+    true, in dB.
 
     ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``precoder``: complex64
     ``[batch, num_subbands, num_tx_ant, num_streams]``; ``snr_db``: float ``[batch]``.
     Returns float32 ``[batch, num_subbands, num_layers]``.
     """
-    effective = csi[:, 0] @ precoder
+    if user is None:
+        user = torch.zeros(len(csi), dtype=torch.int64, device=csi.device)
+    own = csi[torch.arange(len(csi), device=csi.device), user]
+    effective = own_streams_first(own @ precoder, user, num_layers)
     _, sinr = lmmse(effective, noise_power(precoder.shape[-1], snr_db), num_layers)
     return 10 * torch.log10(sinr)
