@@ -292,11 +292,17 @@ TaskOption = Annotated[str, typer.Option(help="person, image or audio")]
 
 
 @train_app.command("heads")
-def train_heads(task: TaskOption, seed: int = 0) -> None:
+def train_heads(
+    task: TaskOption,
+    seed: int = 0,
+    test: Annotated[
+        bool, typer.Option(help="score the test split as well: once, at the end")
+    ] = False,
+) -> None:
     """Train a task's alignment heads on its embedded corpus."""
     from lab.train_heads import run
 
-    run(task, seed=seed)
+    run(task, seed=seed, measure_test=test)
 
 
 @train_app.command("codec")

@@ -18,6 +18,7 @@ from semlink.corpora.corpus import Task
 from semlink.errors import InvalidField, NotFound
 from semlink.models import file_sha256
 from semlink.semantics import audio, image, text
+from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
 from semlink.semantics.text import sentence_embeddings
 from semlink.semantics.tokens import Tokens
@@ -95,17 +96,14 @@ def load_heads(task: str, device: str = "cpu") -> dict[str, Head]:
     heads: dict[str, Head] = {}
     with safe_open(heads_path(task), framework="pt") as file:
         configs = json.loads(file.metadata()["configs"])
-        names = list(file.keys())
-        for side in ("text", "media"):
-            head = Head(HeadConfig(**configs[side]))
-            prefix = f"{side}."
-            state = {
-                name.removeprefix(prefix): file.get_tensor(name).float()
-                for name in names
-                if name.startswith(prefix)
-            }
-            head.load_state_dict(state)
-            heads[side] = head.eval().requires_grad_(False).to(device)
+        state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    for side in ("text", "media"):
+        head = Head(HeadConfig(**configs[side]))
+        prefix = f"{side}."
+        head.load_state_dict(
+            {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        )
+        heads[side] = head.eval().requires_grad_(False).to(device)
     return heads
 
 
