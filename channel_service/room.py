@@ -20,7 +20,7 @@ from semlink.errors import InvalidField, SemlinkError, Unavailable
 from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query, validate_link
 from semlink.rooms import KnowledgeRoom, ReceiverRoom
 from semlink.settings import Settings
-from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
+from semlink.signal.feedback import decode_reports, needed_report_slots, report_slots
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.signal.quantizers import quantizer_for
 from semlink.store import Store
@@ -151,7 +151,7 @@ class Channel:
         due: dict[str, tuple[common_pb2.LinkConfig, set[int]]] = {}
         for slot in slots:
             _, wanted = due.setdefault(slot.link_id, (slot.config, set()))
-            wanted.update(report_slots(slot.config, slot.slot, HISTORY_REPORTS))
+            wanted.update(needed_report_slots(slot.config, slot.slot))
         made = await asyncio.to_thread(
             lambda: {
                 link_id: self._reports.made_in(config, sorted(wanted))
@@ -249,7 +249,8 @@ class Channel:
         if usable:
             response.report_slot = usable[-1]
             estimate = self._reports.estimates(config, usable[-1])
-            csi, _ = decode_reports(config, self._reports.made_in(config, usable), usable)
+            made = self._reports.made_in(config, needed_report_slots(config, slot, 1))
+            csi, _ = decode_reports(config, made, usable)
             response.estimated_magnitude.CopyFrom(_magnitude(estimate[0]))
             response.fed_back_magnitude.CopyFrom(_magnitude(csi[0, -1]))
         return response
@@ -259,7 +260,7 @@ class Channel:
     ) -> None:
         """Put the usable reports where the knowledge base looks for them, ask it, take its prediction."""
         assert self._knowledge is not None
-        due = report_slots(link.config, slot, HISTORY_REPORTS)
+        due = needed_report_slots(link.config, slot)
         await self._store.put_reports(
             link.link_id, await asyncio.to_thread(self._reports.made_in, link.config, due)
         )

@@ -35,6 +35,16 @@ def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORT
     return [index * period for index in range(first, newest + 1)]
 
 
+def needed_report_slots(
+    config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORTS
+) -> list[int]:
+    """Slots of the reports that must be there to decode those of :func:`report_slots`, oldest first.
+
+    A report that stands for itself needs no other.
+    """
+    return report_slots(config, slot, history)
+
+
 @dataclass(frozen=True, slots=True)
 class ReportHistory:
     """The reports of one link that a slot may use: those that arrived, and the slots that should have one."""

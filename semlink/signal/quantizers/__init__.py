@@ -7,6 +7,7 @@ modules). ``quantizer_for(config).encode(h, report_index)`` makes exactly ``conf
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 from semlink.errors import InvalidField
 from semlink.links import QUANTIZERS
@@ -18,18 +19,37 @@ from semlink.v1 import common_pb2 as pb
 
 __all__ = ["CsiQuantizer", "quantizer_for"]
 
+RANKED: Final = ("type1", "etype2")
+"""Schemes of TS 38.214: their reports are made for a rank, the link's number of layers."""
+
 
 def quantizer_for(config: pb.LinkConfig) -> CsiQuantizer:
     """The quantiser of a (validated) link, cached.
 
-    Raises InvalidField naming ``link.feedback.quantizer`` or ``link.feedback.bits`` for what is not offered.
+    Raises InvalidField naming ``link.feedback.quantizer``, ``link.feedback.bits`` or ``link.feedback.memory`` for
+    what is not offered.
     """
     feedback = config.feedback
-    return _quantizer(feedback.quantizer, feedback.bits, config.num_rx_ant, config.num_tx_ant)
+    if feedback.memory not in ("", "none"):
+        raise InvalidField(
+            f"link.feedback.memory is {feedback.memory!r}, allowed: none",
+            field="link.feedback.memory",
+        )
+    num_layers = config.num_layers if feedback.quantizer in RANKED else 1
+    return _memoryless(
+        feedback.quantizer, feedback.bits, config.num_rx_ant, config.num_tx_ant, num_layers
+    )
 
 
 @lru_cache(maxsize=64)
-def _quantizer(name: str, bits: int, num_rx_ant: int, num_tx_ant: int) -> CsiQuantizer:
+def _memoryless(
+    name: str,
+    bits: int,
+    num_rx_ant: int,
+    num_tx_ant: int,
+    num_layers: int,  # noqa: ARG001 - the rank of a codebook of TS 38.214
+) -> CsiQuantizer:
+    """The scheme whose every report stands for itself; ``num_layers`` is 1 but for ``RANKED``."""
     match name:
         case "none":
             return NoFeedback(num_rx_ant, num_tx_ant)
