@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from channel_service.estimation import ZERO_POWER_ELEMENTS
 from semlink.links import NUM_SUBBANDS, stable_seed
 from semlink.signal.equalization import lmmse, mean_sinr_db, over_subbands
-from semlink.signal.precoding import noise_power
+from semlink.signal.precoding import noise_power, own_streams_first
 
 MIN_PILOT_LENGTH: Final = 12
 QPSK: Final = np.array([1 + 1j, -1 + 1j, 1 - 1j, -1 - 1j], np.complex64) / np.float32(math.sqrt(2))
@@ -32,7 +32,8 @@ def pilot_length(num_streams: int) -> int:
 class Draws:
     """What chance adds to one frame, of unit power: complex64.
 
-    ``others``: symbols of the co-scheduled users ``[num_streams − num_layers, n]``; ``noise`` ``[num_rx_ant, n]``;
+    ``others``: symbols of the co-scheduled users ``[num_streams − num_layers, n]``, from the stream after the frame's
+    own ones on, cyclically; ``noise`` ``[num_rx_ant, n]``;
     ``pilot_noise`` ``[num_subbands, num_rx_ant, num_streams]``; ``zero_power`` ``[num_rx_ant, ZERO_POWER_ELEMENTS]``.
     """
 
@@ -51,14 +52,17 @@ def draw(
     num_layers: int,
     num_streams: int,
     num_elements: int,
+    user: int = 0,
 ) -> Draws:
-    """Everything random about one frame, a pure function of (link seed, slot, frame seed) and the sizes.
+    """Everything random about one frame alone in its slot, a pure function of the seeds, the user and the sizes.
 
     The co-scheduled streams carry random QPSK symbols; all noise is circular Gaussian. Unit draws that do not depend
     on the SNR: a sweep over the SNR sees the same noise, scaled.
     """
+    # Two users of a slot never share their noise, also where their frames have one seed.
+    whose = (user,) if user else ()
     rng = np.random.Generator(
-        np.random.Philox(key=stable_seed("noise", link_seed, slot, frame_seed))
+        np.random.Philox(key=stable_seed("noise", link_seed, slot, frame_seed, *whose))
     )
     sizes = (
         num_rx_ant * num_elements,
@@ -79,6 +83,36 @@ def draw(
         pilot_noise.reshape(NUM_SUBBANDS, num_rx_ant, num_streams),
         zero_power.reshape(num_rx_ant, ZERO_POWER_ELEMENTS),
     )
+
+
+def slot_streams(
+    link_seed: int,
+    slot: int,
+    messages: Sequence[tuple[int, NDArray[np.complex64]]],
+    *,
+    num_streams: int,
+) -> NDArray[np.complex64]:
+    """What the base station sends in a slot that several messages share: complex64 ``[num_streams, n]``.
+
+    ``messages``: for each its user and its symbols ``[num_layers, n_i]``; ``n`` is the longest's. Streams that nobody
+    rides on, and the elements past a shorter message's end, carry random QPSK of unit power: a pure function of
+    (link seed, slot) and the size.
+    """
+    rng = np.random.Generator(np.random.Philox(key=stable_seed("shared", link_seed, slot)))
+    longest = max(symbols.shape[1] for _, symbols in messages)
+    streams = QPSK[rng.integers(0, 4, (num_streams, longest))]
+    for user, symbols in messages:
+        num_layers, n = symbols.shape
+        streams[user * num_layers : (user + 1) * num_layers, :n] = symbols
+    return streams
+
+
+def among(draws: Draws, streams: NDArray[np.complex64], user: int) -> Draws:
+    """The draws of a frame whose neighbours are the other ``streams`` of its slot (see :func:`slot_streams`)."""
+    num_elements = draws.noise.shape[1]
+    num_layers = len(streams) - len(draws.others)
+    own_first = np.roll(streams[:, :num_elements], -user * num_layers, axis=0)
+    return replace(draws, others=np.ascontiguousarray(own_first[num_layers:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +150,16 @@ def transmit(
     symbols: torch.Tensor,
     snr_db: torch.Tensor,
     draws: Sequence[Draws],
+    user: torch.Tensor | None = None,
 ) -> Received:
-    """Carry a batch of frames of equal shape to user 0 of each.
+    """Carry a batch of frames of equal shape, each to its ``user`` (int64 ``[batch]``, default 0).
 
-    ``h``: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``, user 0's channel in each frame's slot;
+    ``h``: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``, that user's channel in each frame's slot;
     ``precoder``: complex64 ``[batch, num_subbands, num_tx_ant, num_streams]``; ``symbols``: complex64
     ``[batch, num_layers, n]``; ``snr_db``: float64 ``[batch]``.
     """
+    if user is None:
+        user = torch.zeros(len(h), dtype=torch.int64, device=h.device)
 
     def stacked(arrays: list[NDArray[np.complex64]]) -> torch.Tensor:
         return torch.from_numpy(np.stack(arrays)).to(h.device)
@@ -131,12 +168,14 @@ def transmit(
     n0 = noise_power(num_streams, snr_db)
     amplitude = n0.sqrt().float()[:, None, None]
     streams = torch.cat([symbols, stacked([d.others for d in draws])], dim=1)
-    clean, effective = apply_channel(h, precoder, streams)
+    own_first = own_streams_first(precoder, user, num_layers)
+    clean, effective = apply_channel(h, own_first, streams)
     pilot_amplitude = amplitude.unsqueeze(-1) / math.sqrt(pilot_length(num_streams))
     _, sinr = lmmse(effective, n0, num_layers)
     return Received(
         samples=clean + amplitude * stacked([d.noise for d in draws]),
-        pilots=effective + pilot_amplitude * stacked([d.pilot_noise for d in draws]),
+        pilots=own_streams_first(effective, -user, num_layers)
+        + pilot_amplitude * stacked([d.pilot_noise for d in draws]),
         zero_power=amplitude * stacked([d.zero_power for d in draws]),
         sinr_db=mean_sinr_db(sinr, symbols.shape[-1]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND, validate_link
+from semlink.links import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND, link_id_of, validate_link
 from semlink.v1 import channel_pb2, common_pb2
 from semlink.wire import from_wire
 
@@ -25,11 +26,13 @@ class CheckedFrame:
     """A frame whose every field has been checked; arrays are complex64.
 
     ``symbols`` ``[num_layers, n]``; ``precoder`` ``[num_subbands, num_tx_ant, num_streams]``; ``assumed_csi``
-    ``[num_subbands, num_rx_ant, num_tx_ant]`` or None.
+    ``[num_subbands, num_rx_ant, num_tx_ant]`` or None. ``user``: on whose streams it rides.
     """
 
+    link_id: str
     config: common_pb2.LinkConfig
     slot: int
+    user: int
     seed: int
     header: bytes
     num_symbols: int
@@ -46,14 +49,20 @@ class CheckedFrame:
 def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
     """Check a frame against its link: shapes, dtypes, finite values, powers, header.
 
-    Symbols have unit mean power over the whole frame (how a message spreads it over layers is its codec's matter); in
-    each subband ``‖W‖_F² = num_streams``. Both to 1 %, so that no frame buys itself SNR.
+    Symbols have unit mean power over the whole frame (how a message spreads it over layers is its codec's matter);
+    ``‖W‖_F² = num_streams`` in each subband, with ``power_allocation`` "water-filling" for each user
+    ``‖W_u‖_F² = num_layers`` in the mean over the subbands. All to 1 %, so that no frame buys itself SNR.
     Raises InvalidField or CorruptTensor naming ``{field}.name``.
     """
     config = frame.config
     validate_link(config, field=f"{field}.config")
     if frame.slot < 0:
         raise InvalidField(f"{field}.slot is {frame.slot}, allowed: ≥ 0", field=f"{field}.slot")
+    if frame.user >= config.num_users:
+        raise InvalidField(
+            f"{field}.user is {frame.user}, allowed: 0…{config.num_users - 1}",
+            field=f"{field}.user",
+        )
     num_streams = config.num_users * config.num_layers
     symbols = from_wire(
         frame.symbols,
@@ -74,21 +83,83 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
         dtype="complex64",
         shape=(NUM_SUBBANDS, config.num_tx_ant, num_streams),
     )
-    norms = np.sum(np.abs(precoder) ** 2, axis=(1, 2)) / num_streams
-    worst = float(norms[np.argmax(np.abs(norms - 1))])
-    _unit_power(worst, f"{field}.precoder", "squared Frobenius norm of a subband over num_streams")
+    _check_precoder_power(precoder, config, field=f"{field}.precoder")
     assumed_csi = None
-    if frame.HasField("assumed_csi") and frame.assumed_csi.dtype:
+    if frame.HasField("assumed_csi"):
         assumed_csi = from_wire(
             frame.assumed_csi,
             field=f"{field}.assumed_csi",
             dtype="complex64",
             shape=(NUM_SUBBANDS, config.num_rx_ant, config.num_tx_ant),
         )
-    header = _check_header(frame.header, config, num_elements, field=f"{field}.header")
+    header = _check_header(frame, num_elements, field=f"{field}.header")
     return CheckedFrame(
-        config, frame.slot, frame.seed, frame.header, header.symbols, symbols, precoder, assumed_csi
+        frame.link_id,
+        config,
+        frame.slot,
+        frame.user,
+        frame.seed,
+        frame.header,
+        header.symbols,
+        symbols,
+        precoder,
+        assumed_csi,
     )
+
+
+def flights(frames: Sequence[CheckedFrame]) -> list[list[int]]:
+    """Which frames of a request fly together: those of one slot of an opened link. Indices, each exactly once.
+
+    A link by value has no clock that hands out its slots, so its frames fly alone whatever slot they picked.
+    Raises InvalidField naming ``frames[i].config``, ``.user`` or ``.precoder`` where frames of a slot disagree on
+    the link or the precoder, or claim the same user.
+    """
+    together: dict[tuple[str, int], list[int]] = {}
+    found: list[list[int]] = []
+    for i, frame in enumerate(frames):
+        if frame.link_id in ("", link_id_of(frame.config)):
+            found.append([i])
+            continue
+        flight = together.setdefault((frame.link_id, frame.slot), [])
+        if flight:
+            _check_company(frame, [frames[j] for j in flight], field=f"frames[{i}]")
+        else:
+            found.append(flight)
+        flight.append(i)
+    return found
+
+
+def _check_company(frame: CheckedFrame, company: Sequence[CheckedFrame], *, field: str) -> None:
+    first = company[0]
+    if frame.config != first.config:
+        raise InvalidField(
+            f"{field}.config differs from that of another frame in slot {frame.slot} of {frame.link_id}",
+            field=f"{field}.config",
+        )
+    if any(frame.user == other.user for other in company):
+        raise InvalidField(
+            f"{field}.user is {frame.user}, allowed: a user that no other frame of slot {frame.slot} rides on",
+            field=f"{field}.user",
+        )
+    if not np.array_equal(frame.precoder, first.precoder):
+        raise InvalidField(
+            f"{field}.precoder differs from that of another frame in slot {frame.slot} of {frame.link_id}",
+            field=f"{field}.precoder",
+        )
+
+
+def _check_precoder_power(
+    precoder: NDArray[np.complex64], config: common_pb2.LinkConfig, *, field: str
+) -> None:
+    power = np.sum(np.abs(precoder) ** 2, axis=1) / config.num_layers
+    per_user = power.reshape(NUM_SUBBANDS, config.num_users, config.num_layers).sum(-1)
+    if config.power_allocation == "water-filling":
+        shares = per_user.mean(0)
+        what = "squared Frobenius norm of a user, mean over subbands, over num_layers"
+    else:
+        shares = per_user.mean(1)
+        what = "squared Frobenius norm of a subband over num_streams"
+    _unit_power(float(shares[np.argmax(np.abs(shares - 1))]), field, what)
 
 
 def _unit_power(power: float, field: str, what: str) -> None:
@@ -99,9 +170,10 @@ def _unit_power(power: float, field: str, what: str) -> None:
 
 
 def _check_header(
-    data: bytes, config: common_pb2.LinkConfig, num_elements: int, *, field: str
+    frame: channel_pb2.Frame, num_elements: int, *, field: str
 ) -> channel_pb2.FrameHeader:
     """The header crosses the air beside the symbols, so it must be one, and must agree with the frame."""
+    data, config = frame.header, frame.config
     header = channel_pb2.FrameHeader()
     try:
         header.ParseFromString(data)
@@ -114,11 +186,12 @@ def _check_header(
     expected = {
         "num_layers": num_layers,
         "num_streams": config.num_users * num_layers,
+        "first_stream": frame.user * num_layers,
     }
     for name, value in expected.items():
         if getattr(header, name) != value:
             raise InvalidField(
-                f"{field}.{name} is {getattr(header, name)}, the link says {value}",
+                f"{field}.{name} is {getattr(header, name)}, link and user say {value}",
                 field=f"{field}.{name}",
             )
     if -(-header.symbols // num_layers) != num_elements:

@@ -11,8 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from channel_service.air import Received, draw, pilot_length, transmit
-from channel_service.frames import CheckedFrame, check_frame
+from channel_service.air import (
+    Draws,
+    Received,
+    among,
+    draw,
+    pilot_length,
+    slot_streams,
+    transmit,
+)
+from channel_service.frames import CheckedFrame, check_frame, flights
 from channel_service.reports import Reports
 from channel_service.windows import Windows
 from semlink.batching import MicroBatcher
@@ -59,7 +67,7 @@ class Channel:
         self._knowledge = knowledge
         self.windows = Windows(cache_bytes, settings.device)
         self._reports = Reports(self.windows)
-        self._air: MicroBatcher[CheckedFrame, _Flown] = MicroBatcher(
+        self._air: MicroBatcher[tuple[CheckedFrame, ...], list[_Flown]] = MicroBatcher(
             self._fly, name="channel.air", max_batch=256, max_queue=settings.max_queue
         )
 
@@ -108,8 +116,10 @@ class Channel:
     async def grant(self, request: channel_pb2.GrantRequest) -> channel_pb2.GrantResponse:
         """Grant a slot to each item; the reports usable in it are in the store afterwards.
 
-        A link by value: the slot that ``seed`` picks. An opened link: its clock advances by one slot an item. Without
-        a store the slots of links by value are granted all the same, degraded by "store": their reports are missing.
+        A link by value: the slot that ``seed`` picks, user 0. An opened link: its clock advances by one slot for each
+        item without a ``sharing`` key and for every ``num_users`` items with the same one, which ride on users 0, 1, …
+        of the slot in their order. Without a store the slots of links by value are granted all the same, degraded by
+        "store": their reports are missing.
         Raises InvalidField naming ``items[i].…``, NotFound for a link that is not open.
         """
         with timed("channel.grant"):
@@ -139,10 +149,11 @@ class Channel:
                     )
         for link_id, members in opened.items():
             link = await self._store.link(link_id)
-            first = await self._store.advance(link_id, len(members))
-            for offset, i in enumerate(members):
+            places = _places([items[i].sharing for i in members], link.config.num_users)
+            first = await self._store.advance(link_id, 1 + max(offset for offset, _ in places))
+            for i, (offset, user) in zip(members, places, strict=True):
                 slots[i] = channel_pb2.Slot(
-                    link_id=link_id, config=link.config, slot=first + offset
+                    link_id=link_id, config=link.config, slot=first + offset, user=user
                 )
         return slots
 
@@ -179,13 +190,23 @@ class Channel:
         """Carry the frames to the receiver; its answers come back with the link's figures, in their order.
 
         The receiver gets the header, samples, pilots and zero-power elements, and nothing that did not cross the air;
-        its answers find their way back by their order.
+        its answers find their way back by their order. Frames of one slot of an opened link fly together: each is
+        interference to the others.
         Raises InvalidField or CorruptTensor naming ``frames[i].…``, and what the receiver raises.
         """
         checked = [
             check_frame(frame, field=f"frames[{i}]") for i, frame in enumerate(request.frames)
         ]
-        flown = await self._air.submit_many(checked)
+        together = flights(checked)
+        landed = await self._air.submit_many(
+            [tuple(checked[i] for i in flight) for flight in together]
+        )
+        by_frame = {
+            i: f
+            for flight, company in zip(together, landed, strict=True)
+            for i, f in zip(flight, company, strict=True)
+        }
+        flown = [by_frame[i] for i in range(len(checked))]
         answer = await self._receiver.receive(
             receiver_pb2.ReceiveRequest(frames=[f.received for f in flown])
         )
@@ -202,25 +223,32 @@ class Channel:
             ]
         )
 
-    def _fly(self, frames: list[CheckedFrame]) -> list[_Flown]:
-        """Let frames of equal shape fly together."""
+    def _fly(self, batch: list[tuple[CheckedFrame, ...]]) -> list[list[_Flown]]:
+        """Let flights fly: each frame to its user, those of equal shape in one tensor operation."""
+        frames = [frame for flight in batch for frame in flight]
         with timed("channel.window") as window_clock:
-            truth = [self.windows.slot(frame.config, frame.slot)[0] for frame in frames]
+            truth = [self.windows.slot(f.config, f.slot)[f.user] for f in frames]
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, frame in enumerate(frames):
             groups.setdefault(frame.shape, []).append(i)
         received: dict[int, receiver_pb2.ReceivedFrame] = {}
         links: dict[int, channel_pb2.LinkReport] = {}
         with timed("channel.air") as air_clock:
+            draws = [one for flight in batch for one in _draws_of(flight)]
             for members in groups.values():
                 h = torch.stack([truth[i] for i in members])
-                arrived = _through_air([frames[i] for i in members], h)
+                arrived = _through_air([frames[i] for i in members], h, [draws[i] for i in members])
                 for row, i in enumerate(members):
                     received[i] = _received_frame(arrived, row, frames[i])
                     links[i] = _link_report(frames[i], float(arrived.sinr_db[row]))
             _add_csi_figures(frames, truth, [links[i] for i in range(len(frames))])
         timings = (window_clock.timing(), air_clock.timing())
-        return [_Flown(received[i], links[i], timings) for i in range(len(frames))]
+        flown = iter([_Flown(received[i], links[i], timings) for i in range(len(frames))])
+        landed = [[next(flown) for _ in flight] for flight in batch]
+        for flight in landed:
+            for one in flight:
+                one.link.co_scheduled = len(flight) - 1
+        return landed
 
     # --- for plots -----------------------------------------------------------------------------
 
@@ -280,7 +308,22 @@ class Channel:
         response.predictor = predicted.source
 
 
-def _through_air(batch: list[CheckedFrame], h: torch.Tensor) -> Received:
+def _places(sharing: Sequence[str], num_users: int) -> list[tuple[int, int]]:
+    """Slot (counted from the first) and user of each item: items of one non-empty key fill slots user by user."""
+    places: list[tuple[int, int]] = []
+    filling: dict[str, tuple[int, int]] = {}
+    next_slot = 0
+    for key in sharing:
+        slot, user = filling.get(key, (0, num_users))
+        if not key or user == num_users:
+            slot, user, next_slot = next_slot, 0, next_slot + 1
+        places.append((slot, user))
+        filling[key] = (slot, user + 1)
+    return places
+
+
+def _draws_of(flight: Sequence[CheckedFrame]) -> list[Draws]:
+    """What chance adds to each frame of a slot, its neighbours' symbols included."""
     draws = [
         draw(
             frame.config.seed,
@@ -290,9 +333,23 @@ def _through_air(batch: list[CheckedFrame], h: torch.Tensor) -> Received:
             num_layers=frame.config.num_layers,
             num_streams=frame.precoder.shape[-1],
             num_elements=frame.symbols.shape[-1],
+            user=frame.user,
         )
-        for frame in batch
+        for frame in flight
     ]
+    if len(flight) == 1:
+        return draws
+    first = flight[0]
+    streams = slot_streams(
+        first.config.seed,
+        first.slot,
+        [(frame.user, frame.symbols) for frame in flight],
+        num_streams=first.precoder.shape[-1],
+    )
+    return [among(d, streams, frame.user) for d, frame in zip(draws, flight, strict=True)]
+
+
+def _through_air(batch: list[CheckedFrame], h: torch.Tensor, draws: list[Draws]) -> Received:
     return transmit(
         h,
         torch.from_numpy(np.stack([frame.precoder for frame in batch])).to(h.device),
@@ -301,6 +358,7 @@ def _through_air(batch: list[CheckedFrame], h: torch.Tensor) -> Received:
             [frame.config.snr_db for frame in batch], dtype=torch.float64, device=h.device
         ),
         draws,
+        torch.tensor([frame.user for frame in batch], device=h.device),
     )
 
 
@@ -325,6 +383,7 @@ def _link_report(frame: CheckedFrame, sinr_db: float) -> channel_pb2.LinkReport:
         header_bytes=len(frame.header),
         post_eq_snr_db=sinr_db,
         slot=frame.slot,
+        user=frame.user,
     )
     usable = report_slots(config, frame.slot, 1)
     if usable:

@@ -27,6 +27,7 @@ from sionna.phy import config as sionna_config
 from sionna.phy.channel import gen_single_sector_topology
 from sionna.phy.channel.tr38901 import CDL, ChannelCoefficientsGenerator, PanelArray, UMa, UMi
 
+from semlink.errors import InvalidField
 from semlink.links import (
     NUM_SUBBANDS,
     SLOT_SECONDS,
@@ -38,7 +39,7 @@ from semlink.links import (
 from semlink.v1 import common_pb2 as pb
 
 DELAY_SPREAD_S: Final = 100e-9
-"""RMS delay spread of ``cdl-*`` and ``rayleigh``: "nominal" of TR 38.901 table 7.7.3-1."""
+"""Of ``cdl-*`` (RMS) and ``rayleigh`` (mean delay) that name none: "nominal" of TR 38.901 table 7.7.3-1."""
 SECTOR_HALF_WIDTH_RAD: Final = math.pi / 3
 NUM_RAYLEIGH_RAYS: Final = 256
 SPEED_OF_LIGHT: Final = 299_792_458.0
@@ -55,6 +56,8 @@ class ChannelKey:
     num_users: int
     speed_mps: float
     seed: int
+    delay_spread_s: float = DELAY_SPREAD_S
+    """Of ``cdl-*`` and ``rayleigh``; the other scenarios draw their own."""
 
     @classmethod
     def of(cls, config: pb.LinkConfig) -> ChannelKey:
@@ -67,10 +70,11 @@ class ChannelKey:
             config.num_users,
             config.speed_mps,
             config.seed,
+            config.delay_spread_s or DELAY_SPREAD_S,
         )
 
     def draw_seed(self) -> int:
-        """Seed of everything random about this channel."""
+        """Seed of everything random about this channel. Not of the delay spread: it stretches the same rays."""
         return stable_seed(
             "channel",
             self.scenario,
@@ -303,7 +307,7 @@ def _cdl_channel(key: ChannelKey) -> Any:
     ut_yaw = rng.uniform(-math.pi, math.pi, key.num_users)
     return CDL(
         model=key.scenario[-1].upper(),
-        delay_spread=DELAY_SPREAD_S,
+        delay_spread=key.delay_spread_s,
         carrier_frequency=key.carrier_frequency_hz,
         ut_array=panel(key.num_rx_ant, key.carrier_frequency_hz, "omni"),
         bs_array=panel(key.num_tx_ant, key.carrier_frequency_hz, "38.901"),
@@ -346,7 +350,7 @@ def _rayleigh_rays(key: ChannelKey) -> Rays:
     rng = np.random.Generator(np.random.Philox(key=key.draw_seed()))
     users, rays = key.num_users, NUM_RAYLEIGH_RAYS
     strata = (np.arange(rays) + rng.random((2, users, rays))) / rays
-    delays = rng.permuted(-DELAY_SPREAD_S * np.log1p(-strata[0]), axis=-1)
+    delays = rng.permuted(-key.delay_spread_s * np.log1p(-strata[0]), axis=-1)
     max_doppler_hz = key.speed_mps * key.carrier_frequency_hz / SPEED_OF_LIGHT
     doppler = max_doppler_hz * np.cos(2 * np.pi * strata[1])
     parts = rng.standard_normal((2, users, rays, key.num_rx_ant, key.num_tx_ant))
@@ -423,7 +427,16 @@ def generate_window(
 ) -> ChannelWindow:
     """Window ``window_index`` of the link's channel, computed afresh (see :class:`Windows` for the cached way)."""
     key = ChannelKey.of(config)
-    h = frequency_response(draw_rays(key), window_index * WINDOW_SLOTS, WINDOW_SLOTS, device)
+    return _window(key, draw_rays(key), window_index, device)
+
+
+def _window(
+    key: ChannelKey, rays: Rays, window_index: int, device: torch.device | str
+) -> ChannelWindow:
+    h = frequency_response(rays, window_index * WINDOW_SLOTS, WINDOW_SLOTS, device)
+    # NaN would go on as the figures of an answer; one sum finds it in a window, cheaper than a test of each element
+    if not bool(torch.view_as_real(h).sum().isfinite()):
+        raise InvalidField(f"the channel of {key} holds NaN or infinity", field="channel")
     return ChannelWindow(key, window_index, h)
 
 
@@ -503,8 +516,7 @@ class Windows:
 
     def _generate(self, key: ChannelKey, window_index: int) -> ChannelWindow:
         rays = self._rays.get(key, lambda: draw_rays(key))
-        h = frequency_response(rays, window_index * WINDOW_SLOTS, WINDOW_SLOTS, self.device)
-        return ChannelWindow(key, window_index, h)
+        return _window(key, rays, window_index, self.device)
 
     def slot(self, config: pb.LinkConfig, slot: int) -> torch.Tensor:
         """Channel of one absolute slot: complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``."""
