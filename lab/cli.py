@@ -373,23 +373,108 @@ def bench_serve(
     console.print(f"written: {report.write(out, report.experiment)}")
 
 
+ScenarioOption = Annotated[str, typer.Option(help="umi-los, uma-nlos, …")]
+SpeedOption = Annotated[float, typer.Option(help="km/h")]
+SeedsOption = Annotated[int, typer.Option(help="repetitions; the spread is over them")]
+QueriesOption = Annotated[int, typer.Option(help="test captions per seed")]
+LinksOption = Annotated[int, typer.Option(help="drops per seed")]
+
+
 @experiment_app.command("snr")
 def experiment_snr(
     task: TaskOption,
-    scenario: Annotated[str, typer.Option()] = "umi-los",
-    speed: Annotated[float, typer.Option(help="km/h")] = 3.0,
+    scenario: ScenarioOption = "umi-los",
+    speed: SpeedOption = 3.0,
     users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 4,
-    seeds: int = 3,
-    queries: Annotated[int, typer.Option(help="test captions per seed")] = 1000,
+    rows: Annotated[
+        list[str] | None, typer.Option(help="feedback, coding; can be repeated, default both")
+    ] = None,
+    seeds: SeedsOption = 3,
+    queries: QueriesOption = 500,
+    links: LinksOption = 24,
     out: Out = Path("results"),
 ) -> None:
-    """R@1, R@10 and mAP against SNR: ideal link, and DeepSC-MIMO with perfect, 64-bit and no feedback."""
-    from lab.experiments.snr import Plan, print_table, run
+    """R@1, R@10 and mAP against SNR: what feedback is worth, and joint against digital coding."""
+    from lab.experiments.plans import Sampling
+    from lab.experiments.running import run
+    from lab.experiments.snr import GROUPS, Plan, study
 
-    plan = Plan(task, scenario, speed, users, seeds=seeds, queries=queries)
-    report = run(plan, out)
-    print_table(report.rows, plan, console)
-    console.print(f"written: {out / report.experiment}.json, .csv, .png, .svg")
+    sampling = Sampling(task, seeds, queries, links)
+    groups = tuple(rows or GROUPS)
+    if unknown := set(groups) - set(GROUPS):
+        raise InvalidField(
+            f"--rows is {sorted(unknown)[0]!r}, allowed: {', '.join(GROUPS)}", field="rows"
+        )
+    report = run(study(Plan(sampling, scenario, speed, users, groups=groups)), out, console)
+    _say_written(out, report.experiment)
+
+
+@experiment_app.command("rate")
+def experiment_rate(
+    task: TaskOption = "person",
+    scenario: ScenarioOption = "umi-los",
+    speed: SpeedOption = 3.0,
+    users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 1,
+    snr: Annotated[
+        list[float] | None, typer.Option(help="dB; can be repeated, default 0 and 10")
+    ] = None,
+    seeds: SeedsOption = 3,
+    queries: QueriesOption = 500,
+    links: LinksOption = 24,
+    out: Out = Path("results"),
+) -> None:
+    """MAP and R@1 against channel uses k: joint coding, vector-quantised indices, separate coding, ideal link."""
+    from lab.experiments.plans import Sampling
+    from lab.experiments.rate import Plan, study
+    from lab.experiments.running import run
+
+    sampling = Sampling(task, seeds, queries, links)
+    plan = Plan(sampling, scenario, speed, users, tuple(snr or (0.0, 10.0)))
+    report = run(study(plan), out, console)
+    _say_written(out, report.experiment)
+
+
+@experiment_app.command("feedback")
+def experiment_feedback(
+    task: TaskOption = "person",
+    scenario: ScenarioOption = "umi-los",
+    speed: Annotated[
+        list[float] | None, typer.Option(help="km/h; can be repeated, default 3 and 30")
+    ] = None,
+    users: Annotated[
+        list[int] | None, typer.Option(help="can be repeated, default 1 and 4")
+    ] = None,
+    snr: Annotated[
+        list[float] | None, typer.Option(help="dB; can be repeated, default 10 and 25")
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(help="of one report; can be repeated, default 8…512")
+    ] = None,
+    seeds: SeedsOption = 3,
+    queries: QueriesOption = 500,
+    links: LinksOption = 24,
+    out: Out = Path("results"),
+) -> None:
+    """MAP against bits of a CSI report: quantisers, memory across reports, one user and four."""
+    from lab.experiments.feedback import BITS, Plan, study
+    from lab.experiments.plans import Sampling
+    from lab.experiments.running import run
+
+    plan = Plan(
+        Sampling(task, seeds, queries, links),
+        scenario,
+        tuple(speed or (3.0, 30.0)),
+        tuple(users or (1, 4)),
+        tuple(snr or (10.0, 25.0)),
+        tuple(bits or BITS),
+    )
+    report = run(study(plan), out, console)
+    _say_written(out, report.experiment)
+
+
+def _say_written(out: Path, name: str) -> None:
+    files = sorted(path.name for path in out.glob(f"{name}*"))
+    console.print(f"written to {out}: {', '.join(files)}")
 
 
 @app.command()

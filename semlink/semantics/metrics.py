@@ -36,6 +36,21 @@ def ranked_relevance(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> NDArr
     return ranked
 
 
+def average_precision(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Average precision of each query over the whole gallery: float64 ``[num_queries]``.
+
+    ``ranked``: see :func:`ranked_relevance`.
+    """
+    precision: NDArray[np.float64] = _precision_at_hits(ranked).sum(axis=1) / ranked.sum(axis=1)
+    return precision
+
+
+def _precision_at_hits(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    places = np.arange(1, ranked.shape[1] + 1)
+    precision: NDArray[np.float64] = ranked * np.cumsum(ranked, axis=1) / places
+    return precision
+
+
 def retrieval_metrics(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> dict[str, float]:
     """R@1/5/10, mAP, mINP and mAP@10 over all queries; arguments as in :func:`ranked_relevance`.
 
@@ -48,11 +63,10 @@ def retrieval_metrics(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> dict
     """
     ranked = ranked_relevance(scores, relevant)
     num_relevant = ranked.sum(axis=1)
-    places = np.arange(1, ranked.shape[1] + 1)
-    precision_at_hits = ranked * np.cumsum(ranked, axis=1) / places
+    precision_at_hits = _precision_at_hits(ranked)
     last = ranked.shape[1] - np.argmax(ranked[:, ::-1], axis=1)
     metrics = {f"r_at_{k}": float(ranked[:, :k].any(axis=1).mean()) for k in CUTOFFS}
-    metrics["map"] = float((precision_at_hits.sum(axis=1) / num_relevant).mean())
+    metrics["map"] = float(average_precision(ranked).mean())
     metrics["minp"] = float((num_relevant / last).mean())
     top = precision_at_hits[:, :MAP_CUTOFF].sum(axis=1) / np.minimum(num_relevant, MAP_CUTOFF)
     metrics["map_at_10"] = float(top.mean())

@@ -1,0 +1,348 @@
+"""Measuring retrieval at many points of the link: every query through the rooms that serve, metrics as products."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from lab.experiments.bootstrap import paired_difference, share_of_gap
+from lab.experiments.plans import Point, Sampling
+from lab.progress import progress
+from lab.results import Row, over_seeds, weights_hash
+from lab.system import RecordingReceiver, RememberingEncoder, System, build_system
+from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.errors import InvalidField
+from semlink.semantics.gallery import GalleryEmbeddings
+from semlink.semantics.metrics import average_precision, ranked_relevance
+from semlink.settings import Settings
+from semlink.v1 import transmitter_pb2
+
+BATCH: Final = 256
+METRICS: Final = ("r_at_1", "r_at_10", "map", "erased")
+
+
+class GalleryEncoder(RememberingEncoder):
+    """Knows the test captions' vectors from the gallery (int8, a cosine error below 1e-4); encodes what is new."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        corpus = corpus_named(default_corpus(task))
+        embeddings = GalleryEmbeddings.load(corpus.info.name)
+        by_id = {item.item_id: item for item in corpus.items("test")}
+        captions = [c.strip() for i in embeddings.item_ids for c in by_id[i].captions]
+        self._known = {
+            (task, caption): vector
+            for caption, vector in zip(captions, embeddings.captions, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """A seed's queries: texts, the gallery's vectors, and which gallery items are right, ``[queries, items]``."""
+
+    texts: list[str]
+    gallery: NDArray[np.float32]
+    relevant: NDArray[np.bool_]
+
+
+def draw_queries(sampling: Sampling, seed: int) -> Queries:
+    """A random sample of the test captions, drawn anew for each seed."""
+    corpus = corpus_named(default_corpus(sampling.task))
+    items = corpus.items("test")
+    embeddings = GalleryEmbeddings.load(corpus.info.name)
+    by_id = {item.item_id: item for item in items}
+    gallery_identities = np.array([by_id[i].identity for i in embeddings.item_ids])
+    captions = [(item, caption) for item in items for caption in item.captions]
+    if sampling.queries > len(captions):
+        raise InvalidField(
+            f"queries is {sampling.queries}, allowed: 1…{len(captions)}, the test captions",
+            field="queries",
+        )
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(captions))[: sampling.queries]
+    identities = np.array([captions[i][0].identity for i in chosen])
+    return Queries(
+        texts=[captions[i][1] for i in chosen],
+        gallery=np.asarray(embeddings.items, dtype=np.float32),
+        relevant=identities[:, None] == gallery_identities[None, :],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of each query at one point, float32 ``[seeds, queries]``, in the same order at every point."""
+
+    average_precision: NDArray[np.float32]
+    hit_at_1: NDArray[np.float32]
+    hit_at_10: NDArray[np.float32]
+    erased: NDArray[np.float32]
+
+    def per_seed(self, metric: str) -> list[float]:
+        """A metric's value for each seed."""
+        values = {
+            "map": self.average_precision,
+            "r_at_1": self.hit_at_1,
+            "r_at_10": self.hit_at_10,
+            "erased": self.erased,
+        }[metric]
+        return [float(v) for v in values.mean(axis=1, dtype=np.float64)]
+
+
+def judge(
+    features: NDArray[np.float32], erased: NDArray[np.bool_], queries: Queries
+) -> NDArray[np.float32]:
+    """Average precision, hit at 1, hit at 10 and whether erased, of each query: float32 ``[4, queries]``.
+
+    An erased query has no result: it is a miss in every metric.
+    """
+    ranked = ranked_relevance(features @ queries.gallery.T, queries.relevant)
+    figures = np.stack([average_precision(ranked), ranked[:, 0], ranked[:, :10].any(axis=1)])
+    return np.concatenate([figures * ~erased, erased[None]]).astype(np.float32)
+
+
+def _message(
+    point: Point, sampling: Sampling, seed: int, number: int, text: str
+) -> transmitter_pb2.Query:
+    return transmitter_pb2.Query(
+        id=str(number),
+        task=sampling.task,
+        text=text,
+        method=point.scheme.method,
+        top_k=1,
+        symbols=point.symbols,
+        seed=sampling.query_seed(seed, number),
+        link_config=point.link(sampling.link_seed(seed, number)),
+    )
+
+
+async def _send(
+    system: System,
+    receiver: RecordingReceiver,
+    point: Point,
+    sampling: Sampling,
+    seed: int,
+    queries: Queries,
+) -> NDArray[np.float32]:
+    """Send every query of the seed and rank the whole gallery by what arrived: see :func:`judge`."""
+    receiver.features.clear()
+    messages = [_message(point, sampling, seed, i, text) for i, text in enumerate(queries.texts)]
+    erased: list[bool] = []
+    for start in range(0, len(messages), BATCH):
+        request = transmitter_pb2.RetrieveRequest(queries=messages[start : start + BATCH])
+        answers = (await system.transmitter.retrieve(request)).answers
+        degraded = [d for a in answers for d in a.degraded]
+        if degraded:
+            raise RuntimeError(f"a degraded answer is no measurement: {degraded[0]}")
+        erased += [a.link.erased for a in answers]
+    return judge(np.stack(receiver.features), np.array(erased), queries)
+
+
+class Measurements:
+    """What has been measured, kept in a file as it is measured, so that an interrupted run goes on.
+
+    A file of another plan, other weights or another sampling is not used. Lines are appended, never rewritten.
+    """
+
+    def __init__(self, path: Path, sampling: Sampling) -> None:
+        self._path = path
+        self._done: dict[str, NDArray[np.float32]] = {}
+        head = {"sampling": repr(sampling), "weights": weights_hash()}
+        lines = path.read_text().splitlines() if path.exists() else []
+        if lines and json.loads(lines[0]) == head:
+            self._done = {key: _from_text(v) for key, v in _whole_lines(lines[1:])}
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(head) + "\n")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._done
+
+    def __getitem__(self, key: str) -> NDArray[np.float32]:
+        return self._done[key]
+
+    def keep(self, key: str, figures: NDArray[np.float32]) -> None:
+        """Append one point of one seed."""
+        self._done[key] = figures
+        text = base64.b64encode(figures.tobytes()).decode()
+        with self._path.open("a") as file:
+            file.write(json.dumps([key, text]) + "\n")
+
+    def forget(self) -> None:
+        """Remove the file: the report holds everything."""
+        self._path.unlink(missing_ok=True)
+
+
+def _whole_lines(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """What was written whole; a line cut short by an interruption is measured again."""
+    found = []
+    for line in lines:
+        try:
+            key, text = json.loads(line)
+        except ValueError:
+            continue
+        found.append((key, text))
+    return found
+
+
+def _from_text(text: str) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text), dtype=np.float32).reshape(4, -1)
+
+
+def _key(point: Point, seed: int) -> str:
+    coordinates = asdict(point)
+    del coordinates["scheme"]["label"]
+    return json.dumps([seed, coordinates])
+
+
+def offered(points: Sequence[Point], console: Console) -> list[Point]:
+    """The points that this system can measure; prints for each scheme left out why."""
+    refused: dict[str, str] = {}
+    kept = []
+    for point in points:
+        reason = point.refusal()
+        if reason is None:
+            kept.append(point)
+        else:
+            refused.setdefault(point.scheme.label, reason)
+    for label, reason in refused.items():
+        console.print(f"left out: {label}: {reason}", highlight=False, markup=False)
+    return kept
+
+
+def measure(
+    points: Iterable[Point], sampling: Sampling, measurements: Measurements, title: str
+) -> dict[Point, Outcome]:
+    """Measure every point (those of :func:`offered`) with every seed."""
+    points = list(points)
+    needed = dict.fromkeys(point.measured() for point in points)
+    cells = [(seed, point) for seed in range(sampling.seeds) for point in needed]
+    missing = [cell for cell in cells if _key(cell[1], cell[0]) not in measurements]
+    # Points of the same channels follow each other, so that those are drawn once and need not stay.
+    missing.sort(key=lambda cell: (cell[0], *_channels(cell[1])))
+    asyncio.run(_sweep(missing, sampling, measurements, title))
+    outcomes = {
+        point: Outcome(
+            *np.stack([measurements[_key(point, s)] for s in range(sampling.seeds)], axis=1)
+        )
+        for point in needed
+    }
+    return {point: outcomes[point.measured()] for point in points}
+
+
+def _channels(point: Point) -> tuple[str, float, int]:
+    return (point.scenario, point.speed_kmh, point.num_users)
+
+
+async def _sweep(
+    cells: Sequence[tuple[int, Point]],
+    sampling: Sampling,
+    measurements: Measurements,
+    title: str,
+) -> None:
+    settings = Settings(redis_url="memory://")
+    encoder = GalleryEncoder(sampling.task)
+    queries: dict[int, Queries] = {}
+    system, receiver, here = None, None, None
+    with progress() as bar:
+        task = bar.add_task(title, total=len(cells))
+        for seed, point in cells:
+            if system is None or receiver is None or here != (seed, *_channels(point)):
+                if system is not None:
+                    await system.close()
+                receiver, here = RecordingReceiver(settings), (seed, *_channels(point))
+                system = build_system(settings, receiver=receiver, encoder=encoder)
+            if seed not in queries:
+                queries = {seed: draw_queries(sampling, seed)}
+            figures = await _send(system, receiver, point, sampling, seed, queries[seed])
+            measurements.keep(_key(point, seed), figures)
+            bar.advance(task)
+    if system is not None:
+        await system.close()
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def _coordinates(point: Point, sampling: Sampling) -> dict[str, object]:
+    scheme = point.scheme
+    over_link = scheme.method != "ideal"
+    memory = f", {scheme.memory}" if scheme.memory else ""
+    return {
+        "task": sampling.task,
+        "corpus": default_corpus(sampling.task),
+        "split": "test",
+        "method": scheme.method,
+        "scenario": point.scenario if over_link else None,
+        "speed_kmh": point.speed_kmh if over_link else None,
+        "snr_db": point.snr_db,
+        "bits": scheme.bits or None,
+        "symbols": point.symbols if over_link else None,
+        "quantizer": scheme.quantizer if over_link else None,
+        "variant": f"{point.num_users} users{memory}" if over_link else None,
+    }
+
+
+def _row(metric: str, figures: Mapping[str, object], coordinates: Mapping[str, object]) -> Row:
+    return Row(metric=metric, **{**coordinates, **figures})  # type: ignore[arg-type]
+
+
+def metric_rows(point: Point, outcome: Outcome, sampling: Sampling) -> list[Row]:
+    """A point's metrics over seeds."""
+    coordinates = _coordinates(point, sampling)
+    return [_row(metric, over_seeds(outcome.per_seed(metric)), coordinates) for metric in METRICS]
+
+
+def share_of_ideal_row(point: Point, outcome: Outcome, ideal: Outcome, sampling: Sampling) -> Row:
+    """mAP as a share of what the ideal link gives, seed by seed: metric ``map_share_of_ideal``."""
+    shares = np.array(outcome.per_seed("map")) / np.array(ideal.per_seed("map"))
+    return _row("map_share_of_ideal", over_seeds(list(shares)), _coordinates(point, sampling))
+
+
+def _clusters(sampling: Sampling) -> NDArray[np.int64]:
+    """The link that each query rode on: int64 ``[seeds · queries]``."""
+    return np.array(
+        [sampling.link_seed(s, q) for s in range(sampling.seeds) for q in range(sampling.queries)]
+    )
+
+
+def difference_row(
+    a: Point, b: Point, outcomes: Mapping[Point, Outcome], sampling: Sampling
+) -> Row:
+    """mAP of A minus mAP of B, paired bootstrap: metric ``map_difference``, at A's coordinates."""
+    mean, ci95 = paired_difference(
+        outcomes[a].average_precision.ravel(),
+        outcomes[b].average_precision.ravel(),
+        _clusters(sampling),
+    )
+    users = f"{a.num_users} users" if a.num_users == b.num_users else ""
+    coordinates = _coordinates(a, sampling) | {
+        "variant": f"{a.scheme.label} vs {b.scheme.label}, {users}".rstrip(", ")
+    }
+    figures = {"mean": mean, "ci95": ci95, "seeds": sampling.seeds}
+    return _row("map_difference", figures, coordinates)
+
+
+def gap_closed_row(
+    point: Point, worse: Point, best: Point, outcomes: Mapping[Point, Outcome], sampling: Sampling
+) -> Row:
+    """Which share of the mAP gap from ``worse`` to ``best`` a point closes: metric ``map_gap_closed``."""
+    of_point, of_worse, of_best = (
+        outcomes[p].average_precision.ravel() for p in (point, worse, best)
+    )
+    mean, ci95 = share_of_gap(of_point, of_worse, of_best, _clusters(sampling))
+    coordinates = _coordinates(point, sampling) | {
+        "variant": f"{point.scheme.label} of {worse.scheme.label} to {best.scheme.label}, "
+        f"{point.num_users} users"
+    }
+    return _row(
+        "map_gap_closed", {"mean": mean, "ci95": ci95, "seeds": sampling.seeds}, coordinates
+    )

@@ -1,0 +1,121 @@
+"""From points to a report: measure what is offered, make rows and claims, write CSV, JSON and plots, print tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from lab.experiments.plans import IDEAL, Point, Sampling
+from lab.experiments.plotting import Line, Panel, draw
+from lab.experiments.retrieval import (
+    Measurements,
+    Outcome,
+    difference_row,
+    gap_closed_row,
+    measure,
+    metric_rows,
+    offered,
+    share_of_ideal_row,
+)
+from lab.experiments.tables import print_claims, print_panel
+from lab.results import Report, Row
+
+Figures = Mapping[tuple[Point, str], Row]
+"""The row of each measured point and metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One picture: a file name's ending, a title and panels."""
+
+    suffix: str
+    title: str
+    panels: Sequence[Panel]
+    columns: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An experiment on retrieval: what is measured, what is claimed of it, how it is drawn.
+
+    ``claims``: pairs A, B for "A beats B"; ``gaps``: point, worse, best for the share of a gap that a point closes.
+    """
+
+    name: str
+    sampling: Sampling
+    points: Sequence[Point]
+    draw: Callable[[Figures], Sequence[Figure]]
+    claims: Sequence[tuple[Point, Point]] = field(default=())
+    gaps: Sequence[tuple[Point, Point, Point]] = field(default=())
+
+
+def run(study: Study, out: Path, console: Console) -> Report:
+    """Measure, print, and write ``out/NAME.{json,csv}`` and the plots.
+
+    Finished points are kept in ``out/NAME.partial.jsonl`` until the report is written and not measured again. What
+    this system does not offer is left out, with the reason printed.
+    """
+    started = time.monotonic()
+    points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
+    measurements = Measurements(out / f"{study.name}.partial.jsonl", study.sampling)
+    outcomes = measure(points, study.sampling, measurements, study.name)
+    report = Report(study.name)
+    figures: dict[tuple[Point, str], Row] = {}
+    for point, outcome in outcomes.items():
+        rows = metric_rows(point, outcome, study.sampling)
+        if point.scheme.method != "ideal":
+            rows.append(share_of_ideal_row(point, outcome, outcomes[Point(IDEAL)], study.sampling))
+        report.rows += rows
+        figures |= {(point, row.metric): row for row in rows}
+    claims = _claim_rows(study, outcomes)
+    report.rows += claims
+    report.seconds = time.monotonic() - started
+    report.write(out, study.name)
+    for figure in study.draw(figures):
+        draw(
+            figure.panels,
+            out / f"{study.name}{figure.suffix}",
+            title=figure.title,
+            columns=figure.columns,
+        )
+        for panel in figure.panels:
+            print_panel(panel, console)
+    print_claims(claims, console)
+    measurements.forget()
+    return report
+
+
+def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:
+    rows = [
+        difference_row(a, b, outcomes, study.sampling)
+        for a, b in study.claims
+        if a in outcomes and b in outcomes
+    ]
+    rows += [
+        gap_closed_row(*gap, outcomes, study.sampling)
+        for gap in study.gaps
+        if all(point in outcomes for point in gap)
+    ]
+    return rows
+
+
+def line(
+    label: str,
+    points: Iterable[tuple[float, Point]],
+    metric: str,
+    figures: Figures,
+    *,
+    bound: bool = False,
+) -> Line:
+    """A line through the measured of ``(x, point)``."""
+    found = [(x, figures[point, metric]) for x, point in points if (point, metric) in figures]
+    return Line(label, [x for x, _ in found], [row for _, row in found], bound)
+
+
+def drawn(lines: Iterable[Line]) -> list[Line]:
+    """The lines that have anything to show."""
+    return [one for one in lines if one.x]
