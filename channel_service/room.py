@@ -426,6 +426,7 @@ def _deliver(
 ) -> channel_pb2.Delivery:
     report = flown.link
     report.post_eq_snr_estimate_db = reception.post_eq_snr_estimate_db
+    report.erased = reception.erased
     return channel_pb2.Delivery(
         query_id=frame.query_id,
         matches=reception.matches,

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.links import NUM_SUBBANDS
+from semlink.methods import Coding
 from semlink.semantics.codec import load_codec
 from semlink.signal.precoding import open_loop_precoder, precoder, predicted_sinr_db
 from semlink.v1 import common_pb2
@@ -30,6 +31,8 @@ class Message:
     slot: int
     user: int = 0
     """On whose streams the message rides."""
+    modality: str = "text"
+    coding: Coding = "jscc"
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -48,10 +51,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Framed:
-    """Symbols ``[num_layers, num_resource_elements]`` and precoder ``[num_subbands, num_tx_ant, streams]``."""
+    """Symbols ``[num_layers, num_resource_elements]`` and precoder ``[num_subbands, num_tx_ant, streams]``.
+
+    ``mcs``: the modulation and coding scheme that the header names; 0 with JSCC.
+    """
 
     symbols: NDArray[np.complex64]
     precoder: NDArray[np.complex64]
+    mcs: int = 0
 
 
 def frame(messages: list[Message], device: torch.device) -> list[Framed]:
