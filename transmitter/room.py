@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -31,6 +31,7 @@ from transmitter.csi import KnownCsi, newest_reports
 from transmitter.encoding import Content, encode
 from transmitter.framing import Framed, Message, frame
 from transmitter.queries import CheckedQuery, check_query
+from transmitter.sharing import LeaveTogether
 
 NUM_REWRITES = 5
 REWRITE_TEMPERATURE = 0.4
@@ -77,6 +78,13 @@ class Transmitter:
         self._framer: MicroBatcher[Message, tuple[Framed, float]] = MicroBatcher(
             self._frame, name="transmitter.frame", max_batch=256, max_queue=settings.max_queue
         )
+        self._cell: LeaveTogether[_Work, transmitter_pb2.Answer] = LeaveTogether(
+            self._share,
+            key=lambda w: (w.query.message.link_id, w.query.method.predictor),
+            name="transmitter.cell",
+            max_batch=64,
+            max_queue=settings.max_queue,
+        )
 
     def warm_up(self) -> None:
         """Load the encoders, so that the first query does not pay for it."""
@@ -84,6 +92,7 @@ class Transmitter:
 
     async def close(self) -> None:
         """Finish what is queued."""
+        await self._cell.drain()
         await self._encoder.drain()
         await self._framer.drain()
 
@@ -96,10 +105,14 @@ class Transmitter:
         )
         work = [_Work(query) for query in checked]
         over_link = [w for w in work if w.query.method.channel]
-        await asyncio.gather(self._understand(work), self._learn_channel(over_link))
+        # A link by value knows its slot from the seeds; on an opened one a slot is taken when the message is ready.
+        by_value = [w for w in over_link if not w.query.message.link_id]
+        opened = [w for w in over_link if w.query.message.link_id]
+        await asyncio.gather(self._understand(work), self._learn_channel(by_value))
         answers: dict[int, transmitter_pb2.Answer] = {}
         await asyncio.gather(
-            self._send(over_link, answers),
+            self._send(by_value, answers),
+            self._ride(opened, answers),
             self._hand_over([w for w in work if not w.query.method.channel], answers),
         )
         return transmitter_pb2.RetrieveResponse(answers=[answers[id(w)] for w in work])
@@ -187,29 +200,34 @@ class Transmitter:
             return
         with timed("transmitter.grant") as clock:
             granted = await self._channel.grant(
-                channel_pb2.GrantRequest(items=[_grant_item(w.query.message) for w in work])
+                channel_pb2.GrantRequest(items=[_grant_item(w) for w in work])
             )
         for w, slot in zip(work, granted.slots, strict=True):
             w.slot = slot
             w.degraded.extend(slot.degraded)
             w.timings.append(_timing("transmitter.grant", clock.milliseconds))
-        by_itself = [w for w in work if w.query.method.predictor == "hold-last"]
-        with_knowledge = [w for w in work if w.query.method.predictor != "hold-last"]
+        riders: dict[tuple[str, int, str], list[_Work]] = {}
+        for w in work:
+            riders.setdefault(_ride_of(w), []).append(w)
+        by_itself = [group for (_, _, name), group in riders.items() if name == "hold-last"]
+        with_knowledge = [group for (_, _, name), group in riders.items() if name != "hold-last"]
         await asyncio.gather(self._hold_last(by_itself), self._predict(with_knowledge))
 
-    async def _hold_last(self, work: list[_Work]) -> None:
-        if not work:
+    async def _hold_last(self, groups: list[list[_Work]]) -> None:
+        """Find out once for each slot, and tell all that ride in it."""
+        if not groups:
             return
         with timed("transmitter.csi") as clock:
-            known = await newest_reports(self._store, [_slot(w) for w in work])
-        for w, csi in zip(work, known, strict=True):
-            w.csi = csi
-            w.degraded.extend(csi.degraded)
-            w.timings.append(_timing("transmitter.csi", clock.milliseconds))
+            known = await newest_reports(self._store, [_slot(group[0]) for group in groups])
+        for group, csi in zip(groups, known, strict=True):
+            for w in group:
+                w.csi = csi
+                w.degraded.extend(csi.degraded)
+                w.timings.append(_timing("transmitter.csi", clock.milliseconds))
 
-    async def _predict(self, work: list[_Work]) -> None:
-        """CSI from the knowledge base; without it, what the transmitter knows by itself."""
-        if not work:
+    async def _predict(self, groups: list[list[_Work]]) -> None:
+        """CSI from the knowledge base, once a slot; without it, what the transmitter knows by itself."""
+        if not groups:
             return
         request = knowledge_pb2.PredictCsiRequest(
             items=[
@@ -219,23 +237,40 @@ class Transmitter:
                     slot=slot.slot,
                     predictor=w.query.method.predictor,
                 )
-                for w, slot in ((w, _slot(w)) for w in work)
+                for w, slot in ((group[0], _slot(group[0])) for group in groups)
             ]
         )
         with timed("transmitter.csi") as clock:
             try:
                 response = await self._knowledge.predict_csi(request)
             except Unavailable as error:
-                for w in work:
-                    w.degraded.append(_degradation("knowledge.csi", error.message))
-                await self._hold_last(work)
+                for group in groups:
+                    for w in group:
+                        w.degraded.append(_degradation("knowledge.csi", error.message))
+                await self._hold_last(groups)
                 return
-        for w, predicted in zip(work, response.predictions, strict=True):
-            w.csi = _known(predicted, _slot(w))
-            w.degraded.extend(predicted.degraded)
-            w.timings.append(_timing("transmitter.csi", clock.milliseconds))
+        for group, predicted in zip(groups, response.predictions, strict=True):
+            csi = _known(predicted, _slot(group[0]))
+            for w in group:
+                w.csi = csi
+                w.degraded.extend(predicted.degraded)
+                w.timings.append(_timing("transmitter.csi", clock.milliseconds))
 
     # --- the air -------------------------------------------------------------------------------
+
+    async def _ride(self, work: list[_Work], answers: dict[int, transmitter_pb2.Answer]) -> None:
+        """Over opened links, in the company of whoever is on the same link now."""
+        if work:
+            found = await self._cell.submit_many(work)
+            answers |= {id(w): answer for w, answer in zip(work, found, strict=True)}
+
+    async def _share(self, work: list[_Work]) -> list[transmitter_pb2.Answer]:
+        """Queries of any callers over one opened link: slots, channel knowledge, air. Repeatable: works on copies."""
+        fresh = [replace(w, timings=[*w.timings], degraded=[*w.degraded]) for w in work]
+        answers: dict[int, transmitter_pb2.Answer] = {}
+        await self._learn_channel(fresh)
+        await self._send(fresh, answers)
+        return [answers[id(w)] for w in fresh]
 
     async def _send(self, work: list[_Work], answers: dict[int, transmitter_pb2.Answer]) -> None:
         if not work:
@@ -249,14 +284,20 @@ class Transmitter:
                     config=_slot(w).config,
                     csi=w.csi.csi,
                     slot=_slot(w).slot,
+                    user=_slot(w).user,
+                    modality=w.query.modality,
+                    coding=w.query.method.coding,
                 )
                 for w in work
             ]
         )
         frames = []
+        # All that ride in a slot leave through one precoder, whatever batches they were framed in.
+        precoders: dict[tuple[str, int, str], NDArray[np.complex64]] = {}
         for w, (sent, milliseconds) in zip(work, framed, strict=True):
             w.timings.append(_timing("transmitter.frame", milliseconds))
-            frames.append(_frame_message(w, sent))
+            shared = precoders.setdefault(_ride_of(w), sent.precoder)
+            frames.append(_frame_message(w, replace(sent, precoder=shared)))
         with timed("transmitter.link") as clock:
             response = await self._channel.transmit(channel_pb2.TransmitRequest(frames=frames))
         for w, delivery in zip(work, response.deliveries, strict=True):
@@ -311,9 +352,17 @@ def _slot(work: _Work) -> channel_pb2.Slot:
     return work.slot
 
 
-def _grant_item(query: transmitter_pb2.Query) -> channel_pb2.GrantItem:
+def _ride_of(work: _Work) -> tuple[str, int, str]:
+    """What makes two queries' precoders equal: link, slot and who told of the channel."""
+    slot = _slot(work)
+    return slot.link_id, slot.slot, work.query.method.predictor
+
+
+def _grant_item(work: _Work) -> channel_pb2.GrantItem:
+    query = work.query.message
     if query.WhichOneof("link") == "link_id":
-        return channel_pb2.GrantItem(link_id=query.link_id, seed=query.seed)
+        sharing = f"CSI by {work.query.method.predictor or 'knowledge'}"
+        return channel_pb2.GrantItem(link_id=query.link_id, seed=query.seed, sharing=sharing)
     return channel_pb2.GrantItem(link_config=query.link_config, seed=query.seed)
 
 
@@ -329,8 +378,11 @@ def _known(predicted: knowledge_pb2.PredictedCsi, slot: channel_pb2.Slot) -> Kno
     return KnownCsi(csi, predicted.source, age)
 
 
-def _header(work: _Work, *, num_streams: int, num_layers: int) -> channel_pb2.FrameHeader:
+def _header(
+    work: _Work, *, num_streams: int, num_layers: int, first_stream: int = 0, mcs: int = 0
+) -> channel_pb2.FrameHeader:
     query = work.query
+    coding = query.method.coding
     return channel_pb2.FrameHeader(
         task=query.task,
         corpus=query.corpus,
@@ -339,6 +391,9 @@ def _header(work: _Work, *, num_streams: int, num_layers: int) -> channel_pb2.Fr
         top_k=query.message.top_k,
         num_streams=num_streams,
         num_layers=num_layers,
+        first_stream=first_stream,
+        coding="" if coding == "jscc" else coding,
+        mcs=mcs,
     )
 
 
@@ -349,19 +404,22 @@ def _frame_message(work: _Work, sent: Framed) -> channel_pb2.Frame:
         work,
         num_streams=config.num_users * config.num_layers,
         num_layers=config.num_layers,
+        first_stream=slot.user * config.num_layers,
+        mcs=sent.mcs,
     )
     message = channel_pb2.Frame(
         query_id=work.query.message.id,
         link_id=slot.link_id,
         config=config,
         slot=slot.slot,
+        user=slot.user,
         seed=work.query.message.seed,
         symbols=to_wire(sent.symbols),
         precoder=to_wire(sent.precoder),
         header=header.SerializeToString(),
     )
     if work.csi.csi is not None:
-        message.assumed_csi.CopyFrom(to_wire(np.ascontiguousarray(work.csi.csi[0])))
+        message.assumed_csi.CopyFrom(to_wire(np.ascontiguousarray(work.csi.csi[slot.user])))
     return message
 
 

@@ -85,4 +85,5 @@ def mean_sinr_db(sinr: torch.Tensor, num_resource_elements: int) -> torch.Tensor
     ``sinr``: linear ``[batch, num_subbands, num_layers]``. Returns float64 ``[batch]``.
     """
     per_subband = 10 * torch.log10(sinr.double()).mean(-1)
-    return per_subband @ subband_share(num_resource_elements).to(sinr.device)
+    # a product and a sum of each row by itself: a matrix product rounds with the size of the batch
+    return (per_subband * subband_share(num_resource_elements).to(sinr.device)).sum(-1)
