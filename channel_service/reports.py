@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from channel_service.estimation import estimate_reports, report_slots_of_window
+from channel_service.estimation import (
+    least_squares,
+    lmmse_over_subbands,
+    report_slots_of_window,
+)
 from channel_service.windows import ByteBoundedCache, Windows, window_of
 from semlink.links import WINDOW_SLOTS
 from semlink.signal.quantizers import quantizer_for
 from semlink.v1 import common_pb2 as pb
 
+BLOCK_REPORTS: Final = 8
+"""Reports of a window that are made together: one query needs its history, not the whole window."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Payloads:
-    """Payloads of every report of a window: uint8 ``[num_users, num_reports, payload_bytes]``."""
+    """Payloads of a block of reports: uint8 ``[num_users, num_reports, payload_bytes]``."""
 
     payloads: NDArray[np.uint8]
 
@@ -28,11 +36,13 @@ class _Payloads:
 
 
 class Reports:
-    """Makes reports; those of a whole window are estimated and quantised in one batch and cached. Thread-safe."""
+    """Makes reports; blocks of them are estimated and quantised in one batch and cached. Thread-safe."""
 
     def __init__(self, windows: Windows, max_bytes: int = 64 << 20) -> None:
         self._windows = windows
-        self._payloads: ByteBoundedCache[tuple[bytes, int], _Payloads] = ByteBoundedCache(max_bytes)
+        self._payloads: ByteBoundedCache[tuple[bytes, int, int], _Payloads] = ByteBoundedCache(
+            max_bytes
+        )
 
     def made_in(self, config: pb.LinkConfig, slots: Iterable[int]) -> list[pb.CsiReport]:
         """The reports that all users make in the given slots, by slot, then user.
@@ -65,7 +75,7 @@ class Reports:
             return self._windows.slot(config, slot)
         index, _ = window_of(slot)
         number = int(torch.searchsorted(report_slots_of_window(config, index), slot))
-        return self._estimate(config, index)[:, number]
+        return self._estimate(config, index, slice(number, number + 1))[:, 0]
 
     def _payloads_of(self, config: pb.LinkConfig, slot: int) -> NDArray[np.uint8]:
         """Payloads of one slot: uint8 ``[num_users, payload_bytes]``."""
@@ -74,20 +84,25 @@ class Reports:
         if config.feedback.quantizer == "perfect":
             h = self._windows.slot(config, slot)
             return _encode(config, h.unsqueeze(1), torch.tensor([slot // period]))[:, 0]
-        key = (config.SerializeToString(deterministic=True), index)
-        window = self._payloads.get(key, lambda: self._quantize(config, index)).payloads
         first = -(-index * WINDOW_SLOTS // period)
-        return window[:, slot // period - first]
+        block, place = divmod(slot // period - first, BLOCK_REPORTS)
+        key = (config.SerializeToString(deterministic=True), index, block)
+        made = self._payloads.get(key, lambda: self._quantize(config, index, block)).payloads
+        return made[:, place]
 
-    def _estimate(self, config: pb.LinkConfig, index: int) -> torch.Tensor:
+    def _estimate(self, config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
+        """Estimates of some of a window's reports: complex64 ``[num_users, reports, …]``."""
         slots = report_slots_of_window(config, index)
         window = self._windows.window(config, index).h
         h = window[:, (slots - index * WINDOW_SLOTS).to(window.device)]
-        return estimate_reports(h, config, index)
+        estimate, variance = least_squares(h, config, index)
+        return lmmse_over_subbands(estimate[:, part], variance[:, part])
 
-    def _quantize(self, config: pb.LinkConfig, index: int) -> _Payloads:
-        numbers = report_slots_of_window(config, index) // config.feedback.report_period_slots
-        return _Payloads(_encode(config, self._estimate(config, index), numbers))
+    def _quantize(self, config: pb.LinkConfig, index: int, block: int) -> _Payloads:
+        part = slice(block * BLOCK_REPORTS, (block + 1) * BLOCK_REPORTS)
+        slots = report_slots_of_window(config, index)[part]
+        numbers = slots // config.feedback.report_period_slots
+        return _Payloads(_encode(config, self._estimate(config, index, part), numbers))
 
 
 def _encode(
