@@ -472,6 +472,39 @@ def experiment_feedback(
     _say_written(out, report.experiment)
 
 
+@experiment_app.command("csi-rate")
+def experiment_csi_rate(
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="can be repeated, default umi-los and uma-nlos")
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(help="of one report; can be repeated, default 8…1024")
+    ] = None,
+    speed: Annotated[
+        list[float] | None, typer.Option(help="km/h; can be repeated, default 3")
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="channels unlike those of the training instead")
+    ] = False,
+    seeds: SeedsOption = 3,
+    drops: Annotated[int, typer.Option(help="of 32 users, per seed")] = 4,
+    out: Out = Path("results"),
+) -> None:
+    """NMSE, SGCS and precoding gain against bits of a CSI report: every quantiser, Gaussian reference, bounds."""
+    from lab.experiments.csi_rate import BITS, Plan, run
+
+    plan = Plan(
+        scenarios=tuple(scenario or ("umi-los", "uma-nlos")),
+        speeds_kmh=tuple(speed or (3.0,)),
+        bits=tuple(bits or BITS),
+        seeds=seeds,
+        drops=drops,
+        held_out=held_out,
+    )
+    report = run(plan, out, console)
+    _say_written(out, report.experiment)
+
+
 def _say_written(out: Path, name: str) -> None:
     files = sorted(path.name for path in out.glob(f"{name}*"))
     console.print(f"written to {out}: {', '.join(files)}")

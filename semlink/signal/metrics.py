@@ -39,6 +39,15 @@ def dominant_direction(h: torch.Tensor) -> torch.Tensor:
     return vh[..., 0, :].conj()
 
 
+def direction_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``|⟨a, b⟩|²`` of unit vectors, mean over subbands.
+
+    Complex ``[..., num_subbands, num_tx_ant]`` → float ``[...]`` in 0…1.
+    """
+    inner = (a.conj() * b).sum(-1)
+    return inner.abs().square().mean(-1).clamp(0.0, 1.0)
+
+
 def sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> torch.Tensor:
     """Squared generalised cosine similarity of true and assumed dominant directions, mean over subbands.
 
@@ -48,17 +57,25 @@ def sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> torch.Tensor:
     the two largest singular values are equal (scenario ``awgn`` with several receive antennas) the direction is not
     unique and the figure has no meaning.
     """
-    inner = (dominant_direction(h).conj() * dominant_direction(h_hat)).sum(-1)
-    return inner.abs().square().mean(-1).clamp(0.0, 1.0)
+    return direction_similarity(dominant_direction(h), dominant_direction(h_hat))
+
+
+def direction_gain_db(h: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """Gain of a rank-1 precoder over a single antenna pair, mean over subbands, then dB.
+
+    ``10·log10 mean_s(‖H_s v_s‖² / mean|h_s|²)`` with a matched receiver. Our definition, as in the table of the
+    feedback trial.
+
+    ``h``: complex ``[..., num_subbands, num_rx_ant, num_tx_ant]``; ``direction``: unit vectors, complex
+    ``[..., num_subbands, num_tx_ant]``. Returns float ``[...]`` in dB.
+    """
+    received = (h @ direction.unsqueeze(-1)).abs().square().sum((-2, -1))
+    return 10 * torch.log10(received.mean(-1) / h.abs().square().mean((-3, -2, -1)))
 
 
 def precoding_gain_db(h: torch.Tensor, h_hat: torch.Tensor) -> torch.Tensor:
-    """Rank-1 precoding gain over a single antenna pair, mean over subbands, then dB.
-
-    ``10·log10 mean_s(‖H_s v(Ĥ_s)‖² / mean|h_s|²)`` with ``v`` the dominant direction of the assumed channel and a
-    matched receiver. Our definition, as in the table of the feedback trial.
+    """:func:`direction_gain_db` of the dominant direction of the assumed channel.
 
     ``h``, ``h_hat``: complex ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns float ``[...]`` in dB.
     """
-    received = (h @ dominant_direction(h_hat).unsqueeze(-1)).abs().square().sum((-2, -1))
-    return 10 * torch.log10(received.mean(-1) / h.abs().square().mean((-3, -2, -1)))
+    return direction_gain_db(h, dominant_direction(h_hat))
