@@ -31,6 +31,7 @@ from semlink.settings import Settings
 from semlink.signal.feedback import decode_reports, needed_report_slots, report_slots
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.signal.quantizers import quantizer_for
+from semlink.signal.schemes import check_feedback
 from semlink.store import Store
 from semlink.telemetry import record_degraded, timed
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2
@@ -84,9 +85,10 @@ class Channel:
     async def open_link(self, request: channel_pb2.OpenLinkRequest) -> channel_pb2.Link:
         """Open a link; its clock starts after ``HISTORY_SLOTS`` slots whose reports are made already.
 
-        Raises InvalidField naming ``config.…``, Unavailable without a store.
+        Raises InvalidField naming ``config.…``, also for feedback that no quantiser makes, Unavailable without a store.
         """
         validate_link(request.config, field="config")
+        await asyncio.to_thread(check_feedback, request.config, field="config")
         link = channel_pb2.Link(
             link_id=f"l-{secrets.token_urlsafe(12)}", config=request.config, slot=HISTORY_SLOTS
         )

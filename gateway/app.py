@@ -239,6 +239,9 @@ def _link_answer(report: channel_pb2.LinkReport) -> schemas.LinkAnswer:
         csi_nmse_db=report.csi_nmse_db if report.HasField("csi_nmse_db") else None,
         csi_sgcs=report.csi_sgcs if report.HasField("csi_sgcs") else None,
         slot=report.slot,
+        user=report.user,
+        co_scheduled=report.co_scheduled,
+        erased=report.erased,
         csi_age_slots=report.csi_age_slots if report.HasField("csi_age_slots") else None,
     )
 
@@ -254,7 +257,7 @@ def media_url(corpus: str, item_id: str) -> str:
 def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
     @app.post("/v1/links", status_code=201, responses=ERRORS, tags=["links"])
     async def open_link(body: schemas.LinkConfigBody, response: Response) -> schemas.LinkBody:
-        """Open a link; its clock advances by a slot with every query."""
+        """Open a link. Queries in flight at once share its slots, each on another user; then its clock advances."""
         async with _within(READ_DEADLINE_S):
             request = channel_pb2.OpenLinkRequest(config=body.in_scenario(scenario).to_proto())
             link = _link_body(await rooms.channel.open_link(request))

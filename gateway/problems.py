@@ -55,6 +55,13 @@ def problem(
     )
 
 
+_REST_NAMES: Final = {
+    "link_id": "link.id",
+    "speed_mps": "speed_kmh",
+    "delay_spread_s": "delay_spread_ns",
+}
+
+
 def rest_field(field: str, *, batch: bool) -> str:
     """A service's field path as the REST client wrote it.
 
@@ -65,7 +72,9 @@ def rest_field(field: str, *, batch: bool) -> str:
     if match and not batch:
         rest = match[2]
     rest = re.sub(r"^(text|image|audio)\b", r"query.\1", rest)
-    rest = rest.replace("link_id", "link.id").replace("speed_mps", "speed_kmh")
+    rest = re.sub(r"^config\.", "", rest)  # the body of an opened link is its configuration
+    for name, rest_name in _REST_NAMES.items():
+        rest = rest.replace(name, rest_name)
     return prefix + rest
 
 

@@ -30,6 +30,9 @@ class FeedbackBody(_Body):
         _DEFAULT.feedback.report_period_slots, ge=1, le=links.HISTORY_SLOTS
     )
     delay_slots: int = Field(_DEFAULT.feedback.delay_slots, ge=0, le=links.HISTORY_SLOTS)
+    memory: links.Memory = Field(
+        "none", description="what a report may rest on: itself, reports fused, reports predicted"
+    )
 
 
 class LinkConfigBody(_Body):
@@ -50,6 +53,15 @@ class LinkConfigBody(_Body):
     num_rx_ant: Literal[1, 2, 4] = 2
     num_layers: int = Field(1, ge=1, le=links.MAX_LAYERS, description="of each user")
     num_users: int = Field(4, ge=1, le=links.MAX_USERS, description="co-scheduled in a slot")
+    power_allocation: links.PowerAllocation = Field(
+        "equal", description="water-filling: over the layers and subbands of each user"
+    )
+    delay_spread_ns: float | None = Field(
+        None,
+        ge=round(links.DELAY_SPREAD_RANGE_S[0] * 1e9),
+        le=round(links.DELAY_SPREAD_RANGE_S[1] * 1e9),
+        description="of cdl-* (RMS) and rayleigh (mean delay); null: 100 ns",
+    )
     feedback: FeedbackBody = Field(default_factory=FeedbackBody)
     seed: Seed = 0
 
@@ -60,7 +72,10 @@ class LinkConfigBody(_Body):
         return self.model_copy(update={"scenario": default})
 
     def to_proto(self) -> common_pb2.LinkConfig:
-        """The link as the services know it."""
+        """The link as the services know it. What a contract's empty value means is left empty."""
+        feedback = self.feedback.model_dump() | {
+            "memory": "" if self.feedback.memory == "none" else self.feedback.memory
+        }
         return common_pb2.LinkConfig(
             scenario=self.scenario,
             snr_db=self.snr_db,
@@ -70,7 +85,9 @@ class LinkConfigBody(_Body):
             num_rx_ant=self.num_rx_ant,
             num_layers=self.num_layers,
             num_users=self.num_users,
-            feedback=common_pb2.FeedbackConfig(**self.feedback.model_dump()),
+            power_allocation="" if self.power_allocation == "equal" else self.power_allocation,
+            delay_spread_s=(self.delay_spread_ns or 0.0) * 1e-9,
+            feedback=common_pb2.FeedbackConfig(**feedback),
             seed=self.seed,
         )
 
@@ -88,11 +105,14 @@ class LinkConfigBody(_Body):
                 "num_rx_ant": config.num_rx_ant,
                 "num_layers": config.num_layers,
                 "num_users": config.num_users,
+                "power_allocation": config.power_allocation or "equal",
+                "delay_spread_ns": round(config.delay_spread_s * 1e9, 9) or None,
                 "feedback": {
                     "quantizer": feedback.quantizer,
                     "bits": feedback.bits,
                     "report_period_slots": feedback.report_period_slots,
                     "delay_slots": feedback.delay_slots,
+                    "memory": feedback.memory or "none",
                 },
                 "seed": config.seed,
             }
@@ -185,6 +205,9 @@ class LinkAnswer(BaseModel):
     csi_nmse_db: float | None
     csi_sgcs: float | None
     slot: int
+    user: int = Field(description="of the slot, on whose streams the query rode")
+    co_scheduled: int = Field(description="other queries in the slot")
+    erased: bool = Field(description="a digital message did not survive the channel: no results")
     csi_age_slots: int | None
 
 

@@ -14,6 +14,7 @@ from semlink.errors import InvalidField
 from semlink.links import validate_link
 from semlink.methods import Method, method_named
 from semlink.semantics.codec import SYMBOL_COUNTS
+from semlink.signal.schemes import check_feedback
 from semlink.v1 import transmitter_pb2 as pb
 
 MAX_TEXT_CHARACTERS: Final = 2_000
@@ -69,6 +70,7 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
             raise InvalidField(f"{field}.link is missing", field=f"{field}.link")
         case "link_config":
             validate_link(query.link_config, field=f"{field}.link")
+            check_feedback(query.link_config, field=f"{field}.link")
     modality = query.WhichOneof("content")
     if modality is None:
         raise InvalidField(f"{field}.content is missing", field=f"{field}.content")

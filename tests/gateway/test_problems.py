@@ -12,6 +12,7 @@ import pytest
 
 from gateway.app import Rooms, create_app
 from gateway.problems import MAX_BODY_BYTES, rest_field
+from gateway.schemas import LinkConfigBody
 from semlink.deadlines import remaining_s
 from semlink.errors import (
     CorruptTensor,
@@ -21,6 +22,7 @@ from semlink.errors import (
     Overloaded,
     Unavailable,
 )
+from semlink.links import default_link, validate_link
 from semlink.v1 import channel_pb2, receiver_pb2, transmitter_pb2
 
 QUERY: dict[str, Any] = {"task": "person", "query": {"text": "a man in a red jacket"}}
@@ -32,6 +34,7 @@ class Scripted:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.hang = False
+        self.report = channel_pb2.LinkReport()
         self.seen: list[transmitter_pb2.Query] = []
         self.left_s: float | None = None
         self.healthy = {"transmitter": "ok", "channel": "ok"}
@@ -49,7 +52,7 @@ class Scripted:
                 transmitter_pb2.Answer(
                     query_id=q.id,
                     matches=[receiver_pb2.Match(item_id="sound-test-0001#2", score=0.5)],
-                    link=channel_pb2.LinkReport(snr_db=q.link_config.snr_db),
+                    link=self.report,
                 )
                 for q in request.queries
             ]
@@ -110,6 +113,10 @@ MEDIA = {"content_type": "image/png", "data": base64.b64encode(b"x").decode()}
         (changed(link={"scenario": "moon"}), "link.scenario"),
         (changed(link={"num_tx_ant": 3}), "link.num_tx_ant"),
         (changed(link={"speed_kmh": -1}), "link.speed_kmh"),
+        (changed(link={"delay_spread_ns": 0.5}), "link.delay_spread_ns"),
+        (changed(link={"power_allocation": "all"}), "link.power_allocation"),
+        (changed(link={"feedback": {"memory": "long"}}), "link.feedback.memory"),
+        (changed(link={"feedback": {"quantizer": "type3"}}), "link.feedback.quantizer"),
         (changed(link={"snr": 5}), "link.snr"),
         (changed(link={"id": "l-1", "snr_db": 5}), "link"),
         (changed(query={"text": ""}), "query.text"),
@@ -231,6 +238,50 @@ async def test_units_are_converted_once(http: httpx.AsyncClient, room: Scripted)
     assert room.seen[0].link_config.snr_db == 3.0
 
 
+async def test_a_link_comes_back_as_it_was_written() -> None:
+    """Every field through the contract and back; the defaults are those of a link that names none."""
+    assert LinkConfigBody().to_proto() == default_link()
+    assert LinkConfigBody.from_proto(default_link()) == LinkConfigBody()
+    body = LinkConfigBody.model_validate(
+        {
+            "scenario": "cdl-c",
+            "snr_db": -3.5,
+            "speed_kmh": 60.0,
+            "carrier_frequency_hz": 2.4e9,
+            "num_tx_ant": 32,
+            "num_rx_ant": 4,
+            "num_layers": 3,
+            "num_users": 2,
+            "power_allocation": "water-filling",
+            "delay_spread_ns": 363.0,
+            "feedback": {
+                "quantizer": "learned",
+                "bits": 48,
+                "report_period_slots": 10,
+                "delay_slots": 4,
+                "memory": "predictive",
+            },
+            "seed": 9,
+        }
+    )
+    proto = body.to_proto()
+    assert proto.delay_spread_s == pytest.approx(363e-9)
+    assert proto.power_allocation == "water-filling"
+    assert proto.feedback.memory == "predictive"
+    validate_link(proto)
+    assert LinkConfigBody.from_proto(proto) == body
+
+
+async def test_the_answer_says_who_else_was_in_the_slot(
+    http: httpx.AsyncClient, room: Scripted
+) -> None:
+    plain = (await http.post("/v1/queries", json=QUERY)).json()["link"]
+    assert (plain["user"], plain["co_scheduled"], plain["erased"]) == (0, 0, False)
+    room.report = channel_pb2.LinkReport(user=2, co_scheduled=3, erased=True)
+    link = (await http.post("/v1/queries", json=QUERY)).json()["link"]
+    assert (link["user"], link["co_scheduled"], link["erased"]) == (2, 3, True)
+
+
 async def test_ready_only_when_every_service_is(http: httpx.AsyncClient, room: Scripted) -> None:
     assert (await http.get("/readyz")).status_code == 200
     room.healthy["channel"] = "unavailable"
@@ -260,6 +311,8 @@ async def test_docs_need_no_other_host(http: httpx.AsyncClient) -> None:
         ("queries[3].text", False, "query.text"),
         ("queries[0].link.feedback.bits", False, "link.feedback.bits"),
         ("slot", False, "slot"),
+        ("config.num_users", False, "num_users"),
+        ("queries[1].link.delay_spread_s", True, "queries[1].link.delay_spread_ns"),
         ("", False, ""),
     ],
 )

@@ -106,6 +106,13 @@ def query(number: int = 0, **values) -> transmitter_pb2.Query:  # type: ignore[n
     return transmitter_pb2.Query(**(fields | values))
 
 
+def unoffered() -> common_pb2.LinkConfig:
+    """A link whose quantiser cannot make so few bits for so many antennas."""
+    config = default_link()
+    config.feedback.quantizer, config.feedback.bits, config.num_rx_ant = "scalar", 1, 4
+    return config
+
+
 async def reported(store: MemoryStore, config: common_pb2.LinkConfig, seed: int) -> None:
     """Every usable report of a random channel, put where the channel would put it."""
     generator = torch.Generator().manual_seed(seed)
@@ -272,6 +279,7 @@ async def test_kept_rewrites_change_the_message_and_dropped_ones_do_not() -> Non
         ({"text": " "}, InvalidField, "text"),
         ({"knowledge_budget_ms": float("nan")}, InvalidField, "knowledge_budget_ms"),
         ({"link_config": common_pb2.LinkConfig()}, InvalidField, "link.scenario"),
+        ({"link_config": unoffered()}, InvalidField, "link.feedback.bits"),
     ],
 )
 async def test_bad_queries_are_named_and_nothing_is_sent(values, error, field) -> None:  # type: ignore[no-untyped-def]
