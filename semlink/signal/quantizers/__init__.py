@@ -1,7 +1,8 @@
 """CSI feedback quantisers behind one interface; each scheme is a module.
 
-``none`` and ``perfect`` are bounds, ``scalar`` and ``rvq`` are schemes (all our definition, methods named in their
-modules). ``quantizer_for(config).encode(h, report_index)`` makes exactly ``config.feedback.bits`` bits.
+``none`` and ``perfect`` are bounds, ``type1`` and ``etype2`` the codebooks of TS 38.214; the other schemes are our
+definition, methods named in their modules. ``quantizer_for(config).encode(h, report_index)`` makes exactly
+``config.feedback.bits`` bits.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Final
 from semlink.errors import InvalidField
 from semlink.links import QUANTIZERS
 from semlink.signal.quantizers.bounds import NoFeedback, PerfectFeedback
+from semlink.signal.quantizers.etype2 import ETypeIIQuantizer
 from semlink.signal.quantizers.interface import CsiQuantizer
 from semlink.signal.quantizers.rvq import RvqQuantizer
 from semlink.signal.quantizers.scalar import ScalarQuantizer
+from semlink.signal.quantizers.type1 import TypeIQuantizer
 from semlink.v1 import common_pb2 as pb
 
 __all__ = ["CsiQuantizer", "quantizer_for"]
@@ -47,7 +50,7 @@ def _memoryless(
     bits: int,
     num_rx_ant: int,
     num_tx_ant: int,
-    num_layers: int,  # noqa: ARG001 - the rank of a codebook of TS 38.214
+    num_layers: int,
 ) -> CsiQuantizer:
     """The scheme whose every report stands for itself; ``num_layers`` is 1 but for ``RANKED``."""
     match name:
@@ -59,6 +62,10 @@ def _memoryless(
             return ScalarQuantizer(num_rx_ant, num_tx_ant, bits)
         case "rvq":
             return RvqQuantizer(num_rx_ant, num_tx_ant, bits)
+        case "type1":
+            return TypeIQuantizer(num_rx_ant, num_tx_ant, bits, num_layers)
+        case "etype2":
+            return ETypeIIQuantizer(num_rx_ant, num_tx_ant, bits, num_layers)
     raise InvalidField(
         f"link.feedback.quantizer is {name!r}, allowed: {', '.join(QUANTIZERS)}",
         field="link.feedback.quantizer",
