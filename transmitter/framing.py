@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import Coding
 from semlink.semantics.codec import load_codec
-from semlink.signal.precoding import open_loop_precoder, precoder, predicted_sinr_db
+from semlink.signal.precoding import (
+    open_loop_precoder,
+    precoder,
+    predicted_sinr_db,
+    water_filled,
+)
 from semlink.v1 import common_pb2
 
 
@@ -45,6 +50,7 @@ class Message:
             c.num_rx_ant,
             c.num_layers,
             c.num_users,
+            c.power_allocation,
             self.csi is not None,
         )
 
@@ -86,6 +92,8 @@ def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
     else:
         csi = torch.from_numpy(np.stack([m.csi for m in messages if m.csi is not None])).to(device)
         precoders = precoder(csi, num_layers, snr_db)
+        if first.config.power_allocation == "water-filling":
+            precoders = water_filled(csi, precoders, snr_db, num_layers)
         user = torch.tensor([m.user for m in messages], device=device)
         sinr_db = predicted_sinr_db(csi, precoders, snr_db, num_layers, user)
     resource_elements = -(-num_symbols // num_layers)

@@ -15,6 +15,10 @@ from semlink.signal.equalization import lmmse
 from semlink.v1 import common_pb2 as pb
 
 RANK_FLOOR: Final = 1e-3
+POWER_FLOOR: Final = 1e-3
+"""Power of a stream that water-filling switches off, over its equal share. Our definition."""
+SINR_FLOOR: Final = 1e-10
+"""Least SINR that is ever predicted (−100 dB): a layer without any energy still has a finite figure in dB."""
 
 
 def noise_power(num_streams: int, snr_db: torch.Tensor) -> torch.Tensor:
@@ -96,11 +100,53 @@ def predicted_sinr_db(
 
     ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``precoder``: complex64
     ``[batch, num_subbands, num_tx_ant, num_streams]``; ``snr_db``: float ``[batch]``.
-    Returns float32 ``[batch, num_subbands, num_layers]``.
+    Returns float32 ``[batch, num_subbands, num_layers]``, at least ``SINR_FLOOR``.
     """
     if user is None:
         user = torch.zeros(len(csi), dtype=torch.int64, device=csi.device)
     own = csi[torch.arange(len(csi), device=csi.device), user]
     effective = own_streams_first(own @ precoder, user, num_layers)
     _, sinr = lmmse(effective, noise_power(precoder.shape[-1], snr_db), num_layers)
-    return 10 * torch.log10(sinr)
+    return 10 * torch.log10(sinr.clamp_min(SINR_FLOOR))
+
+
+def water_filled(
+    csi: torch.Tensor, precoder: torch.Tensor, snr_db: torch.Tensor, num_layers: int
+) -> torch.Tensor:
+    """Pour each user's power over its layers and subbands: more where the CSI promises more (our definition).
+
+    Water-filling ``p = max(0, μ − 1/γ)``, ``γ`` a stream's predicted SINR at equal power: ``σ²/N0`` of a user alone
+    (Telatar, "Capacity of multi-antenna Gaussian channels", 1999); with several users the interference that they
+    cause each other at equal power counts as noise. Then ``POWER_FLOOR`` of the equal share goes to every stream, so
+    that a stream that is switched off keeps a pilot and a finite SINR: ``p' = f + (1 − f) p``.
+
+    ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``precoder``: complex64
+    ``[batch, num_subbands, num_tx_ant, num_streams]``, columns of unit norm; ``snr_db``: float ``[batch]``.
+    Returns a precoder of the same shape; each user's ``‖W_u‖_F²`` in the mean over subbands stays ``num_layers``.
+    """
+    batch, num_users, num_subbands = csi.shape[:3]
+    each = torch.arange(num_users, device=csi.device)
+    sinr_db = predicted_sinr_db(
+        csi.repeat_interleave(num_users, 0),
+        precoder.repeat_interleave(num_users, 0),
+        snr_db.repeat_interleave(num_users),
+        num_layers,
+        each.repeat(batch),
+    )
+    gain = torch.pow(10.0, sinr_db.double() / 10).view(batch, num_users, -1)
+    power = POWER_FLOOR + (1 - POWER_FLOOR) * water_filling(gain)
+    by_stream = power.view(batch, num_users, num_subbands, num_layers).transpose(1, 2).flatten(2)
+    return precoder * by_stream.sqrt().float().unsqueeze(2)
+
+
+def water_filling(gain: torch.Tensor) -> torch.Tensor:
+    """Powers of mean 1 that maximise ``Σ log(1 + gain·p)`` over the last dimension: ``max(0, μ − 1/gain)``.
+
+    ``gain``: float64 ``[..., n]``, > 0. Returns a tensor like it.
+    """
+    floors, _ = (1 / gain).sort(-1)
+    number = torch.arange(1, gain.shape[-1] + 1, dtype=gain.dtype, device=gain.device)
+    levels = (gain.shape[-1] + floors.cumsum(-1)) / number
+    wet = (levels > floors).sum(-1, keepdim=True)  # the strongest stream always is
+    level = levels.gather(-1, wet - 1)
+    return (level - 1 / gain).clamp_min(0)
