@@ -64,24 +64,20 @@ def draw(
     rng = np.random.Generator(
         np.random.Philox(key=stable_seed("noise", link_seed, slot, frame_seed, *whose))
     )
-    sizes = (
-        num_rx_ant * num_elements,
-        NUM_SUBBANDS * num_rx_ant * num_streams,
-        num_rx_ant * ZERO_POWER_ELEMENTS,
-    )
-    gaussian = rng.standard_normal(2 * sum(sizes), dtype=np.float32).view(np.complex64)
-    noise, pilot_noise, zero_power = np.split(
-        gaussian * np.float32(math.sqrt(0.5)), np.cumsum(sizes)[:2]
-    )
+    data = num_rx_ant * num_elements
+    pilots = data + NUM_SUBBANDS * num_rx_ant * num_streams
+    total = pilots + num_rx_ant * ZERO_POWER_ELEMENTS
+    gaussian = rng.standard_normal(2 * total, dtype=np.float32).view(np.complex64)
+    gaussian *= np.float32(math.sqrt(0.5))
     rng = np.random.Generator(
         np.random.Philox(key=stable_seed("co-scheduled", link_seed, slot, frame_seed))
     )
     others = QPSK[rng.integers(0, 4, (num_streams - num_layers, num_elements))]
     return Draws(
         others,
-        noise.reshape(num_rx_ant, num_elements),
-        pilot_noise.reshape(NUM_SUBBANDS, num_rx_ant, num_streams),
-        zero_power.reshape(num_rx_ant, ZERO_POWER_ELEMENTS),
+        gaussian[:data].reshape(num_rx_ant, num_elements),
+        gaussian[data:pilots].reshape(NUM_SUBBANDS, num_rx_ant, num_streams),
+        gaussian[pilots:].reshape(num_rx_ant, ZERO_POWER_ELEMENTS),
     )
 
 
