@@ -17,7 +17,7 @@ from lab.experiments.csi_samples import Condition, CsiSamples, draw_samples
 from lab.experiments.memory import reconstruct
 from lab.experiments.plans import QUANTIZER_TITLES
 from lab.experiments.plotting import Line, Panel, draw
-from lab.experiments.rate_distortion import gaussian_nmse_db, training_spectrum
+from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.running import drawn
 from lab.experiments.tables import print_panel
 from lab.progress import track
@@ -71,6 +71,8 @@ class Plan:
     drops: int = 4
     """Drops of 32 users for each seed."""
     held_out: bool = False
+    training_drops: int = TRAINING_DROPS
+    """From which the covariance of the Gaussian line is taken."""
 
     def conditions(self) -> list[Condition]:
         """The conditions of the main figure."""
@@ -294,7 +296,9 @@ def _reference_rows(plan: Plan) -> list[Row]:
     rows = []
     for scenario in dict.fromkeys(plan.scenarios):
         link = Condition(scenario, scenario).link(plan.snr_db, "none", 0)
-        spectrum = training_spectrum(scenario, link.num_tx_ant, link.num_rx_ant)
+        spectrum = training_spectrum(
+            scenario, link.num_tx_ant, link.num_rx_ant, plan.training_drops
+        )
         rows += [
             Row(
                 metric="nmse_db",

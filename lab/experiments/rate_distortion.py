@@ -37,9 +37,9 @@ def covariance_spectrum(channels: Iterable[torch.Tensor]) -> NDArray[np.float64]
 def training_spectrum(
     scenario: str, num_tx_ant: int, num_rx_ant: int, drops: int = TRAINING_DROPS
 ) -> NDArray[np.float64]:
-    """:func:`covariance_spectrum` of a scenario, from training drops of 32 users at 4 moments each."""
+    """:func:`covariance_spectrum` of a scenario, from training drops of 32 users at 2 moments each."""
     return covariance_spectrum(
-        drop(scenario, FIRST_TRAINING_SEED + i, num_tx_ant, num_rx_ant) for i in range(drops)
+        drop(scenario, FIRST_TRAINING_SEED + i, num_tx_ant, num_rx_ant, 2) for i in range(drops)
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from lab.experiments.plans import IDEAL, Point, Sampling
@@ -72,7 +73,8 @@ def run(study: Study, out: Path, console: Console) -> Report:
         report.rows += rows
         figures |= {(point, row.metric): row for row in rows}
     claims = _claim_rows(study, outcomes)
-    report.rows += claims
+    # The ideal link has the same rows whatever users and k it is drawn beside.
+    report.rows = list(dict.fromkeys([*report.rows, *claims]))
     report.seconds = time.monotonic() - started
     report.write(out, study.name)
     for figure in study.draw(figures):
@@ -95,12 +97,13 @@ def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:
         for a, b in study.claims
         if a in outcomes and b in outcomes
     ]
-    rows += [
+    shares = [
         gap_closed_row(*gap, outcomes, study.sampling)
         for gap in study.gaps
         if all(point in outcomes for point in gap)
     ]
-    return rows
+    # Where there is no gap there is no share of it.
+    return rows + [row for row in shares if np.isfinite([row.mean, *(row.ci95 or ())]).all()]
 
 
 def line(
