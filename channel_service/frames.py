@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
+from semlink.headers import parse_header
 from semlink.links import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND, link_id_of, validate_link
+from semlink.signal.coding import constellation, scheme_of
 from semlink.v1 import channel_pb2, common_pb2
 from semlink.wire import from_wire
 
@@ -49,7 +50,8 @@ class CheckedFrame:
 def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
     """Check a frame against its link: shapes, dtypes, finite values, powers, header.
 
-    Symbols have unit mean power over the whole frame (how a message spreads it over layers is its codec's matter);
+    Symbols have unit mean power over the whole frame (how a message spreads it over layers is its codec's matter), or,
+    with a digital coding, are points of its constellation of unit mean power, and then fill up with unit symbols;
     ``‖W‖_F² = num_streams`` in each subband, with ``power_allocation`` "water-filling" for each user
     ``‖W_u‖_F² = num_layers`` in the mean over the subbands. All to 1 %, so that no frame buys itself SNR.
     Raises InvalidField or CorruptTensor naming ``{field}.name``.
@@ -76,7 +78,11 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
             f"{field}.symbols has {num_elements} resource elements, allowed: 1…{MAX_RESOURCE_ELEMENTS}",
             field=f"{field}.symbols",
         )
-    _unit_power(float(np.mean(np.abs(symbols) ** 2)), f"{field}.symbols", "mean power")
+    header = _check_header(frame, num_elements, field=f"{field}.header")
+    if header.coding:
+        _check_constellation(symbols, header, field=f"{field}.symbols")
+    else:
+        _unit_power(float(np.mean(np.abs(symbols) ** 2)), f"{field}.symbols", "mean power")
     precoder = from_wire(
         frame.precoder,
         field=f"{field}.precoder",
@@ -92,7 +98,6 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
             dtype="complex64",
             shape=(NUM_SUBBANDS, config.num_rx_ant, config.num_tx_ant),
         )
-    header = _check_header(frame, num_elements, field=f"{field}.header")
     return CheckedFrame(
         frame.link_id,
         config,
@@ -169,19 +174,30 @@ def _unit_power(power: float, field: str, what: str) -> None:
         )
 
 
+def _check_constellation(
+    symbols: NDArray[np.complex64], header: channel_pb2.FrameHeader, *, field: str
+) -> None:
+    """A digital message has the power of its constellation, whatever points its (scrambled) bits select."""
+    points = constellation(scheme_of(header.mcs, header.symbols).bits_per_symbol).numpy()
+    # symbol j of the message goes to layer j mod L of resource element j // L
+    in_order = symbols.T.reshape(-1)
+    distance = np.abs(in_order[: header.symbols, None] - points).min(1)
+    filling = np.abs(np.abs(in_order[header.symbols :]) - 1)
+    worst = float(max(distance.max(), filling.max(initial=0.0)))
+    if not worst <= POWER_TOLERANCE / 10:
+        raise InvalidField(
+            f"{field} has a symbol {worst:.4g} off the {len(points)}-QAM constellation of its MCS, allowed: "
+            f"{POWER_TOLERANCE / 10}",
+            field=field,
+        )
+
+
 def _check_header(
     frame: channel_pb2.Frame, num_elements: int, *, field: str
 ) -> channel_pb2.FrameHeader:
     """The header crosses the air beside the symbols, so it must be one, and must agree with the frame."""
-    data, config = frame.header, frame.config
-    header = channel_pb2.FrameHeader()
-    try:
-        header.ParseFromString(data)
-    except DecodeError as error:
-        raise InvalidField(f"{field} does not parse as a FrameHeader", field=field) from error
-    header.DiscardUnknownFields()
-    if header.ByteSize() != len(data):
-        raise InvalidField(f"{field} holds more than the fields of a FrameHeader", field=field)
+    config = frame.config
+    header = parse_header(frame.header, field=field)
     num_layers = config.num_layers
     expected = {
         "num_layers": num_layers,

@@ -130,7 +130,7 @@ def fit_promise(bank: LinkBank, links: Sequence[common_pb2.LinkConfig]) -> tuple
         with_snr.append(one)
     promised = bank.predicted_snr_db.astype(np.float64)
     arrived = -10 * np.log10(bank.noise_variance.astype(np.float64))
-    error: Array = shannon_snr_db(arrived) - shannon_snr_db(promised)
+    error: NDArray[Any] = shannon_snr_db(arrived) - shannon_snr_db(promised)
     terms = terms_of(promised, with_snr)
     group = np.array([group_of(link, known=True) for link in with_snr])
     shift, log_spread = (np.zeros((2, len(KINDS), NUM_TERMS)) for _ in range(2))
@@ -139,14 +139,27 @@ def fit_promise(bank: LinkBank, links: Sequence[common_pb2.LinkConfig]) -> tuple
         used = slice(0, NUM_TERMS if KINDS[kind] == "quantised" else NUM_TERMS - 3)
         z = terms[rows, used]
         shift[users, kind, used] = _ridge(z, error[rows])
-        left = np.abs(error[rows] - z @ shift[users, kind, used])
-        # E log|N(0, σ²)| = log σ − 0.635
-        log_spread[users, kind, used] = _ridge(z, np.log(np.maximum(left, 0.02)) + 0.635)
+        log_spread[users, kind, used] = _fit_spread(z, error[rows] - z @ shift[users, kind, used])
     return shift, log_spread
 
 
+def _fit_spread(z: Array, left: Array) -> Array:
+    """Coefficients c of log σ = z c for errors that are N(0, σ²), by maximum likelihood."""
+
+    def loss(c: Array) -> tuple[float, Array]:
+        log_spread = z @ c
+        scaled = left**2 * np.exp(-2 * log_spread)
+        value = (log_spread + scaled / 2).mean() + 1e-3 * (c**2).sum()
+        return float(value), z.T @ (1 - scaled) / len(z) + 2e-3 * c
+
+    start = np.zeros(z.shape[1])
+    start[0] = np.log(left.std())
+    found: Array = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    return found
+
+
 def _ridge(z: Array, target: Array) -> Array:
-    found: Array = np.linalg.solve(z.T @ z + 1e-3 * len(z) * np.eye(z.shape[1]), z.T @ target)
+    found: NDArray[Any] = np.linalg.solve(z.T @ z + 1e-3 * len(z) * np.eye(z.shape[1]), z.T @ target)
     return found
 
 

@@ -64,6 +64,8 @@ class RememberingEncoder:
 class RecordingReceiver(Receiver):
     """Keeps the decoded features instead of searching, so that metrics over whole galleries are one product.
 
+    An erased message leaves a zero feature: it scores the whole gallery alike, which the metrics count as a miss.
+
     Everything before the search is the receiver's own.
     """
 
@@ -74,7 +76,7 @@ class RecordingReceiver(Receiver):
 
     def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
         self.features += [w.feature for w in wanted]
-        return [receiver_pb2.Reception() for _ in wanted]
+        return [receiver_pb2.Reception(erased=w.erased) for w in wanted]
 
 
 def build_system(

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.links import MAX_LAYERS, MAX_USERS, NUM_SUBBANDS
+from semlink.headers import parse_header
+from semlink.links import NUM_SUBBANDS
 from semlink.semantics.codec import load_codec
+from semlink.semantics.digital import load_source_coder
+from semlink.semantics.heads import FEATURE_DIM
+from semlink.signal.coding import demodulate, scheme_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.v1 import channel_pb2, receiver_pb2
 from semlink.wire import from_wire
@@ -32,6 +35,9 @@ class Samples:
         """Frames of equal shape are decoded in one batch."""
         return (
             self.header.task,
+            self.header.modality,
+            self.header.coding,
+            self.header.mcs,
             self.header.symbols,
             self.header.num_layers,
             self.data.shape,
@@ -43,30 +49,14 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The feature of one frame (``[feature_size]``, float32, unit norm) and the SINR that the pilots promise."""
+    """The feature of one frame (``[feature_size]``, float32, unit norm) and the SINR that the pilots promise.
+
+    ``erased``: the CRC of a digital message failed; its feature is zero.
+    """
 
     feature: NDArray[np.float32]
     post_eq_snr_estimate_db: float
-
-
-def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
-    """The header of a frame. Raises InvalidField when the bytes are none or its numbers are out of range."""
-    header = channel_pb2.FrameHeader()
-    try:
-        header.ParseFromString(data)
-    except DecodeError as error:
-        raise InvalidField(f"{field} does not parse as a FrameHeader", field=field) from error
-    for name, value, high in (
-        ("symbols", header.symbols, 4096),
-        ("top_k", header.top_k, 10_000),
-        ("num_layers", header.num_layers, MAX_LAYERS),
-        ("num_streams", header.num_streams, MAX_LAYERS * MAX_USERS),
-    ):
-        if not 1 <= value <= high:
-            raise InvalidField(
-                f"{field}.{name} is {value}, allowed: 1…{high}", field=f"{field}.{name}"
-            )
-    return header
+    erased: bool = False
 
 
 def check_frame(frame: receiver_pb2.ReceivedFrame, *, field: str) -> Samples:
@@ -88,12 +78,6 @@ def check_frame(frame: receiver_pb2.ReceivedFrame, *, field: str) -> Samples:
         dtype="complex64",
         shape=(NUM_SUBBANDS, data.shape[0], header.num_streams),
     )
-    if header.first_stream + header.num_layers > header.num_streams:
-        raise InvalidField(
-            f"{field}.header.first_stream is {header.first_stream}, allowed: at most num_streams - num_layers = "
-            f"{header.num_streams - header.num_layers}",
-            field=f"{field}.header.first_stream",
-        )
     # From here on the frame's own streams are the first; the others are interference in any order.
     pilots = np.roll(pilots, -header.first_stream, axis=-1)
     noise = from_wire(
@@ -115,17 +99,11 @@ def decode(batch: list[Samples], device: torch.device) -> list[Decoded]:
     decoded: dict[int, Decoded] = {}
     for members in groups.values():
         frames = [batch[i] for i in members]
-        features, snr_db = _decode_alike(frames, device)
-        decoded |= {
-            i: Decoded(feature, snr)
-            for i, feature, snr in zip(members, features, snr_db, strict=True)
-        }
+        decoded |= dict(zip(members, _decode_alike(frames, device), strict=True))
     return [decoded[i] for i in range(len(batch))]
 
 
-def _decode_alike(
-    frames: list[Samples], device: torch.device
-) -> tuple[NDArray[np.float32], list[float]]:
+def _decode_alike(frames: list[Samples], device: torch.device) -> list[Decoded]:
     header = frames[0].header
     num_symbols, num_layers = header.symbols, header.num_layers
     data, pilots, noise = (
@@ -138,6 +116,28 @@ def _decode_alike(
     # symbol j of the message went to layer j mod L of resource element j // L
     in_order = symbols.transpose(1, 2).flatten(1)[:, :num_symbols]
     sinr_in_order = sinr[:, subband].flatten(1)[:, :num_symbols]
-    feature = load_codec(header.task, device=device).decode(in_order, 1.0 / sinr_in_order)
+    if header.coding:
+        feature, erased = _decode_digital(header, in_order, 1.0 / sinr_in_order)
+    else:
+        feature = load_codec(header.task, device=device).decode(in_order, 1.0 / sinr_in_order)
+        erased = torch.zeros(len(frames), dtype=torch.bool)
     snr_db = 10.0 * sinr_in_order.log10().mean(dim=1)
-    return feature.cpu().numpy(), snr_db.tolist()
+    return [
+        Decoded(f, snr, lost)
+        for f, snr, lost in zip(
+            feature.cpu().numpy(), snr_db.tolist(), erased.tolist(), strict=True
+        )
+    ]
+
+
+def _decode_digital(
+    header: channel_pb2.FrameHeader, symbols: torch.Tensor, noise_variance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features ``[batch, feature_size]``, zero where the CRC fails, and bool ``[batch]``: where it does."""
+    scheme = scheme_of(header.mcs, header.symbols)
+    payload, passed = demodulate(symbols, noise_variance, scheme)
+    feature = torch.zeros(len(symbols), FEATURE_DIM, device=symbols.device)
+    if bool(passed.any()):
+        coder = load_source_coder(header.task, header.coding, symbols.device)
+        feature[passed] = coder.decode(payload[passed], header.modality)
+    return feature, ~passed

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from receiver.decoding import Decoded, Samples, check_frame, decode, parse_header
+from receiver.decoding import Decoded, Samples, check_frame, decode
 from receiver.gallery import Gallery, gallery_of
 from semlink.batching import MicroBatcher
 from semlink.corpora.registry import EMBEDDED, check_corpus
 from semlink.errors import InvalidField
+from semlink.headers import parse_header
 from semlink.settings import Settings
 from semlink.telemetry import timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
@@ -23,10 +24,14 @@ from semlink.wire import from_wire
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A decoded feature (``[feature_size]``, float32, unit norm) and what to look for with it."""
+    """A decoded feature (``[feature_size]``, float32, unit norm) and what to look for with it.
+
+    ``erased``: the channel destroyed the message; the feature is zero and nothing is looked for.
+    """
 
     header: channel_pb2.FrameHeader
     feature: NDArray[np.float32]
+    erased: bool = False
 
 
 class Receiver:
@@ -55,7 +60,10 @@ class Receiver:
         for i, checked in enumerate(samples):
             _check_target(checked.header, field=f"frames[{i}].header")
         decoded = await self._decoder.submit_many(samples)
-        wanted = [Wanted(s.header, d.feature) for s, (d, _) in zip(samples, decoded, strict=True)]
+        wanted = [
+            Wanted(s.header, d.feature, d.erased)
+            for s, (d, _) in zip(samples, decoded, strict=True)
+        ]
         receptions = await asyncio.to_thread(self._find, wanted)
         for reception, (d, milliseconds) in zip(receptions, decoded, strict=True):
             reception.post_eq_snr_estimate_db = d.post_eq_snr_estimate_db
@@ -120,12 +128,15 @@ def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
 
 
 def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
-    """Search every gallery once for all that want it."""
+    """Search every gallery once for all that want it; an erased message has no matches."""
     groups: dict[tuple[str, bool], list[int]] = {}
+    receptions: dict[int, receiver_pb2.Reception] = {}
     for i, w in enumerate(wanted):
+        if w.erased:
+            receptions[i] = receiver_pb2.Reception(erased=True)
+            continue
         to_text = w.header.task == "audio" and w.header.modality == "audio"
         groups.setdefault((w.header.corpus, to_text), []).append(i)
-    receptions: dict[int, receiver_pb2.Reception] = {}
     for (corpus, to_text), members in groups.items():
         gallery = gallery_of(corpus)
         sizes = {wanted[i].feature.shape for i in members}

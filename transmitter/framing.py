@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import Coding
 from semlink.semantics.codec import load_codec
+from semlink.semantics.digital import load_source_coder
+from semlink.signal.coding import modulate, scheme_of
+from semlink.signal.link_adaptation import choose_mcs
 from semlink.signal.precoding import (
     open_loop_precoder,
     precoder,
@@ -45,6 +48,8 @@ class Message:
         c = self.config
         return (
             self.task,
+            self.modality,
+            self.coding,
             self.num_symbols,
             c.num_tx_ant,
             c.num_rx_ant,
@@ -101,14 +106,39 @@ def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
     # symbol j of the message goes to layer j mod L of resource element j // L
     per_symbol = sinr_db[:, subband].flatten(1)[:, :num_symbols]
     features = torch.from_numpy(np.stack([m.feature for m in messages])).to(device)
-    message = load_codec(first.task, device=device).encode(features, per_symbol, num_symbols)
+    mcs = [0] * len(messages)
+    if first.coding == "jscc":
+        message = load_codec(first.task, device=device).encode(features, per_symbol, num_symbols)
+    else:
+        mcs, message = _encode_digital(messages, features, per_symbol)
     padding = resource_elements * num_layers - num_symbols
     filled = torch.nn.functional.pad(message, (0, padding), value=1.0)
     symbols = filled.view(len(messages), resource_elements, num_layers).transpose(1, 2)
     return [
-        Framed(np.ascontiguousarray(u), w)
-        for u, w in zip(symbols.cpu().numpy(), precoders.cpu().numpy(), strict=True)
+        Framed(np.ascontiguousarray(u), w, m)
+        for u, w, m in zip(symbols.cpu().numpy(), precoders.cpu().numpy(), mcs, strict=True)
     ]
+
+
+def _encode_digital(
+    messages: list[Message], features: torch.Tensor, predicted_sinr_db: torch.Tensor
+) -> tuple[list[int], torch.Tensor]:
+    """MCS of each message and its symbols ``[batch, k]``; messages of equal MCS are coded together."""
+    first, k = messages[0], predicted_sinr_db.shape[1]
+    coder = load_source_coder(first.task, first.coding, features.device)
+    mcs = choose_mcs(
+        predicted_sinr_db.cpu().double().numpy(),
+        [m.config for m in messages],
+        first.csi is not None,
+        coder.quality,
+    )
+    symbols = torch.empty(len(messages), k, dtype=torch.complex64, device=features.device)
+    for chosen in np.unique(mcs).tolist():
+        rows = torch.from_numpy(np.flatnonzero(mcs == chosen)).to(features.device)
+        scheme = scheme_of(chosen, k)
+        payload = coder.encode(features[rows], first.modality, scheme.payload_bits)
+        symbols[rows] = modulate(payload, scheme)
+    return mcs.tolist(), symbols
 
 
 def open_loop_sinr_db(snr_db: torch.Tensor, config: common_pb2.LinkConfig) -> torch.Tensor:

@@ -1,0 +1,67 @@
+"""The header that crosses the air beside a frame's symbols: one checker for whoever sends it on or reads it."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from semlink.errors import InvalidField
+from semlink.links import MAX_LAYERS, MAX_USERS
+from semlink.semantics.digital import DIGITAL_CODINGS
+from semlink.signal.coding import scheme_of
+from semlink.v1 import channel_pb2
+
+MODALITIES = ("text", "image", "audio")
+
+
+def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
+    """The header of a frame, every number and name in range.
+
+    Raises InvalidField naming ``field`` when the bytes are no header or hold more than one (what a header does not
+    declare must not cross the air), ``{field}.name`` for a value that is not allowed.
+    """
+    header = channel_pb2.FrameHeader()
+    try:
+        header.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidField(f"{field} does not parse as a FrameHeader", field=field) from error
+    header.DiscardUnknownFields()
+    if header.ByteSize() != len(data):
+        raise InvalidField(f"{field} holds more than the fields of a FrameHeader", field=field)
+    for name, value, high in (
+        ("symbols", header.symbols, 4096),
+        ("top_k", header.top_k, 10_000),
+        ("num_layers", header.num_layers, MAX_LAYERS),
+        ("num_streams", header.num_streams, MAX_LAYERS * MAX_USERS),
+    ):
+        if not 1 <= value <= high:
+            raise InvalidField(
+                f"{field}.{name} is {value}, allowed: 1…{high}", field=f"{field}.{name}"
+            )
+    if header.first_stream + header.num_layers > header.num_streams:
+        raise InvalidField(
+            f"{field}.first_stream is {header.first_stream}, allowed: at most num_streams - num_layers = "
+            f"{header.num_streams - header.num_layers}",
+            field=f"{field}.first_stream",
+        )
+    if header.modality not in MODALITIES:
+        raise InvalidField(
+            f"{field}.modality is {header.modality!r}, allowed: {', '.join(MODALITIES)}",
+            field=f"{field}.modality",
+        )
+    _check_coding(header, field=field)
+    return header
+
+
+def _check_coding(header: channel_pb2.FrameHeader, *, field: str) -> None:
+    if header.coding in DIGITAL_CODINGS:
+        scheme_of(header.mcs, header.symbols, field=f"{field}.mcs")
+    elif header.coding:
+        raise InvalidField(
+            f"{field}.coding is {header.coding!r}, allowed: '' (JSCC), {', '.join(DIGITAL_CODINGS)}",
+            field=f"{field}.coding",
+        )
+    elif header.mcs:
+        raise InvalidField(
+            f"{field}.mcs is {header.mcs}, allowed without a digital coding: 0",
+            field=f"{field}.mcs",
+        )
