@@ -159,7 +159,9 @@ def _fit_spread(z: Array, left: Array) -> Array:
 
 
 def _ridge(z: Array, target: Array) -> Array:
-    found: NDArray[Any] = np.linalg.solve(z.T @ z + 1e-3 * len(z) * np.eye(z.shape[1]), z.T @ target)
+    found: NDArray[Any] = np.linalg.solve(
+        z.T @ z + 1e-3 * len(z) * np.eye(z.shape[1]), z.T @ target
+    )
     return found
 
 
