@@ -15,7 +15,7 @@ from channel_service.estimation import (
     lmmse_over_subbands,
     report_slots_of_window,
 )
-from channel_service.windows import ByteBoundedCache, Windows, window_of
+from channel_service.windows import ByteBoundedCache, ChannelKey, Windows, window_of
 from semlink.links import WINDOW_SLOTS
 from semlink.signal.quantizers import quantizer_for
 from semlink.v1 import common_pb2 as pb
@@ -35,6 +35,18 @@ class _Payloads:
         return self.payloads.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """Least-squares estimates of a window's reports and the variance of their error: see :func:`least_squares`."""
+
+    estimate: torch.Tensor
+    error_variance: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.estimate.nbytes + self.error_variance.nbytes
+
+
 class Reports:
     """Makes reports; blocks of them are estimated and quantised in one batch and cached. Thread-safe."""
 
@@ -42,6 +54,9 @@ class Reports:
         self._windows = windows
         self._payloads: ByteBoundedCache[tuple[bytes, int, int], _Payloads] = ByteBoundedCache(
             max_bytes
+        )
+        self._observed: ByteBoundedCache[tuple[ChannelKey, float, int, int], _Observed] = (
+            ByteBoundedCache(max_bytes)
         )
 
     def made_in(self, config: pb.LinkConfig, slots: Iterable[int]) -> list[pb.CsiReport]:
@@ -92,11 +107,21 @@ class Reports:
 
     def _estimate(self, config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
         """Estimates of some of a window's reports: complex64 ``[num_users, reports, …]``."""
+        key = (
+            ChannelKey.of(config),
+            config.snr_db,
+            config.feedback.report_period_slots,
+            index,
+        )
+        seen = self._observed.get(key, lambda: self._observe(config, index))
+        return lmmse_over_subbands(seen.estimate[:, part], seen.error_variance[:, part])
+
+    def _observe(self, config: pb.LinkConfig, index: int) -> _Observed:
+        """What all users measure in a window, whatever they report of it."""
         slots = report_slots_of_window(config, index)
         window = self._windows.window(config, index).h
         h = window[:, (slots - index * WINDOW_SLOTS).to(window.device)]
-        estimate, variance = least_squares(h, config, index)
-        return lmmse_over_subbands(estimate[:, part], variance[:, part])
+        return _Observed(*least_squares(h, config, index))
 
     def _quantize(self, config: pb.LinkConfig, index: int, block: int) -> _Payloads:
         part = slice(block * BLOCK_REPORTS, (block + 1) * BLOCK_REPORTS)

@@ -227,7 +227,8 @@ def measure(
     cells = [(seed, point) for seed in range(sampling.seeds) for point in needed]
     missing = [cell for cell in cells if _key(cell[1], cell[0]) not in measurements]
     # Points of the same channels follow each other, so that those are drawn once and need not stay.
-    missing.sort(key=lambda cell: (cell[0], *_channels(cell[1])))
+    # Points of the same SNR share the users' observations.
+    missing.sort(key=lambda cell: (cell[0], *_channels(cell[1]), cell[1].snr_db))
     asyncio.run(_sweep(missing, sampling, measurements, title))
     outcomes = {
         point: Outcome(
