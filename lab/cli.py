@@ -357,6 +357,17 @@ def bench_link(out: Out = Path("results")) -> None:
     console.print(f"written: {report.write(out, report.experiment)}")
 
 
+@bench_app.command("csi")
+def bench_csi(
+    threads: Annotated[int, typer.Option(help="of torch")] = 2, out: Out = Path("results")
+) -> None:
+    """Milliseconds to quantise and dequantise a CSI report, for every scheme and number of bits."""
+    from lab.bench_csi import run
+
+    report = run(threads, console)
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
 @bench_app.command("serve")
 def bench_serve(
     queries: Annotated[int, typer.Option(help="at 16 and 64 in flight; a quarter at 1")] = 640,
@@ -450,6 +461,9 @@ def experiment_feedback(
     bits: Annotated[
         list[int] | None, typer.Option(help="of one report; can be repeated, default 8…512")
     ] = None,
+    predictive: Annotated[
+        bool, typer.Option("--predictive", help="predictive memory too, 16 bits: slow")
+    ] = False,
     seeds: SeedsOption = 3,
     queries: QueriesOption = 500,
     links: LinksOption = 24,
@@ -467,6 +481,7 @@ def experiment_feedback(
         tuple(users or (1, 4)),
         tuple(snr or (10.0, 25.0)),
         tuple(bits or BITS),
+        predictive,
     )
     report = run(study(plan), out, console)
     _say_written(out, report.experiment)

@@ -20,6 +20,8 @@ FORMS: Final = (
     ("learned", ""),
 )
 """Quantiser and memory of each line."""
+PREDICTIVE_BITS: Final = (16,)
+"""Both ends follow every report from the start of its group: a hundred times the work of a report that stands alone."""
 REFERENCE: Final = report_scheme("scalar", 512)
 
 
@@ -33,6 +35,13 @@ class Plan:
     user_counts: Sequence[int] = (1, 4)
     snrs_db: Sequence[float] = (10.0, 25.0)
     bits: Sequence[int] = BITS
+    predictive: bool = False
+    """Measure predictive memory too, at ``PREDICTIVE_BITS``: slow."""
+
+    @property
+    def forms(self) -> list[tuple[str, str]]:
+        """Quantiser and memory of each line."""
+        return [form for form in FORMS if self.predictive or "predictive" not in form]
 
     def links(self) -> list[tuple[float, int, float]]:
         """Speed, users and SNR of each panel."""
@@ -47,7 +56,8 @@ class Plan:
         self, quantizer: str, memory: str, link: tuple[float, int, float]
     ) -> list[tuple[float, Point]]:
         """A curve's points by bits."""
-        return [(b, self.point(report_scheme(quantizer, b, memory), link)) for b in self.bits]
+        bits = PREDICTIVE_BITS if memory == "predictive" else self.bits
+        return [(b, self.point(report_scheme(quantizer, b, memory), link)) for b in bits]
 
 
 def study(plan: Plan) -> Study:
@@ -59,14 +69,18 @@ def study(plan: Plan) -> Study:
         perfect, reference = plan.point(PERFECT, link), plan.point(REFERENCE, link)
         points += [perfect, plan.point(NO_FEEDBACK, link), reference]
         plain = dict(plan.points("rvq", "", link))
-        for quantizer, memory in FORMS:
+        for quantizer, memory in plan.forms:
             curve = plan.points(quantizer, memory, link)
             points += [point for _, point in curve]
             if quantizer != "scalar":
                 claims += [(point, reference) for bits, point in curve if bits <= 64]
             if memory:
-                claims += [(point, plain[bits]) for bits, point in curve]
-                gaps += [(point, plain[bits], perfect) for bits, point in curve if bits == 16]
+                claims += [(point, plain[bits]) for bits, point in curve if bits in plain]
+                gaps += [
+                    (point, plain[bits], perfect)
+                    for bits, point in curve
+                    if bits == 16 and bits in plain
+                ]
         claims += [(perfect, point) for bits, point in plain.items() if bits == 16]
     return Study(
         name=f"feedback-{plan.sampling.task}-{plan.scenario}",
@@ -88,7 +102,7 @@ def _panel(plan: Plan, link: tuple[float, int, float], figures: Figures) -> Pane
         line(s.label, [(b, plan.point(s, link)) for b in plan.bits], "map", figures, bound=True)
         for s in (PERFECT, NO_FEEDBACK)
     ]
-    curves = [line(_label(*form), plan.points(*form, link), "map", figures) for form in FORMS]
+    curves = [line(_label(*form), plan.points(*form, link), "map", figures) for form in plan.forms]
     users = "1 user" if num_users == 1 else f"{num_users} users"
     return Panel(
         f"{users}, {snr_db:g} dB, {speed_kmh:g} km/h",

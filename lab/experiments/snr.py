@@ -25,9 +25,8 @@ SNRS_DB: Final = (-15.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 RVQ_64: Final = report_scheme("rvq", 64)
 RVQ_16: Final = report_scheme("rvq", 16)
 FUSED_16: Final = report_scheme("rvq", 16, "fused")
-PREDICTIVE_16: Final = report_scheme("rvq", 16, "predictive")
 SCALAR_512: Final = report_scheme("scalar", 512)
-FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, FUSED_16, PREDICTIVE_16, SCALAR_512, NO_FEEDBACK)
+FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, FUSED_16, SCALAR_512, NO_FEEDBACK)
 CODING: Final = (JSCC, SEPARATION, VQ_DIGITAL)
 GROUPS: Final = ("feedback", "coding")
 
@@ -72,7 +71,6 @@ def study(plan: Plan) -> Study:
                 (RVQ_64, SCALAR_512),
                 (FUSED_16, SCALAR_512),
                 (FUSED_16, RVQ_16),
-                (PREDICTIVE_16, RVQ_16),
                 (RVQ_64, NO_FEEDBACK),
             )
         ]
@@ -92,15 +90,14 @@ def study(plan: Plan) -> Study:
                 plan.points(a, users), plan.points(b, users), strict=True
             )
         ],
-        gaps=[
-            (point, worse, best)
-            for scheme in (FUSED_16, PREDICTIVE_16)
-            if "feedback" in plan.groups
-            for (_, point), (_, worse), (_, best) in zip(
-                *(plan.points(s, plan.num_users) for s in (scheme, RVQ_16, PERFECT)), strict=True
-            )
-        ],
+        gaps=_gaps(plan) if "feedback" in plan.groups else (),
     )
+
+
+def _gaps(plan: Plan) -> list[tuple[Point, Point, Point]]:
+    """At every SNR: fused 16 bits between plain 16 bits and perfect CSI."""
+    curves = (plan.points(scheme, plan.num_users) for scheme in (FUSED_16, RVQ_16, PERFECT))
+    return [(point, worse, best) for (_, point), (_, worse), (_, best) in zip(*curves, strict=True)]
 
 
 def _panel(
