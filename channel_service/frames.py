@@ -82,7 +82,11 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
     if header.coding:
         _check_constellation(symbols, header, field=f"{field}.symbols")
     else:
-        _unit_power(float(np.mean(np.abs(symbols) ** 2)), f"{field}.symbols", "mean power")
+        _unit_power(
+            float(np.mean(np.abs(symbols.astype(np.complex128)) ** 2)),
+            f"{field}.symbols",
+            "mean power",
+        )
     precoder = from_wire(
         frame.precoder,
         field=f"{field}.precoder",
@@ -156,7 +160,7 @@ def _check_company(frame: CheckedFrame, company: Sequence[CheckedFrame], *, fiel
 def _check_precoder_power(
     precoder: NDArray[np.complex64], config: common_pb2.LinkConfig, *, field: str
 ) -> None:
-    power = np.sum(np.abs(precoder) ** 2, axis=1) / config.num_layers
+    power = np.sum(np.abs(precoder.astype(np.complex128)) ** 2, axis=1) / config.num_layers
     per_user = power.reshape(NUM_SUBBANDS, config.num_users, config.num_layers).sum(-1)
     if config.power_allocation == "water-filling":
         shares = per_user.mean(0)

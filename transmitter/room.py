@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from semlink.batching import MicroBatcher
 from semlink.corpora.registry import TASKS
-from semlink.errors import Unavailable
+from semlink.errors import CorruptTensor, InvalidField, Unavailable
+from semlink.links import NUM_SUBBANDS
 from semlink.rooms import ChannelRoom, KnowledgeRoom, ReceiverRoom
 from semlink.semantics.fusion import fuse
 from semlink.settings import Settings
@@ -219,7 +220,8 @@ class Transmitter:
             return
         with timed("transmitter.csi") as clock:
             known = await newest_reports(self._store, [_slot(group[0]) for group in groups])
-        for group, csi in zip(groups, known, strict=True):
+        for group, found in zip(groups, known, strict=True):
+            csi = _precodable(found)
             for w in group:
                 w.csi = csi
                 w.degraded.extend(csi.degraded)
@@ -249,12 +251,20 @@ class Transmitter:
                         w.degraded.append(_degradation("knowledge.csi", error.message))
                 await self._hold_last(groups)
                 return
+        refused = []
         for group, predicted in zip(groups, response.predictions, strict=True):
-            csi = _known(predicted, _slot(group[0]))
+            try:
+                csi = _known(predicted, _slot(group[0]))
+            except (InvalidField, CorruptTensor) as error:
+                for w in group:
+                    w.degraded.append(_degradation("knowledge.csi", error.message))
+                refused.append(group)
+                continue
             for w in group:
                 w.csi = csi
                 w.degraded.extend(predicted.degraded)
                 w.timings.append(_timing("transmitter.csi", clock.milliseconds))
+        await self._hold_last(refused)
 
     # --- the air -------------------------------------------------------------------------------
 
@@ -367,15 +377,38 @@ def _grant_item(work: _Work) -> channel_pb2.GrantItem:
 
 
 def _known(predicted: knowledge_pb2.PredictedCsi, slot: channel_pb2.Slot) -> KnownCsi:
+    """What the knowledge base says. Raises InvalidField or CorruptTensor for CSI that cannot be of this link."""
     if not predicted.csi.dtype:
         return KnownCsi(None, predicted.source or "none")
-    csi = from_wire(predicted.csi, field="predictions.csi", dtype="complex64")
+    c = slot.config
+    csi = from_wire(
+        predicted.csi,
+        field="predictions.csi",
+        dtype="complex64",
+        shape=(c.num_users, NUM_SUBBANDS, c.num_rx_ant, c.num_tx_ant),
+    )
+    if not _has_energy(csi):
+        raise InvalidField("predictions.csi is zero in a subband", field="predictions.csi")
     age = (
         slot.slot - predicted.newest_report_slot
         if predicted.HasField("newest_report_slot")
         else None
     )
     return KnownCsi(csi, predicted.source, age)
+
+
+def _precodable(known: KnownCsi) -> KnownCsi:
+    """The same, or nothing known and a degradation where reports leave nothing to precode for."""
+    if known.csi is None or _has_energy(known.csi):
+        return known
+    empty = _degradation("link.csi", "the reported CSI is zero or not finite in a subband")
+    return KnownCsi(None, "none", degraded=(*known.degraded, empty))
+
+
+def _has_energy(csi: NDArray[np.complex64]) -> bool:
+    """Whether every user's CSI is finite and not zero in any subband: what a precoder needs."""
+    energy = np.sum(np.abs(csi.astype(np.complex128)) ** 2, axis=(-2, -1))
+    return bool(np.isfinite(energy).all() and (energy > 0).all())
 
 
 def _header(

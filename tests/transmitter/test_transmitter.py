@@ -15,6 +15,7 @@ from semlink.signal.quantizers import quantizer_for
 from semlink.store import MemoryStore
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
 from semlink.wire import from_wire, to_wire
+from transmitter.csi import KnownCsi
 from transmitter.encoding import Content
 from transmitter.room import Transmitter
 
@@ -246,6 +247,59 @@ async def test_without_the_knowledge_base_it_answers_with_what_it_knows() -> Non
     assert {d.part for d in answer.degraded} == {"knowledge.rewrites", "knowledge.csi"}
     assert answer.csi_source == "hold-last"
     assert answer.matches[0].item_id == "found by q0"
+
+
+@pytest.mark.parametrize("spoilt", ["antennas", "users", "nan", "zero", "checksum", "dtype"])
+async def test_predicted_csi_that_cannot_be_is_not_believed(spoilt: str) -> None:
+    """The knowledge base is another process: what it says is checked, counted, and done without."""
+
+    class Confused(Knowledge):
+        async def predict_csi(
+            self, request: knowledge_pb2.PredictCsiRequest
+        ) -> knowledge_pb2.PredictCsiResponse:
+            response = await super().predict_csi(request)
+            tensor = response.predictions[0].csi
+            csi = from_wire(tensor, field="csi").copy()
+            match spoilt:
+                case "antennas":
+                    csi = csi[..., :8]
+                case "users":
+                    csi = csi[:3]
+                case "nan":
+                    csi[1, 2, 1, 3] = np.nan
+                case "zero":
+                    csi[3, 7] = 0
+                case "dtype":
+                    csi = np.abs(csi)
+            tensor.CopyFrom(to_wire(csi))
+            tensor.crc32c ^= spoilt == "checksum"
+            return response
+
+    store, air = MemoryStore(), Air()
+    await reported(store, default_link(), 1)
+    (answer,) = await send(room(air, store, Confused([])), query(method="sc-lmkb"))
+    assert [d.part for d in answer.degraded] == ["knowledge.csi"]
+    assert "predictions.csi" in answer.degraded[0].reason
+    assert answer.csi_source == "hold-last"
+    assert len(answer.matches) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+async def test_reports_that_leave_nothing_to_precode_for_are_done_without(
+    monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    csi = np.ones((4, 8, 2, 16), np.complex64)
+    csi[2, 5] = value
+
+    async def empty(_store: object, slots: list[channel_pb2.Slot]) -> list[KnownCsi]:
+        return [KnownCsi(csi, "hold-last") for _ in slots]
+
+    monkeypatch.setattr("transmitter.room.newest_reports", empty)
+    air = Air()
+    (answer,) = await send(room(air, MemoryStore()), query())
+    assert [d.part for d in answer.degraded] == ["link.csi"]
+    assert answer.csi_source == "none"
+    assert not air.frames[0].HasField("assumed_csi")
 
 
 async def test_kept_rewrites_change_the_message_and_dropped_ones_do_not() -> None:
