@@ -257,7 +257,7 @@ def media_url(corpus: str, item_id: str) -> str:
 def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
     @app.post("/v1/links", status_code=201, responses=ERRORS, tags=["links"])
     async def open_link(body: schemas.LinkConfigBody, response: Response) -> schemas.LinkBody:
-        """Open a link. Queries in flight at once share a slot, each on another user; each slot used advances its clock."""
+        """Open a link. Queries in flight at once share a slot, each on another user; its clock counts slots used."""
         async with _within(READ_DEADLINE_S):
             request = channel_pb2.OpenLinkRequest(config=body.in_scenario(scenario).to_proto())
             link = _link_body(await rooms.channel.open_link(request))
