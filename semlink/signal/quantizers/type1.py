@@ -41,8 +41,8 @@ ASSUMED_SNR_DB: Final = 10.0
 """At which the encoder compares rates. The reports of the standard depend on the UE's SNR, ours must not."""
 LAYER_WEIGHT_STEP: Final = 0.02
 """A layer's rate counts this much less than that of the one before: of two equal precoders, strongest layer first."""
-KEPT: Final = {1: 16, 2: 8, 3: 4, 4: 4}
-"""Candidates of i1,1 and i1,2 by rank, half of them where each stands for several beams (mode 2)."""
+KEPT: Final = {1: 32, 2: 16, 3: 8, 4: 8}
+"""Candidates of i1,1 and i1,2 by rank, a quarter of them where each stands for four beams (mode 2)."""
 LAYERS: Final = ((0, 1), (1, 1), (0, -1), (1, -1))
 """Beam and sign of ``φ_n`` of each layer for ranks 3 and 4 (Tables 5.2.2.2.1-7, -8)."""
 LAYERS_OF_TWO: Final = ((0, 1), (1, -1))
@@ -277,7 +277,7 @@ class TypeIQuantizer(CsiQuantizer):
         power = squared(torch.bmm(ports, first.mT.expand(len(ports), -1, -1)))
         power = power.view(len(ports), NUM_SUBBANDS, -1, num_i1, variants).sum(2)
         score = power.amax(-1).sum(1)
-        kept = KEPT[self.num_layers] if variants == 1 else KEPT[self.num_layers] // 2
+        kept = KEPT[self.num_layers] // variants
         return score.topk(min(kept, num_i1), dim=1).indices
 
     def _rate(self, seen: torch.Tensor, phase: complex) -> torch.Tensor:
