@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import random
 from collections import Counter
 from typing import Any
 
@@ -16,7 +18,7 @@ from test_room import Recorder, informed, link, room, tensors
 
 from channel_service.room import Channel, _places
 from channel_service.windows import ChannelKey, draw_rays, frequency_response, generate_window
-from semlink.errors import InvalidField
+from semlink.errors import InvalidField, SemlinkError
 from semlink.links import HISTORY_SLOTS, NUM_SUBBANDS, link_id_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.signal.precoding import noise_power
@@ -446,3 +448,69 @@ def test_perfect_csi_serves_every_size_in_the_physics() -> None:
         expected = 1 / torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1).real - 1
         mine = expected[:, (users - 1) * layers :]
         torch.testing.assert_close(sinr[-1][0].double(), 10 * torch.log10(mine), rtol=0, atol=2e-2)
+
+
+# --- whatever comes ----------------------------------------------------------------------------
+
+
+NUMBERS = (0, 1, 2, 3, 7, 8, 9, 31, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1, -1, -(2**63))
+REALS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e300, 5e-324, 60.0)
+WORDS = (
+    "",
+    "x",
+    "awgn",
+    "rvq",
+    "perfect",
+    "complex64",
+    "float32",
+    "l-1",
+    "water-filling",
+    "é" * 99,
+)
+
+
+def mutate(message: Any, rng: random.Random) -> None:
+    """Change one field, deep inside or not, to something odd."""
+    field = rng.choice(message.DESCRIPTOR.fields)
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        value.append(rng.choice(NUMBERS))
+    elif field.message_type is not None:
+        mutate(value, rng) if rng.random() < 0.9 else message.ClearField(field.name)
+    else:
+        odd: Any
+        match value:
+            case str():
+                odd = rng.choice(WORDS)
+            case float():
+                odd = rng.choice(REALS)
+            case bytes():
+                cut = rng.randrange(len(value) + 1)
+                odd = value[:cut] + bytes(rng.choices(range(256), k=1)) + value[cut + 1 :]
+            case _:
+                odd = rng.choice(NUMBERS)
+        # what the field's type cannot hold never reaches a room
+        with contextlib.suppress(ValueError):
+            setattr(message, field.name, odd)
+
+
+async def test_whatever_a_request_holds_it_is_answered_or_refused_by_name() -> None:
+    rng = random.Random(5)
+    channel = room()
+    config = link(scenario="rayleigh", num_users=2, num_layers=2)
+    w = informed(channel, config)
+    refused: list[str] = []
+    for _ in range(300):
+        frames = [frame(config, w, user, num_elements=32) for user in range(2)]
+        frames[1].assumed_csi.CopyFrom(to_wire(channel.windows.slot(config, SLOT)[1]))
+        for _ in range(rng.choice((1, 1, 2))):
+            mutate(rng.choice(frames), rng)
+        try:
+            reports = await transmit(channel, *frames)
+        except SemlinkError as error:
+            refused.append(error.field)
+            continue
+        for report in reports:
+            assert math.isfinite(report.post_eq_snr_db)
+    assert all(field.startswith("frames[") for field in refused), set(refused)
+    assert 100 < len(refused) < 300
