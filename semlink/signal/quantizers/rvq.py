@@ -163,6 +163,53 @@ class Plan:
         return cls(level, shape, tuple(stages), left)
 
 
+def search(
+    books: Codebooks, v: torch.Tensor, shape_bits: int, stage_bits: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best of the ``NUM_PATHS`` best paths through shape and stages for ``v``, complex64 ``[batch, coefficients]``.
+
+    Returns the shape ``[batch]``, the stages' codewords ``[batch, len(stage_bits)]``, ``v`` turned to the shape's
+    phase, and what the stages leave of its leading components over ``cell_scale``.
+    """
+    batch, dims = len(v), books.shapes.shape[1]
+    head = v[:, :dims]
+    shapes = books.shapes[: 2**shape_bits]
+    match = block_matmul(head, shapes.conj().mT.contiguous())
+    cost = shapes.abs().square().sum(1) - 2 * match.abs()
+    paths = min(NUM_PATHS if stage_bits else 1, len(shapes))
+    cost, shape = cost.topk(paths, dim=1, largest=False)
+    phase = torch.polar(torch.ones_like(cost), -torch.angle(match.gather(1, shape)))
+    scale = books.cell_scale[shape]
+    residual = (head[:, None] * phase[..., None] - books.shapes[shape]) / scale[..., None]
+    family = books.cell_family[shape]
+    origin = torch.arange(paths, device=v.device).expand(batch, -1)
+    chosen = torch.empty((batch, paths, 0), dtype=torch.int64, device=v.device)
+    rows = torch.arange(batch, device=v.device)[:, None]
+    for stage, width in enumerate(stage_bits):
+        words = books.stages[:, stage, : 2**width]
+        real = torch.view_as_real(residual).flatten(-2)
+        flat = torch.view_as_real(words).flatten(-2)
+        inner = block_matmul(real.flatten(0, 1), flat.flatten(0, 1).mT.contiguous())
+        inner = inner.view(batch, paths, len(words), -1)
+        fitting = inner.gather(
+            2, family[..., None, None].expand(-1, -1, 1, inner.shape[-1])
+        ).squeeze(2)
+        norms = flat.square().sum(-1)[family]
+        error = real.square().sum(-1, keepdim=True) - 2 * fitting + norms
+        total = (error * scale.square()[..., None]).flatten(1)
+        keep = paths if stage + 1 < len(stage_bits) else 1
+        keep = min(keep, total.shape[1])
+        best = total.topk(keep, dim=1, largest=False).indices
+        path, word = best // error.shape[2], best % error.shape[2]
+        family, scale, origin = (t.gather(1, path) for t in (family, scale, origin))
+        residual = residual[rows, path] - books.stages[family, stage, word]
+        chosen = torch.cat([chosen[rows, path], word[..., None]], dim=2)
+        paths = keep
+    first = origin[:, :1]
+    turned = v * phase.gather(1, first)
+    return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0]
+
+
 class RvqQuantizer(CsiQuantizer):
     """See the module.
 
@@ -276,44 +323,7 @@ class RvqQuantizer(CsiQuantizer):
     def _search(
         self, books: Codebooks, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best path: shape ``[batch]``, stage indices ``[batch, stages]``, ``v`` turned, residual over scale."""
-        plan, batch, dims = self._plan, len(v), self._dimensions
-        head = v[:, :dims]
-        shapes = books.shapes[: 2**plan.shape]
-        match = block_matmul(head, shapes.conj().mT.contiguous())
-        cost = shapes.abs().square().sum(1) - 2 * match.abs()
-        paths = min(NUM_PATHS if plan.stages else 1, len(shapes))
-        cost, shape = cost.topk(paths, dim=1, largest=False)
-        phase = torch.polar(torch.ones_like(cost), -torch.angle(match.gather(1, shape)))
-        scale = books.cell_scale[shape]
-        residual = (head[:, None] * phase[..., None] - books.shapes[shape]) / scale[..., None]
-        family = books.cell_family[shape]
-        origin = torch.arange(paths, device=v.device).expand(batch, -1)
-        chosen = torch.empty((batch, paths, 0), dtype=torch.int64, device=v.device)
-        rows = torch.arange(batch, device=v.device)[:, None]
-        for stage, width in enumerate(plan.stages):
-            words = books.stages[:, stage, : 2**width]
-            real = torch.view_as_real(residual).flatten(-2)
-            flat = torch.view_as_real(words).flatten(-2)
-            inner = block_matmul(real.flatten(0, 1), flat.flatten(0, 1).mT.contiguous())
-            inner = inner.view(batch, paths, len(words), -1)
-            fitting = inner.gather(
-                2, family[..., None, None].expand(-1, -1, 1, inner.shape[-1])
-            ).squeeze(2)
-            norms = flat.square().sum(-1)[family]
-            error = real.square().sum(-1, keepdim=True) - 2 * fitting + norms
-            total = (error * scale.square()[..., None]).flatten(1)
-            keep = paths if stage + 1 < len(plan.stages) else 1
-            keep = min(keep, total.shape[1])
-            best = total.topk(keep, dim=1, largest=False).indices
-            path, word = best // error.shape[2], best % error.shape[2]
-            family, scale, origin = (t.gather(1, path) for t in (family, scale, origin))
-            residual = residual[rows, path] - books.stages[family, stage, word]
-            chosen = torch.cat([chosen[rows, path], word[..., None]], dim=2)
-            paths = keep
-        first = origin[:, :1]
-        turned = v * phase.gather(1, first)
-        return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0]
+        return search(books, v, self._plan.shape, self._plan.stages)
 
     @staticmethod
     def _encode_tail(left: torch.Tensor, scale: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
