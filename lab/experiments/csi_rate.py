@@ -46,6 +46,8 @@ FORMS: Final = (
     ("rvq", "predictive"),
 )
 """Quantiser and memory of each line."""
+MEMORY_BITS: Final = (8, 16, 32, 64, 128)
+"""Memory is for small reports; following a history costs a hundred times a report that stands for itself."""
 METRICS: Final = ("nmse_db", "sgcs", "precoding_gain_db")
 ESTIMATE, CHANNEL, WHEN_USED = (
     "against the estimate",
@@ -206,8 +208,12 @@ def measure_seed(
     }
     for quantizer, bits, memory in reports:
         config = condition.link(plan.snr_db, quantizer, bits, memory)
-        h_hat = reconstruct(config, samples).flatten(0, 1)
+        then = reconstruct(config, samples, 0).flatten(0, 1)
+        later = then
+        if memory == "fused":
+            later = reconstruct(config, samples, config.feedback.delay_slots).flatten(0, 1)
         for reference in against:
+            h_hat = later if reference.name == WHEN_USED else then
             figures = figures_of(h_hat, reference, has_magnitude=quantizer not in CODEBOOKS)
             found |= {
                 (quantizer, bits, memory, reference.name, metric): value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,11 @@ def _draw_panel(ax: Axes, panel: Panel, styles: dict[str, tuple[str, str, str]])
         }
         means = [row.mean for row in line.rows]
         ax.errorbar(list(line.x), means, yerr=_errors(line.rows), **arguments)
-    if panel.log_x:
+    if panel.log_x and any(line.x for line in panel.lines):
         ax.set_xscale("log", base=2)
-        ticks = sorted({x for line in panel.lines for x in line.x})
+        shown = [x for line in panel.lines for x in line.x]
+        low, high = math.ceil(math.log2(min(shown))), math.floor(math.log2(max(shown)))
+        ticks = [2.0**power for power in range(low, high + 1)]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
     ax.set_xlabel(panel.x_label)
