@@ -57,7 +57,7 @@ OFFERED_TX: Final = (4, 8, 16, 32)
 GROUPS_KEPT: Final = 2
 REFERENCES: Final = {1: 2, 2: 1, 3: 1, 4: 1}
 ITERATIONS: Final = 6
-POLISHES: Final = 2
+POLISHES: Final = 1
 MIN_FIT: Final = 1 / 16
 """Effort of the search (phase references by rank); and the share of a subband's energy below which its scale grows no
 more. Chosen on UMi-LOS and UMa-NLOS drops for SGCS within 0.2 ms a report."""
@@ -373,7 +373,8 @@ class ETypeIIQuantizer(CsiQuantizer):
         # [batch, groups, layers, subbands, 2L]: a quick look at every group, then the best ones in earnest.
         strength = squared(c).sum(3)
         quick = self._aligned(c, strength.argmax(-1))
-        score = (squared(quick) * self._support(quick)).sum((2, 3, 4))
+        top = squared(quick).flatten(-2).topk(f.most_per_layer, dim=-1, sorted=False).values
+        score = top.sum((2, 3))
         group = score.topk(min(GROUPS_KEPT, score.shape[1]), dim=1).indices
         c = _select(c, group, 1)
         references = _select(strength, group, 1).topk(REFERENCES[f.num_layers], dim=-1).indices
@@ -404,7 +405,7 @@ class ETypeIIQuantizer(CsiQuantizer):
         """
         f = self._format
         energy = squared(taps)
-        delays = energy.sum(-1).topk(f.num_taps, dim=-1).indices
+        delays = energy.sum(-1).topk(f.num_taps, dim=-1, sorted=False).indices
         allowed = torch.zeros_like(energy[..., 0], dtype=torch.bool).scatter(-1, delays, True)
         flat = energy.where(allowed[..., None], -1.0).flatten(-2)
         top = flat.topk(f.most_per_layer, dim=-1).indices
