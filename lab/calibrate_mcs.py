@@ -2,7 +2,7 @@
 
 Thresholds: for every k and MCS, blocks over an AWGN channel of SNRs around the expected threshold, a probit fitted to
 which of them arrived. The promise's error: frames of training links (:mod:`lab.link_bank`), what their predicted SINR
-promised against what the receiver measured.
+promised against the error that the equalised symbols had.
 """
 
 from __future__ import annotations
@@ -129,7 +129,10 @@ def fit_promise(bank: LinkBank, links: Sequence[common_pb2.LinkConfig]) -> tuple
         one.snr_db = snr_db
         with_snr.append(one)
     promised = bank.predicted_snr_db.astype(np.float64)
-    arrived = -10 * np.log10(bank.noise_variance.astype(np.float64))
+    variance = bank.noise_variance.astype(np.float64)
+    # The receiver's own figure is too high where its pilots are noisy: what counts is the error that was made.
+    excess = (np.abs(bank.error) ** 2 / variance).mean(1, keepdims=True)
+    arrived = -10 * np.log10(variance * excess)
     error: NDArray[Any] = shannon_snr_db(arrived) - shannon_snr_db(promised)
     terms = terms_of(promised, with_snr)
     group = np.array([group_of(link, known=True) for link in with_snr])

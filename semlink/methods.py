@@ -71,16 +71,16 @@ METHODS: dict[str, Method] = {
         Method("csi-llm", "CSI-LLM channel prediction", "arXiv 2409.00005", available=False),
         Method(
             "separation",
-            "Separate source and channel coding: int8 feature, CRC, 5G LDPC, QAM",
-            "our definition, 3GPP TS 38.212 coding",
-            available=False,
+            "Separate source and channel coding: transform-coded feature, CRC, 5G LDPC, QAM, MCS from the known CSI",
+            "our definition; coding of 3GPP TS 38.212, MCS of TS 38.214 Table 5.1.3.1-2",
+            available=True,
             coding="separation",
         ),
         Method(
             "vq-digital",
             "Digital semantic communication: vector-quantised feature, codebook indices, 5G LDPC, QAM",
-            "our definition, 3GPP TS 38.212 coding",
-            available=False,
+            "our definition; coding of 3GPP TS 38.212, MCS of TS 38.214 Table 5.1.3.1-2",
+            available=True,
             coding="vq-digital",
         ),
     )
