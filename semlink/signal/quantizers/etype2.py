@@ -209,7 +209,9 @@ class ETypeIIQuantizer(CsiQuantizer):
 
     Decodes to CSI whose first ``num_layers`` rows are the reported precoding vectors, conjugated, at the reported
     gain. From rank 2 on quantised vectors are not quite orthogonal: each row is what the earlier ones leave of it, so
-    that the row space is the standard's precoder's and the first direction is exactly layer 1. Raises InvalidField
+    that the row space is the standard's precoder's and the first direction is exactly layer 1; a layer that is
+    quantised to the same vector as an earlier one has a zero row. Re-quantised CSI mostly gives the same precoder, else
+    one close to it: the phase over subbands is lost and the search for it is not exhaustive. Raises InvalidField
     naming ``link.feedback.bits`` (with the nearest size), ``link.num_layers`` or ``link.num_tx_ant``.
     """
 
