@@ -233,6 +233,7 @@ def run(plan: Plan, out: Path, console: Console) -> Report:
         bits = HELD_OUT_BITS
     reports = offered_reports(bits, console)
     report = Report(name)
+    out.mkdir(parents=True, exist_ok=True)
     cells = [(condition, seed) for condition in conditions for seed in range(plan.seeds)]
     measured: dict[Condition, list[Seed]] = {}
     with torch.no_grad():
