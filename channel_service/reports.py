@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +19,9 @@ from channel_service.estimation import (
 )
 from channel_service.windows import ByteBoundedCache, ChannelKey, Windows, window_of
 from semlink.links import WINDOW_SLOTS
-from semlink.signal.quantizers import quantizer_for
+from semlink.signal.feedback import scheme_of
+from semlink.signal.quantizers import PredictiveQuantizer, quantizer_for
+from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 
 BLOCK_REPORTS: Final = 8
@@ -29,10 +33,12 @@ class _Payloads:
     """Payloads of a block of reports: uint8 ``[num_users, num_reports, payload_bytes]``."""
 
     payloads: NDArray[np.uint8]
+    made: NDArray[np.bool_]
+    """``[num_users, num_reports]``: False where the estimate is not finite, so that there is nothing to report."""
 
     @property
     def nbytes(self) -> int:
-        return self.payloads.nbytes
+        return self.payloads.nbytes + self.made.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,34 @@ class _Observed:
         return self.estimate.nbytes + self.error_variance.nbytes
 
 
+class _Group:
+    """Reports of a group with predictive memory, made in order as far as they are asked for. Thread-safe."""
+
+    def __init__(self, quantizer: PredictiveQuantizer, num_users: int, num_reports: int) -> None:
+        self._quantizer = quantizer
+        self._track = quantizer.start(num_users)
+        self._blocks: list[_Payloads] = []
+        self._lock = threading.Lock()
+        # What it will hold when it is full; the track is about ten complex channels a user.
+        channel_bytes = 8 * math.prod(quantizer.shape)
+        self.nbytes = num_users * (num_reports * (quantizer.payload_bytes + 1) + 10 * channel_bytes)
+
+    def block(
+        self, number: int, estimate: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+    ) -> _Payloads:
+        """Block ``number``; ``estimate(block)`` gives the channels of a block and their report indices."""
+        with self._lock:
+            while len(self._blocks) <= number:
+                h, report_index = estimate(len(self._blocks))
+                h, made = _finite(h)
+                payloads = [
+                    self._quantizer.encode_next(self._track, h[:, t], int(index)).numpy()
+                    for t, index in enumerate(report_index)
+                ]
+                self._blocks.append(_Payloads(np.stack(payloads, axis=1), made))
+            return self._blocks[number]
+
+
 class Reports:
     """Makes reports; blocks of them are estimated and quantised in one batch and cached. Thread-safe."""
 
@@ -55,20 +89,24 @@ class Reports:
         self._payloads: ByteBoundedCache[tuple[bytes, int, int], _Payloads] = ByteBoundedCache(
             max_bytes
         )
+        self._groups: ByteBoundedCache[tuple[bytes, int], _Group] = ByteBoundedCache(max_bytes)
         self._observed: ByteBoundedCache[tuple[ChannelKey, float, int, int], _Observed] = (
             ByteBoundedCache(max_bytes)
         )
 
-    def made_in(self, config: pb.LinkConfig, slots: Iterable[int]) -> list[pb.CsiReport]:
-        """The reports that all users make in the given slots, by slot, then user.
+    def made_in(
+        self, config: pb.LinkConfig, slots: Iterable[int], link_id: str = ""
+    ) -> list[pb.CsiReport]:
+        """The reports that all users make in the given slots, by slot, then user, labelled with scheme and link.
 
         ``perfect`` reports the true channel of any slot, unquantised; ``none`` reports nothing; the others report in
-        multiples of the period the estimate of that slot and know nothing of any later one.
+        multiples of the period the estimate of that slot and know nothing of any later one. A user whose estimate is
+        not finite makes no report there (counted as ``semlink_csi_reports_rejected_total{field="csi"}``).
         """
         if config.feedback.quantizer == "none":
             return []
         period = config.feedback.report_period_slots
-        quantizer = quantizer_for(config)
+        quantizer, scheme = quantizer_for(config), scheme_of(config)
         return [
             pb.CsiReport(
                 user=user,
@@ -76,9 +114,12 @@ class Reports:
                 report_index=slot // period,
                 bits=quantizer.bits,
                 payload=payload.tobytes(),
+                quantizer=scheme,
+                link_id=link_id,
             )
             for slot in slots
             for user, payload in enumerate(self._payloads_of(config, slot))
+            if payload is not None
         ]
 
     def estimates(self, config: pb.LinkConfig, slot: int) -> torch.Tensor:
@@ -92,18 +133,44 @@ class Reports:
         number = int(torch.searchsorted(report_slots_of_window(config, index), slot))
         return self._estimate(config, index, slice(number, number + 1))[:, 0]
 
-    def _payloads_of(self, config: pb.LinkConfig, slot: int) -> NDArray[np.uint8]:
-        """Payloads of one slot: uint8 ``[num_users, payload_bytes]``."""
+    def _payloads_of(self, config: pb.LinkConfig, slot: int) -> list[NDArray[np.uint8] | None]:
+        """Payload of every user's report in one slot, None where there is none."""
         index, _ = window_of(slot)
         period = config.feedback.report_period_slots
         if config.feedback.quantizer == "perfect":
             h = self._windows.slot(config, slot)
-            return _encode(config, h.unsqueeze(1), torch.tensor([slot // period]))[:, 0]
-        first = -(-index * WINDOW_SLOTS // period)
-        block, place = divmod(slot // period - first, BLOCK_REPORTS)
-        key = (config.SerializeToString(deterministic=True), index, block)
-        made = self._payloads.get(key, lambda: self._quantize(config, index, block)).payloads
-        return made[:, place]
+            made, place = _encode(config, h.unsqueeze(1), torch.tensor([slot // period])), 0
+        else:
+            first = -(-index * WINDOW_SLOTS // period)
+            block, place = divmod(slot // period - first, BLOCK_REPORTS)
+            made = self._block(config, index, block)
+        return [
+            payload[place] if there[place] else None
+            for payload, there in zip(made.payloads, made.made, strict=True)
+        ]
+
+    def _block(self, config: pb.LinkConfig, index: int, block: int) -> _Payloads:
+        """A block of a window's reports, made when it is not there."""
+        key = config.SerializeToString(deterministic=True)
+        quantizer = quantizer_for(config)
+        if not isinstance(quantizer, PredictiveQuantizer):
+            return self._payloads.get(
+                (key, index, block), lambda: _encode(config, *self._channels(config, index, block))
+            )
+        num_reports = len(report_slots_of_window(config, index))
+        group = self._groups.get(
+            (key, index), lambda: _Group(quantizer, config.num_users, num_reports)
+        )
+        return group.block(block, lambda number: self._channels(config, index, number))
+
+    def _channels(
+        self, config: pb.LinkConfig, index: int, block: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Estimates of a block's reports, on the CPU, and the reports' indices."""
+        part = slice(block * BLOCK_REPORTS, (block + 1) * BLOCK_REPORTS)
+        slots = report_slots_of_window(config, index)[part]
+        numbers = slots // config.feedback.report_period_slots
+        return self._estimate(config, index, part).cpu(), numbers
 
     def _estimate(self, config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
         """Estimates of some of a window's reports: complex64 ``[num_users, reports, …]``."""
@@ -123,19 +190,22 @@ class Reports:
         h = window[:, (slots - index * WINDOW_SLOTS).to(window.device)]
         return _Observed(*least_squares(h, config, index))
 
-    def _quantize(self, config: pb.LinkConfig, index: int, block: int) -> _Payloads:
-        part = slice(block * BLOCK_REPORTS, (block + 1) * BLOCK_REPORTS)
-        slots = report_slots_of_window(config, index)[part]
-        numbers = slots // config.feedback.report_period_slots
-        return _Payloads(_encode(config, self._estimate(config, index, part), numbers))
+
+def _finite(h: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """Channels ``[num_users, num_reports, …]`` with zeros for those that are not finite (counted), and which are."""
+    made = torch.isfinite(torch.view_as_real(h)).flatten(2).all(-1)
+    lost = int((~made).sum())
+    if lost:
+        CSI_REPORTS_REJECTED.labels("csi").inc(lost)
+        h = torch.where(made[:, :, None, None, None], h, torch.zeros_like(h))
+    return h, made.numpy()
 
 
-def _encode(
-    config: pb.LinkConfig, h: torch.Tensor, report_index: torch.Tensor
-) -> NDArray[np.uint8]:
-    """Quantise ``[num_users, num_reports, …]`` in one batch: uint8 ``[num_users, num_reports, payload_bytes]``."""
+def _encode(config: pb.LinkConfig, h: torch.Tensor, report_index: torch.Tensor) -> _Payloads:
+    """Quantise ``[num_users, num_reports, …]`` in one batch."""
     num_users, num_reports = h.shape[:2]
+    h, made = _finite(h.cpu())
     payload: torch.Tensor = quantizer_for(config).encode(
-        h.flatten(0, 1).cpu(), report_index.repeat(num_users)
+        h.flatten(0, 1), report_index.repeat(num_users)
     )
-    return payload.view(num_users, num_reports, -1).numpy()
+    return _Payloads(payload.view(num_users, num_reports, -1).numpy(), made)

@@ -167,7 +167,7 @@ class Channel:
             wanted.update(needed_report_slots(slot.config, slot.slot))
         made = await asyncio.to_thread(
             lambda: {
-                link_id: self._reports.made_in(config, sorted(wanted))
+                link_id: self._reports.made_in(config, sorted(wanted), link_id)
                 for link_id, (config, wanted) in due.items()
             }
         )
@@ -292,7 +292,8 @@ class Channel:
         assert self._knowledge is not None
         due = needed_report_slots(link.config, slot)
         await self._store.put_reports(
-            link.link_id, await asyncio.to_thread(self._reports.made_in, link.config, due)
+            link.link_id,
+            await asyncio.to_thread(self._reports.made_in, link.config, due, link.link_id),
         )
         request = knowledge_pb2.PredictCsiRequest(
             items=[

@@ -14,7 +14,15 @@ import torch
 
 from semlink.errors import InvalidField
 from semlink.links import SLOT_SECONDS
-from semlink.signal.feedback import HISTORY_REPORTS, ReportHistory, decode_histories, report_slots
+from semlink.signal.feedback import (
+    HISTORY_REPORTS,
+    DecodedHistory,
+    ReportHistory,
+    decode_histories,
+    report_slots,
+)
+from semlink.signal.quantizers import doppler_hz
+from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2, knowledge_pb2
 from semlink.wire import to_wire
 
@@ -159,8 +167,30 @@ class Wiener:
         return shares * (self.MAX_COHERENCE / coherence).clamp_max(1.0)
 
 
+class Kalman:
+    """``kalman``: what the transmitter does by itself with reports that have memory, offered for all.
+
+    :func:`semlink.signal.tracking.fuse_reports` of reports that stand for themselves; a tracked channel (memory
+    "predictive") is taken as it is, since all earlier reports are in it.
+    """
+
+    name = "kalman"
+
+    def predict(
+        self,
+        history: torch.Tensor,
+        present: torch.Tensor,
+        age_slots: torch.Tensor,
+        config: common_pb2.LinkConfig,
+    ) -> torch.Tensor:
+        """See :class:`CsiPredictor`."""
+        if config.feedback.memory == "predictive":
+            return newest_report(history, present)
+        return fuse_reports(history, present, age_slots, doppler_hz(config))
+
+
 PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
-    {predictor.name: predictor for predictor in (HoldLast(), Wiener())}
+    {predictor.name: predictor for predictor in (HoldLast(), Wiener(), Kalman())}
 )
 DEFAULT_PREDICTOR: Final = "wiener"
 
@@ -180,9 +210,9 @@ def predict_items(
     """Predicted CSI of every item, in their order, from the reports of each item's link.
 
     Reports outside the slots that an item may use are ignored; those that should be there and are not are masked
-    and reported as ``knowledge.csi``. Items on equal links (but for the seed) are computed together. Raises
-    InvalidField for an unknown predictor (``items[i].predictor``) and for reports that do not fit their link
-    (``reports[i].…``). Runs on the CPU; call it in a worker thread.
+    and reported as ``knowledge.csi``. Items on equal links (but for the seed) are computed together. Reports
+    that do not fit their link are refused, counted and named as ``link.csi``. Raises InvalidField for an unknown
+    predictor (``items[i].predictor``). Runs on the CPU; call it in a worker thread.
     """
     predictors = [
         predictor_named(item.predictor, field=f"items[{i}].predictor")
@@ -191,7 +221,7 @@ def predict_items(
     slots = [report_slots(item.config, item.slot, HISTORY_REPORTS) for item in items]
     decoded = decode_histories(
         [
-            ReportHistory(item.config, link_reports, due)
+            ReportHistory(item.config, link_reports, due, item.link_id)
             for item, link_reports, due in zip(items, reports, slots, strict=True)
         ]
     )
@@ -202,8 +232,8 @@ def predict_items(
     answers = [knowledge_pb2.PredictedCsi(source="none") for _ in items]
     for members in groups.values():
         length = max(len(slots[i]) for i in members)
-        csi = torch.stack([_padded(decoded[i][0], length) for i in members])
-        present = torch.stack([_padded(decoded[i][1], length) for i in members])
+        csi = torch.stack([_padded(decoded[i].csi, length) for i in members])
+        known = torch.stack([_padded(decoded[i].known, length) for i in members])
         ages = torch.tensor(
             [
                 [0] * (length - len(slots[i])) + [items[i].slot - s for s in slots[i]]
@@ -213,10 +243,10 @@ def predict_items(
         config = items[members[0]].config
         perfect = config.feedback.quantizer == "perfect"
         predictor = PREDICTORS["hold-last"] if perfect else predictors[members[0]]
-        predicted = predictor.predict(csi, present, ages, config)
+        predicted = predictor.predict(csi, known, ages, config)
         source = "perfect" if perfect else predictor.name
         for i, row in zip(members, predicted, strict=True):
-            answers[i] = _answer(row, decoded[i][1], slots[i], source)
+            answers[i] = _answer(row, decoded[i], slots[i], source)
     return answers
 
 
@@ -226,6 +256,7 @@ def _group(item: knowledge_pb2.PredictCsiItem, predictor: CsiPredictor) -> tuple
     return (
         predictor.name,
         config.feedback.quantizer == "perfect",
+        config.feedback.memory,
         config.num_users,
         config.num_rx_ant,
         config.num_tx_ant,
@@ -241,18 +272,21 @@ def _padded(x: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _answer(
-    csi: torch.Tensor, present: torch.Tensor, slots: Sequence[int], source: str
+    csi: torch.Tensor, history: DecodedHistory, slots: Sequence[int], source: str
 ) -> knowledge_pb2.PredictedCsi:
-    """One item's answer; ``present``: bool ``[num_users, num_slots]``."""
+    """One item's answer."""
+    present = history.present
     missing = int((~present).sum())
-    degraded = []
+    degraded = [
+        common_pb2.Degradation(part="link.csi", reason=error.message) for error in history.refused
+    ]
     if missing:
-        silent = (~present.any(1)).nonzero()[:, 0].tolist()
+        silent = (~history.known.any(1)).nonzero()[:, 0].tolist()
         reason = f"{missing} of {present.numel()} CSI reports are missing"
         if silent:
             reason += f", nothing from user {', '.join(map(str, silent))}"
         degraded.append(common_pb2.Degradation(part="knowledge.csi", reason=reason))
-    heard = present.any(0).nonzero()[:, 0].tolist()
+    heard = history.known.any(0).nonzero()[:, 0].tolist()
     if not heard:
         return knowledge_pb2.PredictedCsi(source="none", degraded=degraded)
     return knowledge_pb2.PredictedCsi(

@@ -24,7 +24,7 @@ from semlink.deadlines import remaining_s
 from semlink.errors import InvalidField, SemlinkError, Unavailable
 from semlink.links import validate_link
 from semlink.settings import Settings
-from semlink.signal.feedback import HISTORY_REPORTS, report_slots
+from semlink.signal.feedback import needed_report_slots
 from semlink.store import Store
 from semlink.telemetry import QUEUE_DEPTH, logger, record_degraded, timed
 from semlink.v1 import common_pb2, knowledge_pb2
@@ -276,9 +276,7 @@ class KnowledgeBase:
                 raise InvalidField(
                     f"items[{i}].slot is {item.slot}, allowed: ≥ 0", field=f"items[{i}].slot"
                 )
-        wanted = [
-            (item.link_id, report_slots(item.config, item.slot, HISTORY_REPORTS)) for item in items
-        ]
+        wanted = [(item.link_id, needed_report_slots(item.config, item.slot)) for item in items]
         try:
             with timed("knowledge.reports"):
                 reports = await self._store.reports(wanted)

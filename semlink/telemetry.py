@@ -65,6 +65,11 @@ CSI_NMSE_DB = Histogram(
 CRC_REJECTED = Counter(
     "semlink_crc_rejected", "Messages refused because bytes were corrupted", ("room",)
 )
+CSI_REPORTS_REJECTED = Counter(
+    "semlink_csi_reports_rejected",
+    "CSI reports refused or not made, by the field at fault",
+    ("field",),
+)
 DEGRADED = Counter("semlink_degraded", "Fallbacks taken and reported", ("room", "part"))
 
 

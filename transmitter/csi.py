@@ -1,4 +1,4 @@
-"""What the transmitter knows of the channel by itself: the newest usable report, as it is."""
+"""What the transmitter knows of the channel by itself: the reports it may use, held, fused or tracked."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from semlink.errors import InvalidField, Unavailable
-from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
+from semlink.errors import Unavailable
+from semlink.signal.feedback import (
+    HISTORY_REPORTS,
+    DecodedHistory,
+    ReportHistory,
+    decode_histories,
+    needed_report_slots,
+    report_slots,
+)
+from semlink.signal.quantizers import doppler_hz
+from semlink.signal.tracking import fuse_reports
 from semlink.store import Store
 from semlink.v1 import channel_pb2, common_pb2
 
@@ -26,15 +36,26 @@ class KnownCsi:
 
 
 async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> list[KnownCsi]:
-    """Decode the newest report that every user has made and that is usable in each slot (hold-last).
+    """What the reports usable in each slot say of all users.
 
-    Older reports are read only where the newest is not there. Without a store, or where reports that should be there
-    are missing or damaged, the answer is marked degraded.
+    Without memory it is the newest report of each user as it is ("hold-last"); older reports are read only where that
+    is not there. With memory "fused" the last ``HISTORY_REPORTS`` are fused, with "predictive" the channel is tracked
+    through the group of reports so far. Bad reports are refused and counted; the link goes on with the good ones.
+    Without a store, or where reports are missing or refused, the answer is marked degraded.
     """
-    due = [report_slots(slot.config, slot.slot, 1) for slot in slots]
+    due = [
+        report_slots(
+            s.config, s.slot, HISTORY_REPORTS if s.config.feedback.memory == "fused" else 1
+        )
+        for s in slots
+    ]
     try:
         known = await _read(store, slots, due)
-        lost = [i for i, k in enumerate(known) if k.degraded]
+        lost = [
+            i
+            for i, k in enumerate(known)
+            if k.degraded and slots[i].config.feedback.memory in ("", "none")
+        ]
         if lost:
             older = [report_slots(slots[i].config, slots[i].slot, HISTORY_REPORTS) for i in lost]
             again = await _read(store, [slots[i] for i in lost], older)
@@ -49,38 +70,53 @@ async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> lis
 async def _read(
     store: Store, slots: Sequence[channel_pb2.Slot], due: Sequence[list[int]]
 ) -> list[KnownCsi]:
-    wanted = [(slot.link_id, d) for slot, d in zip(slots, due, strict=True)]
+    wanted = [
+        (slot.link_id, needed_report_slots(slot.config, slot.slot, len(d)))
+        for slot, d in zip(slots, due, strict=True)
+    ]
     reports = await store.reports(wanted)
-    return await asyncio.to_thread(
-        lambda: [
-            _newest(slot, d, found) for slot, d, found in zip(slots, due, reports, strict=True)
+    return await asyncio.to_thread(_decode, slots, due, reports)
+
+
+def _decode(
+    slots: Sequence[channel_pb2.Slot],
+    due: Sequence[list[int]],
+    reports: Sequence[Sequence[common_pb2.CsiReport]],
+) -> list[KnownCsi]:
+    decoded = decode_histories(
+        [
+            ReportHistory(slot.config, found, d, slot.link_id)
+            for slot, d, found in zip(slots, due, reports, strict=True)
         ]
     )
+    return [_known(*known) for known in zip(slots, due, decoded, strict=True)]
 
 
-def _newest(
-    slot: channel_pb2.Slot, due: list[int], reports: list[common_pb2.CsiReport]
-) -> KnownCsi:
+def _known(slot: channel_pb2.Slot, due: list[int], history: DecodedHistory) -> KnownCsi:
     if not due:
         return KnownCsi(None, "none")
-    try:
-        csi, present = decode_reports(slot.config, reports, due)
-    except InvalidField as error:
-        bad = common_pb2.Degradation(part="link.csi", reason=error.message)
-        return KnownCsi(None, "none", degraded=(bad,))
-    complete = present.all(dim=0).nonzero().flatten().tolist()
-    if not complete:
-        missing = common_pb2.Degradation(part="link.csi", reason="no report of every user arrived")
-        return KnownCsi(None, "none", degraded=(missing,))
-    newest = complete[-1]
-    late = (
-        ()
-        if newest == len(due) - 1
-        else (
-            common_pb2.Degradation(
-                part="link.csi", reason=f"the report of slot {due[-1]} is missing"
-            ),
+    bad = tuple(_degradation(error.message) for error in history.refused)
+    memory = slot.config.feedback.memory
+    known = history.known if memory == "predictive" else history.present
+    usable = known.any(1).all() if memory == "fused" else known.all(0).any()
+    if not usable:
+        bad = bad or (_degradation("no report of every user arrived"),)
+        return KnownCsi(None, "none", degraded=bad)
+    if not bad and not history.present[:, -1].all():
+        bad = (_degradation(f"the report of slot {due[-1]} is missing"),)
+    if memory == "fused":
+        ages = torch.tensor([[slot.slot - d for d in due]])
+        fused = fuse_reports(
+            history.csi[None], history.present[None], ages, doppler_hz(slot.config)
         )
-    )
+        newest = due[int(history.present.any(0).nonzero()[-1])]
+        return KnownCsi(fused[0].numpy(), "fused", slot.slot - newest, bad)
+    newest = int(known.all(0).nonzero()[-1])
     source = "perfect" if slot.config.feedback.quantizer == "perfect" else "hold-last"
-    return KnownCsi(csi[:, newest].cpu().numpy(), source, slot.slot - due[newest], late)
+    if memory == "predictive":
+        source = "tracked"
+    return KnownCsi(history.csi[:, newest].numpy(), source, slot.slot - due[newest], bad)
+
+
+def _degradation(reason: str) -> common_pb2.Degradation:
+    return common_pb2.Degradation(part="link.csi", reason=reason)

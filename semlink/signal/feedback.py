@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
 from semlink.errors import InvalidField
-from semlink.signal.quantizers import CsiQuantizer, quantizer_for
+from semlink.signal.quantizers import CsiQuantizer, PredictiveQuantizer, quantizer_for
+from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 
 HISTORY_REPORTS: Final = 8
@@ -21,7 +22,8 @@ def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORT
     """Slots of the newest ``history`` reports that can be used in ``slot``, oldest first.
 
     A report is made in every slot ≥ 0 that is a multiple of ``report_period_slots`` and can be used from
-    ``delay_slots`` later on. The bound ``perfect`` sees the slot itself; ``none`` sees nothing.
+    ``delay_slots`` later on. The bound ``perfect`` sees the slot itself; ``none`` sees nothing. With predictive memory
+    they are those of the newest report's group.
     """
     feedback = config.feedback
     match feedback.quantizer:
@@ -32,7 +34,15 @@ def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORT
     period = feedback.report_period_slots
     newest = (slot - feedback.delay_slots) // period
     first = max(0, newest - history + 1)
+    if feedback.memory == "predictive" and newest >= 0:
+        first = max(first, _first_of_group(newest * period, period))
     return [index * period for index in range(first, newest + 1)]
+
+
+def _first_of_group(slot: int, period: int) -> int:
+    """Index of the first report of the group that ``slot`` lies in."""
+    group_slots = PredictiveQuantizer.group_slots
+    return -(-(slot // group_slots * group_slots) // period)
 
 
 def needed_report_slots(
@@ -40,90 +50,285 @@ def needed_report_slots(
 ) -> list[int]:
     """Slots of the reports that must be there to decode those of :func:`report_slots`, oldest first.
 
-    A report that stands for itself needs no other.
+    A report that stands for itself needs no other; with predictive memory it needs its group from the start.
     """
-    return report_slots(config, slot, history)
+    slots = report_slots(config, slot, history)
+    if config.feedback.memory != "predictive" or not slots:
+        return slots
+    period = config.feedback.report_period_slots
+    return list(range(_first_of_group(slots[-1], period) * period, slots[-1] + 1, period))
+
+
+def scheme_of(config: pb.LinkConfig) -> str:
+    """The label of the link's reports: the quantiser, and its memory where it has one ("rvq+predictive")."""
+    feedback = config.feedback
+    if feedback.memory in ("", "none"):
+        return feedback.quantizer
+    return f"{feedback.quantizer}+{feedback.memory}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportHistory:
-    """The reports of one link that a slot may use: those that arrived, and the slots that should have one."""
+    """The reports of one link that a slot may use: those that arrived, and the slots that should have one.
+
+    ``reports`` are those of :func:`needed_report_slots`; ``link_id`` is compared with the reports' label ("": not).
+    """
 
     config: pb.LinkConfig
     reports: Sequence[pb.CsiReport]
     slots: Sequence[int]
+    link_id: str = ""
+
+
+class DecodedHistory(NamedTuple):
+    """CSI of a history and what was wrong with it.
+
+    ``csi``: complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]``; ``present``: bool
+    ``[num_users, num_slots]``, whether a good report of that slot arrived; ``refused``: why others were not taken.
+    ``csi`` is zero where nothing is known; with predictive memory it is the tracked channel, also where a report is
+    missing.
+    """
+
+    csi: torch.Tensor
+    present: torch.Tensor
+    refused: tuple[InvalidField, ...] = ()
+
+    @property
+    def known(self) -> torch.Tensor:
+        """Whether there is CSI: bool ``[num_users, num_slots]``."""
+        return self.present | (self.csi.abs().square().sum((2, 3, 4)) > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A good report and where its CSI belongs."""
+
+    report: pb.CsiReport
+    name: str
+    history: int
+    user: int
+    column: int
 
 
 def decode_reports(
     config: pb.LinkConfig, reports: Sequence[pb.CsiReport], slots: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """CSI of all users in the given report slots.
+    """CSI of all users in the given report slots, where every report must be good.
 
     Returns complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` and whether it was there,
     bool ``[num_users, num_slots]``; zeros where it was not. Reports of slots that are not asked for are ignored.
-    Raises InvalidField naming ``reports[i].user``, ``.slot``, ``.report_index``, ``.bits`` or ``.payload`` for a
-    report that the link's configuration cannot have made, or a second, different report of the same user and slot.
+    Raises InvalidField naming ``reports[i].user``, ``.slot``, ``.report_index``, ``.bits``, ``.payload``,
+    ``.quantizer`` or ``.link_id`` for a report that the link's configuration cannot have made, or a second, different
+    report of the same user and slot.
     """
-    return decode_histories([ReportHistory(config, reports, slots)])[0]
+    decoded = decode_histories([ReportHistory(config, reports, slots)])[0]
+    if decoded.refused:
+        raise decoded.refused[0]
+    return decoded.csi, decoded.present
 
 
-def decode_histories(
-    histories: Sequence[ReportHistory],
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """:func:`decode_reports` of many links, with one call for all reports of the same quantiser."""
-    decoded: list[tuple[torch.Tensor, torch.Tensor]] = []
-    gathered: dict[int, tuple[CsiQuantizer, list[tuple[pb.CsiReport, int, int, int]]]] = {}
+def decode_histories(histories: Sequence[ReportHistory]) -> list[DecodedHistory]:
+    """CSI of many links, with one call for all reports of the same quantiser.
+
+    A bad report is refused, counted in ``semlink_csi_reports_rejected_total{field}`` and then as good as lost.
+    """
+    decoded: list[DecodedHistory] = []
+    gathered: dict[int, tuple[CsiQuantizer, list[_Entry]]] = {}
     for i, history in enumerate(histories):
         quantizer = quantizer_for(history.config)
         size = (history.config.num_users, len(history.slots))
         csi = torch.zeros((*size, *quantizer.shape), dtype=torch.complex64)
-        decoded.append((csi, torch.zeros(size, dtype=torch.bool)))
-        _, wanted = gathered.setdefault(id(quantizer), (quantizer, []))
-        wanted += [
-            (report, i, user, column)
-            for (user, column), report in _valid_reports(quantizer, history).items()
-        ]
-    for quantizer, wanted in gathered.values():
-        if not wanted:
-            continue
-        data = b"".join(report.payload for report, *_ in wanted)
-        payload = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
-        index = torch.tensor([report.report_index for report, *_ in wanted])
-        found = quantizer.decode(payload.view(len(wanted), quantizer.payload_bytes), index)
-        for row, (_, i, user, column) in zip(found, wanted, strict=True):
-            csi, present = decoded[i]
-            csi[user, column] = row
-            present[user, column] = True
+        good, refused = _sift(quantizer, history, i)
+        decoded.append(DecodedHistory(csi, torch.zeros(size, dtype=torch.bool), tuple(refused)))
+        _, entries = gathered.setdefault(id(quantizer), (quantizer, []))
+        entries += good
+    for quantizer, entries in gathered.values():
+        if isinstance(quantizer, PredictiveQuantizer):
+            members = {entry.history for entry in entries}
+            _track(quantizer, {i: histories[i] for i in members}, entries, decoded)
+        else:
+            _decode(quantizer, entries, decoded)
+    for found in decoded:
+        for error in found.refused:
+            CSI_REPORTS_REJECTED.labels(error.field.rpartition(".")[2]).inc()
     return decoded
 
 
-def _valid_reports(
-    quantizer: CsiQuantizer, history: ReportHistory
-) -> dict[tuple[int, int], pb.CsiReport]:
-    """Reports by (user, position of their slot), checked."""
+def _decode(
+    quantizer: CsiQuantizer, entries: Sequence[_Entry], decoded: list[DecodedHistory]
+) -> None:
+    """Decode reports that stand for themselves into their places; what no CSI gives is refused by itself."""
+    if not entries:
+        return
+    payload, index = _payloads(quantizer, [entry.report for entry in entries])
+    try:
+        found = quantizer.decode(payload, index)
+    except InvalidField as error:
+        if len(entries) > 1:
+            for entry in entries:
+                _decode(quantizer, [entry], decoded)
+            return
+        (entry,) = entries
+        name = f"{entry.name}.{error.field}"
+        refused = InvalidField(f"{entry.name}: {error.message}", field=name)
+        old = decoded[entry.history]
+        decoded[entry.history] = old._replace(refused=(*old.refused, refused))
+        return
+    for row, entry in zip(found, entries, strict=True):
+        csi, present, _ = decoded[entry.history]
+        csi[entry.user, entry.column] = row
+        present[entry.user, entry.column] = True
+
+
+def _payloads(
+    quantizer: CsiQuantizer, reports: Sequence[pb.CsiReport]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    data = b"".join(report.payload for report in reports)
+    payload = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+    index = torch.tensor([report.report_index for report in reports])
+    return payload.view(len(reports), quantizer.payload_bytes), index
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """The reports of one user from a group's start: ``said`` is a byte 1 and the payload of each, or zeros if lost.
+
+    ``places``: ``(history, user, column, position)`` of the CSI that is wanted of it.
+    """
+
+    first_index: int
+    said: bytes
+    places: tuple[tuple[int, int, int, int], ...]
+
+
+def _track(
+    quantizer: PredictiveQuantizer,
+    histories: dict[int, ReportHistory],
+    entries: Sequence[_Entry],
+    decoded: list[DecodedHistory],
+) -> None:
+    """Decode groups of reports into their places, each sequence that begins like a longer one along with it."""
+    arrived = {(e.history, e.user, e.report.report_index): e.report.payload for e in entries}
+    for entry in entries:
+        if entry.column >= 0:
+            decoded[entry.history].present[entry.user, entry.column] = True
+    sequences = [
+        sequence
+        for i, history in histories.items()
+        for user in range(history.config.num_users)
+        for sequence in _sequences(quantizer, i, history, user, arrived)
+    ]
+    merged: list[_Sequence] = []
+    for sequence in sorted(sequences, key=lambda s: (s.first_index, s.said), reverse=True):
+        longer = merged[-1] if merged else None
+        if (
+            longer is not None
+            and longer.first_index == sequence.first_index
+            and longer.said.startswith(sequence.said)
+        ):
+            merged[-1] = replace(longer, places=longer.places + sequence.places)
+        else:
+            merged.append(sequence)
+    for first_index in sorted({sequence.first_index for sequence in merged}):
+        _track_together(quantizer, [s for s in merged if s.first_index == first_index], decoded)
+
+
+def _sequences(
+    quantizer: PredictiveQuantizer,
+    i: int,
+    history: ReportHistory,
+    user: int,
+    arrived: dict[tuple[int, int, int], bytes],
+) -> list[_Sequence]:
+    """What one user has said in each group that the history's slots lie in."""
+    period = history.config.feedback.report_period_slots
+    groups: dict[int, list[tuple[int, int, int, int]]] = {}
+    for column, slot in enumerate(history.slots):
+        first = _first_of_group(slot, period)
+        groups.setdefault(first, []).append((i, user, column, slot // period - first))
+    lost = bytes(1 + quantizer.payload_bytes)
+    sequences = []
+    for first, places in groups.items():
+        count = 1 + max(position for *_, position in places)
+        heard = (arrived.get((i, user, index)) for index in range(first, first + count))
+        said = b"".join(lost if payload is None else b"\1" + payload for payload in heard)
+        sequences.append(_Sequence(first, said, tuple(places)))
+    return sequences
+
+
+def _track_together(
+    quantizer: PredictiveQuantizer, sequences: Sequence[_Sequence], decoded: list[DecodedHistory]
+) -> None:
+    width = 1 + quantizer.payload_bytes
+    length = max(len(sequence.said) for sequence in sequences)
+    data = b"".join(sequence.said.ljust(length, b"\0") for sequence in sequences)
+    said = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+    said = said.view(len(sequences), length // width, width)
+    present = said[..., 0] == 1
+    track = quantizer.start(len(sequences))
+    wanted: dict[int, list[tuple[int, int, int, int]]] = {}
+    for row, sequence in enumerate(sequences):
+        for i, user, column, position in sequence.places:
+            wanted.setdefault(position, []).append((row, i, user, column))
+    for position in range(said.shape[1]):
+        index = sequences[0].first_index + position
+        quantizer.decode_next(track, said[:, position, 1:], present[:, position], index)
+        places = wanted.get(position, [])
+        if places:
+            rows = torch.tensor([row for row, *_ in places])
+            for row, (_, i, user, column) in zip(
+                quantizer.csi_of(track.now[rows, None])[:, 0], places, strict=True
+            ):
+                decoded[i].csi[user, column] = row
+
+
+def _sift(
+    quantizer: CsiQuantizer, history: ReportHistory, number: int
+) -> tuple[list[_Entry], list[InvalidField]]:
+    """Good reports of the slots that are asked for, or needed for those (column −1), and why others are refused."""
     column = {slot: i for i, slot in enumerate(history.slots)}
-    cells: dict[tuple[int, int], pb.CsiReport] = {}
+    period = history.config.feedback.report_period_slots
+    if isinstance(quantizer, PredictiveQuantizer):
+        for slot in history.slots:
+            for needed in range(_first_of_group(slot, period) * period, slot, period):
+                column.setdefault(needed, -1)
+    cells: dict[tuple[int, int], _Entry] = {}
+    refused: list[InvalidField] = []
     for i, report in enumerate(history.reports):
         if report.slot not in column:
             continue
-        _validate(history.config, quantizer, report, f"reports[{i}]")
-        cell = (report.user, column[report.slot])
-        if cells.setdefault(cell, report) != report:
-            raise InvalidField(
-                f"reports[{i}] is a second, different report of user {report.user} in slot {report.slot}",
-                field=f"reports[{i}].slot",
+        name = f"reports[{i}]"
+        try:
+            _validate(history, quantizer, report, name)
+        except InvalidField as error:
+            refused.append(error)
+            continue
+        entry = _Entry(report, name, number, report.user, column[report.slot])
+        if cells.setdefault((report.user, report.slot), entry).report != report:
+            refused.append(
+                InvalidField(
+                    f"{name} is a second, different report of user {report.user} in slot {report.slot}",
+                    field=f"{name}.slot",
+                )
             )
-    return cells
+    return list(cells.values()), refused
 
 
 def _validate(
-    config: pb.LinkConfig, quantizer: CsiQuantizer, report: pb.CsiReport, field: str
+    history: ReportHistory, quantizer: CsiQuantizer, report: pb.CsiReport, field: str
 ) -> None:
+    """Refuse a report that this link cannot have made. Labels that are empty were not given and say nothing."""
+    config = history.config
+
     def refuse(name: str, value: object, allowed: object) -> InvalidField:
         return InvalidField(
             f"{field}.{name} is {value}, allowed: {allowed}", field=f"{field}.{name}"
         )
 
+    if report.link_id and history.link_id and report.link_id != history.link_id:
+        raise refuse("link_id", repr(report.link_id), repr(history.link_id))
+    if report.quantizer and report.quantizer != scheme_of(config):
+        raise refuse("quantizer", repr(report.quantizer), repr(scheme_of(config)))
     if report.user >= config.num_users:
         raise refuse("user", report.user, f"0…{config.num_users - 1}")
     period = config.feedback.report_period_slots

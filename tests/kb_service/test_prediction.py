@@ -299,9 +299,15 @@ def test_bad_items_are_refused() -> None:
     with pytest.raises(InvalidField) as error:
         predict_items([item(), item(predictor="oracle")], [[], []])
     assert error.value.field == "items[1].predictor"
+
+
+def test_a_bad_report_is_refused_and_the_others_are_used() -> None:
     request = item()
+    good = predict_items([request], [reports_of(request)])[0]
     reports = reports_of(request)
     reports[3].payload = b"x"
-    with pytest.raises(InvalidField) as error:
-        predict_items([request], [reports])
-    assert error.value.field == "reports[3].payload"
+    (answer,) = predict_items([request], [reports])
+    assert [d.part for d in answer.degraded] == ["link.csi", "knowledge.csi"]
+    assert "reports[3].payload" in answer.degraded[0].reason
+    assert answer.csi.dtype
+    assert answer.newest_report_slot == good.newest_report_slot

@@ -158,7 +158,7 @@ def test_many_links_at_once_equal_one_by_one() -> None:
         config = link(name, bits)
         slots = report_slots(config, 60 + bits)
         histories.append(ReportHistory(config, made(config, slots)[1], slots))
-    for history, (csi, present) in zip(histories, decode_histories(histories), strict=True):
+    for history, (csi, present, _) in zip(histories, decode_histories(histories), strict=True):
         alone = decode_reports(history.config, history.reports, history.slots)
         assert torch.equal(csi, alone[0])
         assert torch.equal(present, alone[1])

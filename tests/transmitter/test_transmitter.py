@@ -13,6 +13,7 @@ from semlink.settings import Settings
 from semlink.signal.feedback import report_slots
 from semlink.signal.quantizers import quantizer_for
 from semlink.store import MemoryStore
+from semlink.telemetry import registry
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
 from semlink.wire import from_wire, to_wire
 from transmitter.csi import KnownCsi
@@ -237,6 +238,47 @@ async def test_a_damaged_report_is_not_believed() -> None:
     )
     await store.put_reports(link_id_of(config), [bad])
     (answer,) = await send(room(air, store), query())
+    assert [d.part for d in answer.degraded] == ["link.csi"]
+    assert "payload" in answer.degraded[0].reason
+    assert answer.link.csi_age_slots == SLOT - newest + config.feedback.report_period_slots
+    assert answer.csi_source == "hold-last"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("quantizer", "scalar"), ("link_id", "l-another"), ("bits", 63), ("report_index", 0)],
+)
+async def test_a_foreign_report_is_refused_counted_and_done_without(
+    field: str, value: object
+) -> None:
+    config, store, air = default_link(), MemoryStore(), Air()
+    await reported(store, config, 1)
+    newest = report_slots(config, SLOT, 1)[0]
+    (kept,) = await store.reports([(link_id_of(config), [newest])])
+    setattr(kept[1], field, value)
+    await store.put_reports(link_id_of(config), [kept[1]])
+    name = "semlink_csi_reports_rejected_total"
+    before = registry.get_sample_value(name, {"field": field}) or 0.0
+    (answer,) = await send(room(air, store), query())
+    assert (registry.get_sample_value(name, {"field": field}) or 0.0) > before
+    assert [d.part for d in answer.degraded] == ["link.csi"]
+    assert f".{field} is" in answer.degraded[0].reason
+    assert answer.link.csi_age_slots == SLOT - newest + config.feedback.report_period_slots
+
+
+async def test_memory_fused_says_so_and_uses_the_whole_history() -> None:
+    config, store, air = default_link(), MemoryStore(), Air()
+    config.feedback.memory = "fused"
+    await reported(store, config, 1)
+    (answer,) = await send(room(air, store), query(link_config=config))
+    assert answer.csi_source == "fused"
+    assert not answer.degraded
+    newest = report_slots(config, SLOT, 1)
+    (kept,) = await store.reports([(link_id_of(config), report_slots(config, SLOT, 8))])
+    only = MemoryStore()
+    await only.put_reports(link_id_of(config), [r for r in kept if r.slot not in newest])
+    (answer,) = await send(room(Air(), only), query(link_config=config))
+    assert answer.csi_source == "fused"
     assert [d.part for d in answer.degraded] == ["link.csi"]
 
 

@@ -39,7 +39,7 @@ from semlink.links import NUM_SUBBANDS, SLOT_SECONDS, WINDOW_SLOTS, stable_seed
 from semlink.settings import Settings
 from semlink.signal.quantizers.interface import CsiQuantizer
 from semlink.signal.quantizers.packing import bits_of, bytes_of, fields_of, message_of
-from semlink.signal.quantizers.rvq import Codebooks, RvqQuantizer, block_matmul
+from semlink.signal.quantizers.rvq import BLOCK_ROWS, Codebooks, RvqQuantizer, block_matmul
 
 GROUP_SLOTS: Final = WINDOW_SLOTS
 BITS_RANGE: Final = (8, 256)
@@ -375,7 +375,7 @@ class PredictiveQuantizer(CsiQuantizer):
             above = (logs > level).to(logs.dtype)
             rate = ((logs - level) * above).sum(-1, keepdim=True)
             level = level + (rate - bits[:, None]) / above.sum(-1, keepdim=True).clamp_min(1.0)
-        return torch.exp2(level)
+        return _exp2(level)
 
     def _left_of(self, power: torch.Tensor, bits: float) -> torch.Tensor:
         """Error of each component after an ideal description by so many bits."""
@@ -524,8 +524,13 @@ class PredictiveQuantizer(CsiQuantizer):
         ):
             size = usual.shape[1]
             part = slice(column, column + size)
-            doublings = low + (high - low) * (cells[:, part] + 0.5) / 2**SHARE_BITS
-            shares = usual * torch.exp2(torch.where(whole[:, part], doublings, 0.0))
+            factors = torch.tensor(
+                [
+                    2 ** (low + (high - low) * (n + 0.5) / 2**SHARE_BITS)
+                    for n in range(2**SHARE_BITS)
+                ]
+            )
+            shares = usual * torch.where(whole[:, part], factors[cells[:, part]], 1.0)
             shape = [len(cells), 1, 1, 1]
             shape[axis] = size
             grid = grid * (shares / shares.sum(1, keepdim=True)).view(shape)
@@ -544,6 +549,11 @@ def fields_of_sum(message: torch.Tensor, widths: list[int]) -> torch.Tensor:
     field_of_bit = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
     sums = message.new_zeros((len(message), len(widths)))
     return sums.index_add_(1, field_of_bit, message[:, : len(field_of_bit)])
+
+
+def _exp2(x: torch.Tensor) -> torch.Tensor:
+    """``2^x`` of ``[…, 1]``, the same whatever stands beside it: never in the odd rest of a vectorised loop."""
+    return x.expand(*x.shape[:-1], BLOCK_ROWS).contiguous().exp2()[..., :1]
 
 
 def _component_order(path: Path) -> torch.Tensor:
