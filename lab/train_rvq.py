@@ -22,14 +22,18 @@ from safetensors.torch import save_file
 
 from lab.channels import TRAIN_MIX, drop, fewer_antennas, training_drops
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS
 from semlink.settings import Settings
+from semlink.signal.metrics import receive_aligned_nmse_db, sgcs
 from semlink.signal.quantizers import CsiQuantizer
+from semlink.signal.quantizers.layers import OfLayers, rows_of_layers
 from semlink.signal.quantizers.rvq import Codebooks, RvqQuantizer
 from semlink.signal.quantizers.scalar import ScalarQuantizer
 
-DIMENSIONS: Final = {(16, 2): 64, (8, 2): 44, (16, 1): 44, (8, 1): 32, (32, 2): 76, (32, 1): 60}
-"""Components in which codewords live, by (num_tx_ant, num_rx_ant)."""
+DIMENSIONS: Final = {
+    "rvq-rows": {(16, 1): 56, (32, 1): 72, (8, 1): 36, (16, 2): 72, (32, 2): 84, (8, 2): 48},
+    "rvq": {(16, 2): 64, (8, 2): 44, (16, 1): 44, (8, 1): 32, (32, 2): 76, (32, 1): 60},
+}
+"""Components in which codewords live, by content (rows of layers, or the channel) and (num_tx_ant, num_rows)."""
 NUM_SHAPES: Final = 1024
 NUM_FAMILIES: Final = 2
 NUM_STAGES: Final = 7
@@ -40,6 +44,8 @@ TAIL_PRIOR_CHANNELS: Final = 8
 """Weight of the family's profile in that of a cell, in channels."""
 TRAIN_SEED: Final = 1_000
 TEST_SEED: Final = 10_000_000
+FULL_BITS: Final = 3 + int(math.log2(NUM_SHAPES)) + NUM_STAGES * int(math.log2(STAGE_SIZE))
+"""Level, shape and all stages."""
 SCORED_BITS: Final = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -120,12 +126,24 @@ def greedy_order(cost: torch.Tensor) -> torch.Tensor:
     return torch.tensor(order)
 
 
+def seen_as(content: str, h: torch.Tensor, num_tx_ant: int, num_rows: int) -> torch.Tensor:
+    """What codebooks are trained on: ``[n, 8, 2, 32]`` → ``[n', 8, num_rows, num_tx_ant]``.
+
+    Rows of a single layer are those of receivers with two antennas and, a fifth of them, with one.
+    """
+    if content == "rvq":
+        return fewer_antennas(h, num_rows, num_tx_ant)
+    rows = rows_of_layers(fewer_antennas(h, 2, num_tx_ant), num_rows)
+    if num_rows > 1:
+        return rows
+    return torch.cat([rows, rows_of_layers(fewer_antennas(h[::4], 1, num_tx_ant), 1)])
+
+
 def train_codebooks(
-    h: torch.Tensor, num_tx_ant: int, num_rx_ant: int, progress: Progress
+    h: torch.Tensor, dims: int, title: str, progress: Progress
 ) -> dict[str, torch.Tensor]:
-    """Codebooks of one antenna configuration from its channels ``[n, 8, num_rx_ant, num_tx_ant]``."""
-    dims = DIMENSIONS[num_tx_ant, num_rx_ant]
-    title = f"{num_tx_ant}x{num_rx_ant}"
+    """Codebooks of ``dims`` components from channels, or rows of them, ``[n, 8, num_rows, num_tx_ant]``."""
+    num_rows, num_tx_ant = h.shape[2:]
     task = progress.add_task(title, total=3 + NUM_STAGES * NUM_FAMILIES + NUM_REFINEMENTS)
     h = h / h.abs().square().mean((1, 2, 3), keepdim=True).sqrt()
     # Stored in half precision: train with what will be read.
@@ -180,7 +198,7 @@ def train_codebooks(
             progress.advance(task)
 
     for _ in range(NUM_REFINEMENTS):
-        _refine(books, v, dims)
+        _refine(books, v, RvqQuantizer(num_rows, num_tx_ant, FULL_BITS, books))
         progress.advance(task)
     return _stored(books, bases, order)
 
@@ -197,21 +215,9 @@ def _assign_shapes(v: torch.Tensor, shapes: torch.Tensor) -> tuple[torch.Tensor,
     return torch.cat(cells), turned
 
 
-def _quantizer(books: Codebooks, bits: int) -> RvqQuantizer:
-    """A quantiser over codebooks in training."""
-    size = len(books.basis) // NUM_SUBBANDS
-    num_tx_ant, num_rx_ant = next(
-        key
-        for key, dims in DIMENSIONS.items()
-        if key[0] * key[1] == size and dims == books.shapes.shape[1]
-    )
-    return RvqQuantizer(num_rx_ant, num_tx_ant, bits, books)
-
-
-def _refine(books: Codebooks, v: torch.Tensor, dims: int) -> None:
+def _refine(books: Codebooks, v: torch.Tensor, quantizer: RvqQuantizer) -> None:
     """One round over the true encoder's choices: every codeword moves to the centroid of what it stands for."""
-    full = 3 + int(math.log2(NUM_SHAPES)) + NUM_STAGES * int(math.log2(STAGE_SIZE))
-    quantizer = _quantizer(books, full)
+    dims = books.shapes.shape[1]
     parts = [quantizer._search(books, v[part]) for part in _chunks(len(v), 2048)]
     shape, indices, turned, residual = (torch.cat(p) for p in zip(*parts, strict=True))
     family = books.cell_family[shape]
@@ -267,32 +273,44 @@ def _stored(
 
 
 def nmse_db_and_sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> tuple[float, float]:
-    """NMSE [dB] with the common phase of each report taken out, and SGCS, over ``[n, 8, rx, tx]``."""
-    inner = (h_hat.conj() * h).flatten(1).sum(1)
-    turned = h_hat * torch.polar(torch.ones(len(h)), torch.angle(inner))[:, None, None, None]
-    nmse = (h - turned).abs().square().sum() / h.abs().square().sum()
-    right = [torch.linalg.svd(x, full_matrices=False)[2][..., 0, :] for x in (h, h_hat)]
-    sgcs = (right[0].conj() * right[1]).sum(-1).abs().square().mean()
-    return 10 * math.log10(float(nmse)), float(sgcs)
+    """NMSE [dB] up to the receiver's own rotation of each subband, and SGCS, over ``[n, 8, rx, tx]``."""
+    power = h.abs().double().square().sum((-3, -2, -1))
+    error = power * 10 ** (receive_aligned_nmse_db(h, h_hat) / 10)
+    return 10 * math.log10(float(error.sum() / power.sum())), float(sgcs(h, h_hat).mean())
 
 
 def scores(
-    num_tx_ant: int, num_rx_ant: int, books: Codebooks, test: dict[str, torch.Tensor]
+    content: str,
+    num_tx_ant: int,
+    num_rows: int,
+    books: Codebooks,
+    test: dict[str, torch.Tensor],
 ) -> Any:
     """NMSE and SGCS of ``rvq`` and ``scalar`` by scenario and bits, on seeds that training never saw."""
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    num_rx_ant = num_rows if content == "rvq" else 2
     for scenario, full in test.items():
         h = fewer_antennas(full, num_rx_ant, num_tx_ant)
         index = torch.arange(len(h))
         for bits in SCORED_BITS:
-            quantizers: list[CsiQuantizer] = [RvqQuantizer(num_rx_ant, num_tx_ant, bits, books)]
+            quantizers: list[CsiQuantizer] = [RvqQuantizer(num_rows, num_tx_ant, bits, books)]
             with suppress(InvalidField):  # too few bits for the position of one of so many taps
-                quantizers.append(ScalarQuantizer(num_rx_ant, num_tx_ant, bits))
-            for q in quantizers:
+                quantizers.append(ScalarQuantizer(num_rows, num_tx_ant, bits))
+            for inner in quantizers:
+                q = inner if content == "rvq" else OfLayers(inner, num_rx_ant)
                 found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index))
                 row = table.setdefault(scenario, {}).setdefault(q.name, {})
                 row[str(bits)] = [round(x, 3) for x in found]
     return table
+
+
+def configurations() -> list[tuple[str, int, int, int]]:
+    """Content, num_tx_ant, num_rows and dimensions of everything that is trained."""
+    return [
+        (content, *antennas, dims)
+        for content, sizes in DIMENSIONS.items()
+        for antennas, dims in sizes.items()
+    ]
 
 
 def _kept(path: Path, make: Any) -> Any:
@@ -336,19 +354,15 @@ def train_rvq(
                 for scenario in ("umi-los", "umi-nlos", "uma-los", "uma-nlos")
             },
         )
-        for num_tx_ant, num_rx_ant in DIMENSIONS:
-            path = out / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
+        for content, num_tx_ant, num_rows, dims in configurations():
+            path = out / f"{content}-{num_tx_ant}x{num_rows}.safetensors"
             sidecar = path.with_suffix(".json")
             if sidecar.exists() and path.exists() and not fresh:
                 continue
             if fresh or not path.exists():
                 start = time.monotonic()
-                tensors = train_codebooks(
-                    fewer_antennas(channels, num_rx_ant, num_tx_ant),
-                    num_tx_ant,
-                    num_rx_ant,
-                    progress,
-                )
+                seen = seen_as(content, channels, num_tx_ant, num_rows)
+                tensors = train_codebooks(seen, dims, path.stem, progress)
                 sidecar.unlink(missing_ok=True)
                 save_file(tensors, path, {"seconds": f"{time.monotonic() - start:.0f}"})
                 path.chmod(0o644)
@@ -364,9 +378,9 @@ def train_rvq(
                 },
                 "seconds": seconds,
                 "scores": {
-                    "what": "[NMSE dB without common phase, SGCS] by scenario, quantizer, bits",
+                    "what": "[NMSE dB up to the receiver's rotation, SGCS] by scenario, quantizer, bits",
                     "seeds": f"{TEST_SEED}…{TEST_SEED + 15}, 512 users a scenario",
-                    "table": scores(num_tx_ant, num_rx_ant, Codebooks.load(path), test),
+                    "table": scores(content, num_tx_ant, num_rows, Codebooks.load(path), test),
                 },
             }
             sidecar.write_text(json.dumps(about, indent=1) + "\n")

@@ -29,6 +29,8 @@ Quantizer = Literal["none", "perfect", "scalar", "type1", "etype2", "rvq", "lear
 QUANTIZERS: Final[tuple[Quantizer, ...]] = get_args(Quantizer)
 Memory = Literal["none", "fused", "predictive"]
 MEMORIES: Final[tuple[Memory, ...]] = get_args(Memory)
+Content = Literal["layers", "channel"]
+CONTENTS: Final[tuple[Content, ...]] = get_args(Content)
 PowerAllocation = Literal["equal", "water-filling"]
 POWER_ALLOCATIONS: Final[tuple[PowerAllocation, ...]] = get_args(PowerAllocation)
 NUM_TX_ANT: Final = (1, 2, 4, 8, 16, 32)
@@ -109,6 +111,7 @@ def validate_link(config: pb.LinkConfig, *, field: str = "link") -> None:
     if feedback.quantizer not in ("none", "perfect"):
         _within(feedback.bits, 1, MAX_BITS, f"{field}.feedback.bits")
     _one_of(feedback.memory, ("", *MEMORIES), f"{field}.feedback.memory")
+    _one_of(feedback.content, ("", *CONTENTS), f"{field}.feedback.content")
     _within(feedback.report_period_slots, 1, HISTORY_SLOTS, f"{field}.feedback.report_period_slots")
     _within(feedback.delay_slots, 0, HISTORY_SLOTS, f"{field}.feedback.delay_slots")
 
