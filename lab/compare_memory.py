@@ -2,7 +2,8 @@
 
 SGCS and NMSE of the transmitter's CSI in random slots of a window, so at every position of a group of reports, its
 start included, and apart from it in the slots that queries by value ride in. Estimates at 10 dB, reports of ``rvq``
-used from 5 slots after they were made. Experiment links (seeds 10,000 on): the schemes were chosen on links 5,000,000 on.
+used from 5 slots after they were made. Experiment links (seeds 10,000 on): the schemes were chosen on links 5,000,000
+on.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -11,11 +14,15 @@ import torch
 
 from semlink.errors import InvalidField
 from semlink.signal.quantizers import CsiQuantizer, PredictiveQuantizer, quantizer_for
+from semlink.signal.quantizers.predictive import Track
 from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 
 HISTORY_REPORTS: Final = 8
 """Reports of each user that a predictor sees."""
+CHECKPOINT_REPORTS: Final = 16
+MAX_CHECKPOINTS: Final = 2048
+"""Of one user each, 10 kB at 16 × 2 antennas."""
 
 
 def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORTS) -> list[int]:
@@ -256,30 +263,96 @@ def _sequences(
     return sequences
 
 
+class _TrackCache:
+    """Tracks at every ``CHECKPOINT_REPORTS``-th report by all that was said until then, least recently used first out.
+
+    A track is a pure function of what was said: the next query on a link goes on from here instead of from the group's
+    start. Thread-safe.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._rows: OrderedDict[tuple[object, ...], Track] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _key(quantizer: PredictiveQuantizer, first_index: int, said: bytes) -> tuple[object, ...]:
+        return quantizer.identity, first_index, hashlib.blake2b(said, digest_size=16).digest()
+
+    def get(self, quantizer: PredictiveQuantizer, first_index: int, said: bytes) -> Track | None:
+        """The track after ``said``, if it is here."""
+        key = self._key(quantizer, first_index, said)
+        with self._lock:
+            if key in self._rows:
+                self._rows.move_to_end(key)
+            return self._rows.get(key)
+
+    def put(
+        self, quantizer: PredictiveQuantizer, first_index: int, said: bytes, row: Track
+    ) -> None:
+        """Keep ``row``, the track after ``said``."""
+        with self._lock:
+            self._rows[self._key(quantizer, first_index, said)] = row
+            while len(self._rows) > self._max_rows:
+                self._rows.popitem(last=False)
+
+
+_tracks = _TrackCache(MAX_CHECKPOINTS)
+
+
 def _track_together(
     quantizer: PredictiveQuantizer, sequences: Sequence[_Sequence], decoded: list[DecodedHistory]
 ) -> None:
+    """Track sequences that begin at one report, those that have a checkpoint at the same place together."""
+    width = 1 + quantizer.payload_bytes
+    begun: dict[int, list[tuple[_Sequence, Track]]] = {}
+    for sequence in sequences:
+        earliest = min(position for *_, position in sequence.places)
+        start = quantizer.start(1)
+        for count in range(earliest - earliest % CHECKPOINT_REPORTS, 0, -CHECKPOINT_REPORTS):
+            kept = _tracks.get(quantizer, sequence.first_index, sequence.said[: count * width])
+            if kept is not None:
+                start = kept
+                break
+        begun.setdefault(start.position, []).append((sequence, start))
+    for members in begun.values():
+        track = Track.of_rows([start for _, start in members])
+        _follow(quantizer, track, [sequence for sequence, _ in members], decoded)
+
+
+def _follow(
+    quantizer: PredictiveQuantizer,
+    track: Track,
+    sequences: Sequence[_Sequence],
+    decoded: list[DecodedHistory],
+) -> None:
+    """Track sequences from ``track`` on and put the CSI that is wanted into its places."""
     width = 1 + quantizer.payload_bytes
     length = max(len(sequence.said) for sequence in sequences)
     data = b"".join(sequence.said.ljust(length, b"\0") for sequence in sequences)
     said = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
     said = said.view(len(sequences), length // width, width)
     present = said[..., 0] == 1
-    track = quantizer.start(len(sequences))
     wanted: dict[int, list[tuple[int, int, int, int]]] = {}
     for row, sequence in enumerate(sequences):
         for i, user, column, position in sequence.places:
             wanted.setdefault(position, []).append((row, i, user, column))
-    for position in range(said.shape[1]):
-        index = sequences[0].first_index + position
-        quantizer.decode_next(track, said[:, position, 1:], present[:, position], index)
+    first_index = sequences[0].first_index
+    for position in range(track.position, said.shape[1]):
+        heard = said[:, position, 1:], present[:, position]
+        quantizer.decode_next(track, *heard, first_index + position)
         places = wanted.get(position, [])
         if places:
             rows = torch.tensor([row for row, *_ in places])
-            for row, (_, i, user, column) in zip(
+            for csi, (_, i, user, column) in zip(
                 quantizer.csi_of(track.now[rows, None])[:, 0], places, strict=True
             ):
-                decoded[i].csi[user, column] = row
+                decoded[i].csi[user, column] = csi
+        if (position + 1) % CHECKPOINT_REPORTS == 0:
+            end = (position + 1) * width
+            for sequence, checkpoint in zip(sequences, track.rows(), strict=True):
+                if len(sequence.said) >= end:
+                    _tracks.put(quantizer, first_index, sequence.said[:end], checkpoint)
 
 
 def _sift(

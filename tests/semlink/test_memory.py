@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from channel_service.reports import Reports
 from channel_service.windows import ChannelKey, Windows, draw_rays, frequency_response
 from semlink.errors import InvalidField
 from semlink.links import default_link
+from semlink.signal import feedback
 from semlink.signal.feedback import (
     ReportHistory,
     decode_histories,
@@ -21,6 +23,7 @@ from semlink.signal.feedback import (
 )
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.signal.quantizers import PredictiveQuantizer, doppler_hz, quantizer_for
+from semlink.signal.quantizers.predictive import Track
 from semlink.signal.quantizers.rvq import RvqQuantizer
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2 as pb
@@ -313,6 +316,30 @@ def test_histories_that_share_reports_decode_as_if_alone(reports: Reports) -> No
         assert torch.equal(found.present, alone.present)
         assert torch.allclose(found.csi, alone.csi, atol=1e-5)
     assert decode_histories(histories)[2].known.all()
+
+
+def test_going_on_from_a_checkpoint_is_going_from_the_start(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = link("predictive")
+    slots = (150, 230, 250)
+    made = {slot: reports.made_in(config, needed_report_slots(config, slot)) for slot in slots}
+    histories = [ReportHistory(config, made[s], report_slots(config, s)) for s in slots]
+    steps: list[int] = []
+    following = PredictiveQuantizer.decode_next
+
+    def counted(self: PredictiveQuantizer, track: Track, *rest: Any) -> None:
+        steps.append(track.position)
+        following(self, track, *rest)
+
+    monkeypatch.setattr(feedback, "_tracks", feedback._TrackCache(0))
+    fresh = [decode_histories([history])[0].csi for history in histories]
+    monkeypatch.setattr(feedback, "_tracks", feedback._TrackCache(64))
+    monkeypatch.setattr(PredictiveQuantizer, "decode_next", counted)
+    for history, expected in zip(histories, fresh, strict=True):
+        steps.clear()
+        assert torch.equal(decode_histories([history])[0].csi, expected)
+    assert len(steps) < 24
 
 
 def test_bad_reports_of_a_group_are_named_and_the_rest_is_tracked(reports: Reports) -> None:

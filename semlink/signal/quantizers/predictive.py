@@ -25,10 +25,11 @@ together: nothing in the filter jumps, but for what a report says.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -116,6 +117,23 @@ class Track:
     past_power: torch.Tensor | None = None
     correlation: torch.Tensor | None = None
 
+    def rows(self) -> list[Track]:
+        """The decoder's track of every item by itself; what only an encoder needs stays behind."""
+        parts = [getattr(self, name).clone().split(1) for name in _STATE]
+        return [Track(self.position, *row) for row in zip(*parts, strict=True)]
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Track]) -> Track:
+        """The inverse of :meth:`rows`, for rows of one position."""
+        parts: dict[str, Any] = {
+            name: torch.cat([getattr(row, name) for row in rows]) for name in _STATE
+        }
+        return cls(rows[0].position, **parts)
+
+
+_STATE: Final = ("now", "before", "p11", "p12", "p22", "power", "fading", "header", "heard")
+"""What a decoder keeps of each item."""
+
 
 class PredictiveQuantizer(CsiQuantizer):
     """See the module. ``encode`` and ``decode`` are those of a first report; sequences use the ``_group`` methods.
@@ -139,6 +157,8 @@ class PredictiveQuantizer(CsiQuantizer):
                 field="link.feedback.bits",
             )
         self.bits = bits
+        self.identity = (num_rx_ant, num_tx_ant, bits, doppler_hz, period_slots)
+        """All that its tracks depend on."""
         self._intra = RvqQuantizer(num_rx_ant, num_tx_ant, bits)
         self._short_intra = RvqQuantizer(num_rx_ant, num_tx_ant, bits - 1)
         path = Settings().weights_dir / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
