@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -39,35 +40,46 @@ LOSS: Final = 0.1
 
 
 def transmitter_csi(
-    config: pb.LinkConfig, estimate: torch.Tensor, present: torch.Tensor, slots: torch.Tensor
-) -> torch.Tensor:
-    """What the transmitter takes the channel for in each slot: ``[users, len(slots), …]``.
+    config: pb.LinkConfig,
+    estimate: torch.Tensor,
+    arrivals: Sequence[torch.Tensor],
+    slots: torch.Tensor,
+) -> list[torch.Tensor]:
+    """What the transmitter takes the channel for in each slot, for each pattern of arrival.
 
-    ``estimate``: complex64 ``[users, reports, …]`` of a window's reports; ``present``: bool ``[users, reports]``.
+    ``estimate``: complex64 ``[users, reports, …]`` of a window's reports; each of ``arrivals``: bool ``[users,
+    reports]``. Returns complex64 ``[users, len(slots), …]`` each.
     """
     quantizer = quantizer_for(config)
     users, count = estimate.shape[:2]
     index = torch.arange(count)
+    newest = (slots - config.feedback.delay_slots) // config.feedback.report_period_slots
     if isinstance(quantizer, PredictiveQuantizer):
         payload = quantizer.encode_group(estimate, index)
-        decoded = quantizer.decode_group(payload, present, index)
-    else:
-        flat = index.repeat(users)
-        decoded = quantizer.decode(quantizer.encode(estimate.flatten(0, 1), flat), flat)
-        decoded = decoded.view(estimate.shape)
-    period = config.feedback.report_period_slots
-    newest = (slots - config.feedback.delay_slots) // period
-    if config.feedback.memory == "predictive":
-        return decoded[:, newest]
+        return [quantizer.decode_group(payload, here, index)[:, newest] for here in arrivals]
+    flat = index.repeat(users)
+    decoded = quantizer.decode(quantizer.encode(estimate.flatten(0, 1), flat), flat)
+    decoded = decoded.view(estimate.shape)
+    return [_without_state(config, decoded, here, newest, slots) for here in arrivals]
+
+
+def _without_state(
+    config: pb.LinkConfig,
+    decoded: torch.Tensor,
+    present: torch.Tensor,
+    newest: torch.Tensor,
+    slots: torch.Tensor,
+) -> torch.Tensor:
+    """Reports that stand for themselves, fused or the newest that is there."""
     wanted = newest[:, None] - torch.arange(HISTORY_REPORTS - 1, -1, -1)
     usable = (wanted >= 0) & present[:, wanted.clamp_min(0)]
     history = decoded[:, wanted.clamp_min(0)]
     if config.feedback.memory == "fused":
-        ages = slots[:, None] - wanted.clamp_min(0) * period
+        ages = slots[:, None] - wanted.clamp_min(0) * config.feedback.report_period_slots
         batch, there = history.transpose(0, 1), usable.transpose(0, 1)
         return fuse_reports(batch, there, ages, doppler_hz(config)).transpose(0, 1)
     last = (usable * torch.arange(1, HISTORY_REPORTS + 1)).amax(2) - 1
-    rows = torch.arange(users)[:, None], torch.arange(len(slots)), last.clamp_min(0)
+    rows = torch.arange(len(decoded))[:, None], torch.arange(len(slots)), last.clamp_min(0)
     return history[rows] * (last >= 0)[..., None, None, None]
 
 
@@ -86,27 +98,36 @@ def measure(
     scenario: str, speed_kmh: float, period: int
 ) -> dict[tuple[int, str, str], list[float]]:
     """Figures of every seed by bits, memory (with "-lossy" where reports are lost) and metric."""
-    found: dict[tuple[int, str, str], list[float]] = {}
+    config = default_link()
+    config.scenario, config.speed_mps = scenario, speed_kmh / 3.6
+    config.feedback.report_period_slots = period
+    channels, estimates = [], []
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
-        config = default_link()
-        config.scenario, config.speed_mps, config.seed = scenario, speed_kmh / 3.6, seed
-        config.feedback.report_period_slots = period
+        config.seed = seed
         h = generate_window(config, 0).h
-        estimate = estimate_reports(h[:, report_slots_of_window(config, 0)], config, 0)
-        generator = torch.Generator().manual_seed(seed)
-        slots = torch.randint(FIRST_SLOT, WINDOW_SLOTS, (SLOTS,), generator=generator).sort().values
-        by_value = slots >= HISTORY_SLOTS
-        arrived = torch.rand(estimate.shape[:2], generator=generator) >= LOSS
-        everything = torch.ones_like(arrived)
-        for bits, memory in itertools.product(BITS, MEMORIES):
-            config.feedback.bits, config.feedback.memory = bits, memory
-            for name, present in ((memory, everything), (f"{memory}-lossy", arrived)):
-                csi = transmitter_csi(config, estimate, present, slots)
-                alike, error = figures(h[:, slots], csi)
-                found.setdefault((bits, name, "sgcs"), []).append(alike)
-                found.setdefault((bits, name, "nmse_db"), []).append(error)
-                settled, _ = figures(h[:, slots[by_value]], csi[:, by_value])
-                found.setdefault((bits, name, "sgcs_by_value"), []).append(settled)
+        channels.append(h)
+        reported = h[:, report_slots_of_window(config, 0)]
+        estimates.append(estimate_reports(reported, config, 0))
+    generator = torch.Generator().manual_seed(FIRST_SEED)
+    slots = torch.randint(FIRST_SLOT, WINDOW_SLOTS, (SLOTS,), generator=generator).sort().values
+    by_value = slots >= HISTORY_SLOTS
+    estimate = torch.cat(estimates)
+    lossy = torch.rand(estimate.shape[:2], generator=generator) >= LOSS
+    arrivals = {"": torch.ones_like(lossy), "-lossy": lossy}
+    found: dict[tuple[int, str, str], list[float]] = {}
+    for bits, memory in itertools.product(BITS, MEMORIES):
+        config.feedback.bits, config.feedback.memory = bits, memory
+        known = transmitter_csi(config, estimate, list(arrivals.values()), slots)
+        for loss, csi in zip(arrivals, known, strict=True):
+            for h, of_seed in zip(channels, csi.chunk(SEEDS), strict=True):
+                alike, error = figures(h[:, slots], of_seed)
+                settled, _ = figures(h[:, slots[by_value]], of_seed[:, by_value])
+                for metric, value in (
+                    ("sgcs", alike),
+                    ("nmse_db", error),
+                    ("sgcs_by_value", settled),
+                ):
+                    found.setdefault((bits, memory + loss, metric), []).append(value)
     return found
 
 
@@ -121,6 +142,7 @@ def main(
     )
     for column in ("scenario", "km/h", "period", *(f"{bits} bits" for bits in BITS)):
         table.add_column(column)
+    console = Console(width=150)
     for period, scenario, speed in itertools.product(
         (5, 10), ("umi-los", "uma-nlos"), (3.0, 30.0, 60.0)
     ):
@@ -146,12 +168,13 @@ def main(
                 )
                 for bits in BITS
             ]
+            console.print(scenario, loss, speed, period, *cells)
             table.add_row(
                 f"{scenario}{' 10 % lost' if loss else ''}", f"{speed:g}", str(period), *cells
             )
     report.seconds = time.perf_counter() - started
     report.write(out, "memory")
-    Console(width=150).print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from channel_service.reports import Reports
+from channel_service.room import Channel
 from channel_service.windows import ChannelKey, Windows, draw_rays, frequency_response
 from semlink.errors import InvalidField
 from semlink.links import default_link
+from semlink.rooms import ReceiverRoom
+from semlink.settings import Settings
 from semlink.signal import feedback
 from semlink.signal.feedback import (
     ReportHistory,
@@ -26,7 +29,10 @@ from semlink.signal.quantizers import PredictiveQuantizer, doppler_hz, quantizer
 from semlink.signal.quantizers.predictive import Track
 from semlink.signal.quantizers.rvq import RvqQuantizer
 from semlink.signal.tracking import fuse_reports
+from semlink.store import MemoryStore
+from semlink.v1 import channel_pb2
 from semlink.v1 import common_pb2 as pb
+from transmitter.csi import newest_reports
 
 
 def link(memory: str, bits: int = 16, quantizer: str = "rvq", kmh: float = 3.0) -> pb.LinkConfig:
@@ -376,3 +382,42 @@ def test_an_estimate_that_is_not_finite_makes_no_report(
     csi, present = decode_reports(config, made, [0, 5, 10])
     assert present.sum() == 11
     assert torch.isfinite(torch.view_as_real(csi)).all()
+
+
+async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
+    class Nobody:
+        """No receiver is asked for feedback."""
+
+    config, store = link("predictive"), MemoryStore()
+    channel = Channel(cast(ReceiverRoom, Nobody()), store, Settings(redis_url="memory://"))
+    item = channel_pb2.GrantItem(link_config=config, seed=4)
+    (slot,) = (await channel.grant(channel_pb2.GrantRequest(items=[item]))).slots
+    (known,) = await newest_reports(store, [slot])
+    assert known.source == "tracked"
+    assert not known.degraded
+    assert known.csi is not None
+    assert known.age_slots is not None
+    assert 5 <= known.age_slots < 10
+    truth = channel.windows.slot(config, slot.slot)
+    plain = link("none")
+    (memoryless,) = (
+        await channel.grant(
+            channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=plain, seed=4)])
+        )
+    ).slots
+    (held,) = await newest_reports(store, [memoryless])
+    assert held.source == "hold-last"
+    assert held.csi is not None
+    then = channel.windows.slot(plain, memoryless.slot)
+    assert sgcs(truth, torch.from_numpy(known.csi)).mean() > (
+        sgcs(then, torch.from_numpy(held.csi)).mean()
+    )
+    # A report that the store has lost: tracked on, and said.
+    due = report_slots(config, slot.slot, 1)
+    (kept,) = await store.reports([(slot.link_id, needed_report_slots(config, slot.slot))])
+    lossy = MemoryStore()
+    await lossy.put_reports(slot.link_id, [r for r in kept if (r.slot, r.user) != (due[0], 2)])
+    (known,) = await newest_reports(lossy, [slot])
+    assert known.source == "tracked"
+    assert [d.part for d in known.degraded] == ["link.csi"]
+    await channel.close()
