@@ -40,6 +40,8 @@ def link(memory: str, bits: int = 16, quantizer: str = "rvq", kmh: float = 3.0) 
     config.scenario, config.speed_mps = "uma-nlos", kmh / 3.6
     config.feedback.quantizer, config.feedback.bits = quantizer, bits
     config.feedback.memory = memory
+    # The whole channel, so that errors of it can be measured; memory is the same for rows of layers.
+    config.feedback.content = "channel"
     return config
 
 
