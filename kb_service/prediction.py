@@ -21,7 +21,7 @@ from semlink.signal.feedback import (
     decode_histories,
     report_slots,
 )
-from semlink.signal.quantizers import doppler_hz
+from semlink.signal.quantizers import content_of, doppler_hz
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2, knowledge_pb2
 from semlink.wire import to_wire
@@ -82,7 +82,8 @@ class HoldLast:
 class Wiener:
     """``wiener``: the linear MMSE combination of the last reports. Our definition.
 
-    The common phases of a user's reports are arbitrary: each report is first turned to agree with the newest one.
+    Each report has phases of its own (:class:`semlink.signal.quantizers.layers.Content`): it is first turned to agree
+    with the newest one.
     The correlation of two turned reports, whose quantisation noise is partly the same, is modelled as
 
         ``C(τ) = Σ_k β_k exp(−s_k (π f_D τ)²)`` for τ ≠ 0, and 1 for a report with itself,
@@ -115,9 +116,7 @@ class Wiener:
         """See :class:`CsiPredictor`."""
         reference = newest_report(history, present)
         reports = torch.where(present[..., None, None, None], history, torch.zeros_like(history))
-        reports = reports.flatten(3)
-        inner = (reports * reference.flatten(2).unsqueeze(2).conj()).sum(-1)
-        reports = reports * torch.polar(torch.ones_like(inner.real), -torch.angle(inner))[..., None]
+        reports = content_of(config).turned(reports, reference.unsqueeze(2)).flatten(3)
 
         doppler_hz = config.speed_mps * config.carrier_frequency_hz / SPEED_OF_LIGHT
         turns = math.pi * doppler_hz * SLOT_SECONDS * age_slots.double()[:, None]
@@ -186,7 +185,8 @@ class Kalman:
         """See :class:`CsiPredictor`."""
         if config.feedback.memory == "predictive":
             return newest_report(history, present)
-        return fuse_reports(history, present, age_slots, doppler_hz(config))
+        content = content_of(config)
+        return fuse_reports(history, present, age_slots, doppler_hz(config), content)
 
 
 PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(

@@ -25,7 +25,7 @@ from lab.results import Report, Row, over_seeds
 from semlink.links import HISTORY_SLOTS, WINDOW_SLOTS, default_link
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
-from semlink.signal.quantizers import PredictiveQuantizer, doppler_hz, quantizer_for
+from semlink.signal.quantizers import PredictiveQuantizer, content_of, doppler_hz, quantizer_for
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2 as pb
 
@@ -77,7 +77,9 @@ def _without_state(
     if config.feedback.memory == "fused":
         ages = slots[:, None] - wanted.clamp_min(0) * config.feedback.report_period_slots
         batch, there = history.transpose(0, 1), usable.transpose(0, 1)
-        return fuse_reports(batch, there, ages, doppler_hz(config)).transpose(0, 1)
+        return fuse_reports(batch, there, ages, doppler_hz(config), content_of(config)).transpose(
+            0, 1
+        )
     last = (usable * torch.arange(1, HISTORY_REPORTS + 1)).amax(2) - 1
     rows = torch.arange(len(decoded))[:, None], torch.arange(len(slots)), last.clamp_min(0)
     return history[rows] * (last >= 0)[..., None, None, None]

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from transmitter.framing import open_loop_sinr_db
 NUM_SYMBOLS = 128
 TRAINING_LINK_SEEDS = 1_000_000
 """Links that train the codec have seeds from here on; no experiment uses them."""
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +76,37 @@ class _Catcher:
         )
 
 
+FEEDBACKS: Final = (
+    ("rvq", 16, "none"),
+    ("rvq", 64, "none"),
+    ("rvq", 256, "none"),
+    ("rvq", 16, "predictive"),
+    ("rvq", 64, "predictive"),
+    ("scalar", 64, "none"),
+    ("perfect", 0, "none"),
+    ("none", 0, "none"),
+)
+"""Quantiser, bits and memory of the links that train the codec."""
+USERS_AND_LAYERS: Final = ((1, 1), (4, 1), (1, 2), (2, 2), (8, 1), (4, 1))
+"""Users and layers of each, taken in turn: the default link's twice."""
+
+
 def training_configs(seeds: int, link_seed: int) -> list[common_pb2.LinkConfig]:
-    """The links that a bank is drawn from: two scenarios, two speeds, alone and with four users, all feedback."""
-    feedbacks = (
-        ("rvq", 16),
-        ("rvq", 64),
-        ("rvq", 256),
-        ("scalar", 64),
-        ("perfect", 0),
-        ("none", 0),
-    )
+    """The links that a bank is drawn from.
+
+    Two scenarios × three speeds × all feedback × ``seeds``; users and layers take turns, so that each meets each.
+    """
     configs = []
-    for scenario, kmh, users, seed in itertools.product(
-        ("umi-los", "uma-nlos"), (3, 30), (1, 4), range(seeds)
-    ):
-        for quantizer, bits in feedbacks:
-            config = default_link()
-            config.scenario, config.speed_mps, config.num_users = scenario, kmh / 3.6, users
-            config.feedback.quantizer, config.feedback.bits = quantizer, bits
-            config.seed = link_seed + seed
-            configs.append(config)
+    everything = itertools.product(range(seeds), FEEDBACKS, (3, 30, 60), ("umi-los", "uma-nlos"))
+    for i, (seed, (quantizer, bits, memory), kmh, scenario) in enumerate(everything):
+        config = default_link()
+        config.scenario, config.speed_mps = scenario, kmh / 3.6
+        # 11 is prime to every axis' length.
+        config.num_users, config.num_layers = USERS_AND_LAYERS[11 * (i // 2 + seed) % 6]
+        feedback = config.feedback
+        feedback.quantizer, feedback.bits, feedback.memory = quantizer, bits, memory
+        config.seed = link_seed + seed
+        configs.append(config)
     return configs
 
 
@@ -105,7 +117,10 @@ async def _realise(
     config: common_pb2.LinkConfig,
     frames: int,
 ) -> LinkBank:
-    rng = np.random.Generator(np.random.Philox(key=stable_seed("bank", config.SerializeToString())))
+    layers = config.num_layers
+    rng = np.random.Generator(
+        np.random.Philox(key=stable_seed("bank", config.SerializeToString(deterministic=True)))
+    )
     items = []
     for snr_db in rng.uniform(-15.0, 25.0, frames):
         one = common_pb2.LinkConfig()
@@ -119,12 +134,13 @@ async def _realise(
     snr_db = torch.tensor([s.config.snr_db for s in slots], dtype=torch.float32)
     if known[0].csi is None:
         precoders = open_loop_precoder(config, [s.slot for s in slots])
-        predicted = open_loop_sinr_db(snr_db, config)[:, None, None].expand(-1, NUM_SUBBANDS, 1)
+        flat = open_loop_sinr_db(snr_db, config)[:, None, None]
+        predicted = flat.expand(-1, NUM_SUBBANDS, layers)
     else:
         csi = torch.from_numpy(np.stack([k.csi for k in known if k.csi is not None]))
-        precoders = precoder(csi, 1, snr_db)
-        predicted = predicted_sinr_db(csi, precoders, snr_db, 1)
-    angles = rng.uniform(0, 2 * np.pi, (frames, 1, NUM_SYMBOLS))
+        precoders = precoder(csi, layers, snr_db)
+        predicted = predicted_sinr_db(csi, precoders, snr_db, layers)
+    angles = rng.uniform(0, 2 * np.pi, (frames, layers, NUM_SYMBOLS // layers))
     symbols = np.exp(1j * angles).astype(np.complex64)
     header = channel_pb2.FrameHeader(
         task="person",
@@ -132,8 +148,8 @@ async def _realise(
         modality="text",
         symbols=NUM_SYMBOLS,
         top_k=1,
-        num_streams=config.num_users,
-        num_layers=1,
+        num_streams=config.num_users * layers,
+        num_layers=layers,
     ).SerializeToString()
     await channel.transmit(
         channel_pb2.TransmitRequest(
@@ -154,13 +170,18 @@ async def _realise(
     )
     received = [check_frame(f, field="frame") for f in catcher.frames]
     equalised, variance = _equalise(received)
-    subband = torch.arange(NUM_SYMBOLS) % NUM_SUBBANDS
     return LinkBank(
-        predicted_snr_db=predicted[:, subband, 0].numpy().astype(np.float32),
+        predicted_snr_db=_by_symbol(predicted, symbols.shape[-1]).numpy().astype(np.float32),
         noise_variance=variance,
-        error=equalised - symbols[:, 0],
+        error=equalised - symbols.transpose(0, 2, 1).reshape(frames, NUM_SYMBOLS),
         snr_db=snr_db.numpy(),
     )
+
+
+def _by_symbol(per_subband: torch.Tensor, num_elements: int) -> torch.Tensor:
+    """``[frames, num_subbands, layers]`` → ``[frames, 128]``: symbol j rides on layer j mod L of element j // L."""
+    subband = torch.arange(num_elements) % NUM_SUBBANDS
+    return per_subband[:, subband].flatten(1)
 
 
 def _equalise(received: Sequence[Samples]) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
@@ -168,16 +189,17 @@ def _equalise(received: Sequence[Samples]) -> tuple[NDArray[np.complex64], NDArr
         torch.from_numpy(np.stack(arrays))
         for arrays in zip(*((r.data, r.pilots, r.noise) for r in received), strict=True)
     )
-    weights, sinr = lmmse(pilots, noise_variance(noise), 1, received[0].pilot_length)
-    subband = torch.arange(data.shape[-1]) % NUM_SUBBANDS
-    equalised = equalize(data, weights)[:, 0]
-    return equalised.numpy(), (1.0 / sinr[:, subband, 0]).numpy().astype(np.float32)
+    layers = received[0].header.num_layers
+    weights, sinr = lmmse(pilots, noise_variance(noise), layers, received[0].pilot_length)
+    equalised = equalize(data, weights).transpose(1, 2).flatten(1)
+    variance = _by_symbol(1.0 / sinr, data.shape[-1])
+    return equalised.numpy(), variance.numpy().astype(np.float32)
 
 
 def build_bank(
     *, frames_per_link: int = 192, seeds: int = 4, link_seed: int = TRAINING_LINK_SEEDS
 ) -> LinkBank:
-    """Draw a bank; deterministic. 2 scenarios × 2 speeds × 2 user counts × ``seeds`` × 6 feedback schemes."""
+    """Draw a bank of :func:`training_configs`; deterministic."""
     store, catcher = MemoryStore(), _Catcher()
     channel = Channel(catcher, store, Settings(redis_url="memory://"))  # type: ignore[arg-type]
     configs = training_configs(seeds, link_seed)

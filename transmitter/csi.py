@@ -19,7 +19,7 @@ from semlink.signal.feedback import (
     needed_report_slots,
     report_slots,
 )
-from semlink.signal.quantizers import doppler_hz
+from semlink.signal.quantizers import content_of, doppler_hz
 from semlink.signal.tracking import fuse_reports
 from semlink.store import Store
 from semlink.v1 import channel_pb2, common_pb2
@@ -107,7 +107,11 @@ def _known(slot: channel_pb2.Slot, due: list[int], history: DecodedHistory) -> K
     if memory == "fused":
         ages = torch.tensor([[slot.slot - d for d in due]])
         fused = fuse_reports(
-            history.csi[None], history.present[None], ages, doppler_hz(slot.config)
+            history.csi[None],
+            history.present[None],
+            ages,
+            doppler_hz(slot.config),
+            content_of(slot.config),
         )
         newest = due[int(history.present.any(0).nonzero()[-1])]
         return KnownCsi(fused[0].numpy(), "fused", slot.slot - newest, bad)

@@ -35,8 +35,8 @@ from semlink.signal.quantizers import quantizer_for
 
 BITS: Final = (8, 16, 32, 64, 128, 256, 512, 1024)
 CODEBOOKS: Final = ("type1", "etype2")
-"""Schemes of TS 38.214: a few sizes of their own, and a precoder (PMI) instead of a channel: no NMSE."""
-FORMS: Final = (
+"""Schemes of TS 38.214: a few sizes of their own."""
+FORMS: Final[tuple[tuple[str, str], ...]] = (
     ("scalar", ""),
     ("type1", ""),
     ("etype2", ""),
@@ -44,8 +44,12 @@ FORMS: Final = (
     ("learned", ""),
     ("rvq", "fused"),
     ("rvq", "predictive"),
+    ("scalar", "channel"),
+    ("rvq", "channel"),
+    ("learned", "channel"),
 )
-"""Quantiser and memory of each line."""
+"""Quantiser and form of each line: a memory, or reports of the whole channel instead of the layers' rows."""
+WHOLE_RVQ: Final = ("rvq", "channel")
 MEMORY_BITS: Final = (8, 16, 32, 64, 128)
 """Memory is for small reports; following a history costs a hundred times a report that stands for itself."""
 METRICS: Final = ("nmse_db", "sgcs", "precoding_gain_db")
@@ -167,16 +171,14 @@ def references(samples: CsiSamples) -> list[Reference]:
     ]
 
 
-def figures_of(
-    h_hat: torch.Tensor, reference: Reference, *, has_magnitude: bool
-) -> dict[str, float]:
-    """NMSE (dB, one ratio of sums after the common phase of each report), SGCS and precoding gain (dB)."""
+def figures_of(h_hat: torch.Tensor, reference: Reference, *, is_channel: bool) -> dict[str, float]:
+    """SGCS, precoding gain (dB) and, of a whole channel, NMSE (dB, one ratio of sums, a common phase a report free)."""
     direction = dominant_direction(h_hat)
     figures = {
         "sgcs": float(direction_similarity(reference.direction, direction).mean()),
         "precoding_gain_db": float(direction_gain_db(reference.h, direction).mean()),
     }
-    if has_magnitude:
+    if is_channel:
         power = reference.h.abs().double().square().sum((-3, -2, -1))
         error = power * 10 ** (phase_aligned_nmse_db(reference.h, h_hat) / 10)
         figures["nmse_db"] = float(10 * torch.log10(error.sum() / power.sum()))
@@ -191,8 +193,8 @@ def _bounds(
     for reference in against:
         blind = open_loop_precoder(config, range(len(reference.h)))[..., :1]
         rows = blind.mH.expand_as(reference.h)
-        yield "perfect", reference.name, figures_of(reference.h, reference, has_magnitude=False)
-        yield "none", reference.name, figures_of(rows, reference, has_magnitude=False)
+        yield "perfect", reference.name, figures_of(reference.h, reference, is_channel=False)
+        yield "none", reference.name, figures_of(rows, reference, is_channel=False)
 
 
 def measure_seed(
@@ -214,7 +216,7 @@ def measure_seed(
             later = reconstruct(config, samples, config.feedback.delay_slots).flatten(0, 1)
         for reference in against:
             h_hat = later if reference.name == WHEN_USED else then
-            figures = figures_of(h_hat, reference, has_magnitude=quantizer not in CODEBOOKS)
+            figures = figures_of(h_hat, reference, is_channel=memory == "channel")
             found |= {
                 (quantizer, bits, memory, reference.name, metric): value
                 for metric, value in figures.items()
@@ -385,7 +387,10 @@ def _panels(plan: Plan, rows: Sequence[Row]) -> dict[str, list[Panel]]:
     panels: dict[str, list[Panel]] = {metric: [] for metric in METRICS}
     for metric in METRICS:
         for condition in plan.conditions():
-            lines = [_line(condition, plan, metric, form, rows) for form in FORMS]
+            shown = [
+                f for f in FORMS if (metric == "nmse_db") == (f[1] == "channel") or f == WHOLE_RVQ
+            ]
+            lines = [_line(condition, plan, metric, form, rows) for form in shown]
             if metric == "nmse_db":
                 line = pick(rows, quantizer="gaussian-rd", scenario=condition.scenario)
                 bits = [float(row.bits or 0) for row in line]

@@ -32,16 +32,19 @@ class Condition:
     delay_spread_s: float = 0.0
 
     def link(
-        self, snr_db: float, quantizer: str, bits: int, memory: str = ""
+        self, snr_db: float, quantizer: str, bits: int, form: str = ""
     ) -> common_pb2.LinkConfig:
-        """The default link in this condition."""
+        """The default link in this condition; ``form``: a memory across reports, or "channel" for that content."""
         config = default_link()
         config.scenario, config.speed_mps = self.scenario, self.speed_kmh / 3.6
         config.carrier_frequency_hz = self.carrier_frequency_hz
         config.delay_spread_s = self.delay_spread_s
         config.snr_db = snr_db
         config.feedback.quantizer, config.feedback.bits = quantizer, bits
-        config.feedback.memory = memory
+        if form == "channel":
+            config.feedback.content = form
+        else:
+            config.feedback.memory = form
         return config
 
 

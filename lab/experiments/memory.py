@@ -6,7 +6,7 @@ import torch
 
 from lab.experiments.csi_samples import CsiSamples
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.signal.quantizers import PredictiveQuantizer, doppler_hz, quantizer_for
+from semlink.signal.quantizers import PredictiveQuantizer, content_of, doppler_hz, quantizer_for
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2
 
@@ -38,5 +38,6 @@ def reconstruct(config: common_pb2.LinkConfig, samples: CsiSamples, age_slots: i
         torch.ones((users * len(positions), 1, history), dtype=torch.bool),
         ages.repeat(users, 1),
         doppler_hz(config),
+        content_of(config),
     )
     return fused.view(users, len(positions), *quantizer.shape)

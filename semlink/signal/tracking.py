@@ -1,6 +1,6 @@
 """The transmitter's own fusion of reports that stand for themselves: a Kalman smoother's last step. Our definition.
 
-The last reports of a user are turned to a common phase and combined linearly, minimising the mean squared error at the
+The last reports of a user are turned to common phases and combined linearly, minimising the mean squared error at the
 slot of use for a fading process with the correlation ``κ + (1 − κ) J0(2π s f_D τ)`` seen in noise: speed and carrier
 are known, ``s`` and ``κ`` are those of the classes of :mod:`semlink.signal.quantizers.predictive` that explain best how
 the reports resemble each other, and the noise is what reports of one moment would still differ by. The gains are the
@@ -19,6 +19,7 @@ import torch
 from scipy.special import j0
 
 from semlink.links import SLOT_SECONDS
+from semlink.signal.quantizers.layers import Content
 from semlink.signal.quantizers.predictive import CLASSES
 
 MIN_COHERENCE: Final = 0.1
@@ -39,9 +40,13 @@ def _class_correlation(max_doppler_hz: float, longest_slots: int) -> torch.Tenso
 
 
 def fuse_reports(
-    reports: torch.Tensor, present: torch.Tensor, age_slots: torch.Tensor, max_doppler_hz: float
+    reports: torch.Tensor,
+    present: torch.Tensor,
+    age_slots: torch.Tensor,
+    max_doppler_hz: float,
+    content: Content,
 ) -> torch.Tensor:
-    """CSI at the slot of use from the last reports of each user, up to a common phase.
+    """CSI at the slot of use from the last reports of each user, up to the phases that ``content`` leaves free.
 
     ``reports``: complex64 ``[batch, num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``, oldest first;
     ``present``: bool ``[batch, num_users, num_reports]``, False where a report is missing; ``age_slots``: int64
@@ -50,12 +55,15 @@ def fuse_reports(
     """
     batch, users, count = present.shape
     here = present.flatten(0, 1)
-    y = reports.flatten(0, 1).flatten(2)
-    y = torch.where(here[..., None], y, torch.zeros_like(y))
+    y = reports.flatten(0, 1)
+    y = torch.where(here[..., None, None, None], y, torch.zeros_like(y))
+    last = (here * torch.arange(1, count + 1)).amax(1) - 1
+    reference = y[torch.arange(len(y)), last.clamp_min(0)]
+    y = content.turned(y, reference[:, None])
     ages = age_slots.repeat_interleave(users, dim=0).abs()
     lags = (ages[:, :, None] - ages[:, None, :]).abs()
     table = _class_correlation(max_doppler_hz, max(int(ages.max()), int(lags.max())))
-    fading, coherence = _fading_class(y, here, lags, table)
+    fading, coherence = _fading_class(y.flatten(2), here, lags, table)
     chosen = table[fading]
     both = here[:, :, None] & here[:, None, :]
     covariance = chosen.gather(1, lags.flatten(1)).view(-1, count, count) * both
@@ -63,12 +71,9 @@ def fuse_reports(
     target = chosen.gather(1, ages) * here
     weights = torch.linalg.solve(covariance + noise, target) / coherence[:, None]
 
-    last = (here * torch.arange(1, count + 1)).amax(1) - 1
-    reference = y[torch.arange(len(y)), last.clamp_min(0)]
     for _ in range(ALIGNMENTS):
-        inner = (y * reference[:, None].conj()).sum(-1)
-        y = y * torch.polar(torch.ones_like(inner.real), -torch.angle(inner))[..., None]
-        reference = (weights[..., None].to(y.dtype) * y).sum(1)
+        y = content.turned(y, reference[:, None])
+        reference = (weights[..., None, None, None].to(y.dtype) * y).sum(1)
     return reference.view(batch, users, *reports.shape[3:])
 
 

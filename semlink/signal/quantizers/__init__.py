@@ -15,6 +15,7 @@ from semlink.links import QUANTIZERS
 from semlink.signal.quantizers.bounds import NoFeedback, PerfectFeedback
 from semlink.signal.quantizers.etype2 import ETypeIIQuantizer
 from semlink.signal.quantizers.interface import CsiQuantizer
+from semlink.signal.quantizers.layers import LayerRows, OfLayers, WholeChannel, content_of
 from semlink.signal.quantizers.predictive import PredictiveQuantizer
 from semlink.signal.quantizers.rotation import Rotated
 from semlink.signal.quantizers.rvq import RvqQuantizer
@@ -22,10 +23,11 @@ from semlink.signal.quantizers.scalar import ScalarQuantizer
 from semlink.signal.quantizers.type1 import TypeIQuantizer
 from semlink.v1 import common_pb2 as pb
 
-__all__ = ["CsiQuantizer", "PredictiveQuantizer", "doppler_hz", "quantizer_for"]
+__all__ = ["CsiQuantizer", "PredictiveQuantizer", "content_of", "doppler_hz", "quantizer_for"]
 
 RANKED: Final = ("type1", "etype2")
 """Schemes of TS 38.214: their reports are made for a rank, the link's number of layers."""
+BOUNDS: Final = ("none", "perfect")
 MEMORY_OF: Final = {
     "scalar": ("none", "fused"),
     "rvq": ("none", "fused", "predictive"),
@@ -56,51 +58,93 @@ def quantizer_for(config: pb.LinkConfig) -> CsiQuantizer:
             field="link.feedback.memory",
         )
     antennas = (config.num_rx_ant, config.num_tx_ant)
-    num_layers = config.num_layers if feedback.quantizer in RANKED else 1
+    if feedback.quantizer in (*BOUNDS, *RANKED):
+        if feedback.content == "channel" and feedback.quantizer in RANKED:
+            raise InvalidField(
+                f"link.feedback.content is 'channel', {feedback.quantizer} describes layers",
+                field="link.feedback.content",
+            )
+        return _ready_made(feedback.quantizer, feedback.bits, *antennas, config.num_layers)
+    num_layers = 0 if feedback.content == "channel" else config.num_layers
     match memory:
         case "fused":
-            return _rotated(feedback.quantizer, feedback.bits, *antennas)
+            return _rotated(feedback.quantizer, feedback.bits, *antennas, num_layers)
         case "predictive":
             period = feedback.report_period_slots
-            return _predictive(feedback.bits, *antennas, doppler_hz(config), period)
+            return _predictive(feedback.bits, *antennas, num_layers, doppler_hz(config), period)
     return _memoryless(feedback.quantizer, feedback.bits, *antennas, num_layers)
 
 
+# Everywhere below, num_layers = 0 stands for the channel itself.
+
+
+def _described(inner: CsiQuantizer, num_rx_ant: int, num_layers: int) -> CsiQuantizer:
+    return OfLayers(inner, num_rx_ant) if num_layers else inner
+
+
 @lru_cache(maxsize=64)
-def _rotated(name: str, bits: int, num_rx_ant: int, num_tx_ant: int) -> CsiQuantizer:
-    return Rotated(_memoryless(name, bits, num_rx_ant, num_tx_ant, 1))
+def _rotated(
+    name: str, bits: int, num_rx_ant: int, num_tx_ant: int, num_layers: int
+) -> CsiQuantizer:
+    inner = Rotated(_scheme(name, bits, num_rx_ant, num_tx_ant, num_layers))
+    return _described(inner, num_rx_ant, num_layers)
 
 
 @lru_cache(maxsize=64)
 def _predictive(
-    bits: int, num_rx_ant: int, num_tx_ant: int, max_doppler_hz: float, period_slots: int
-) -> CsiQuantizer:
-    return PredictiveQuantizer(num_rx_ant, num_tx_ant, bits, max_doppler_hz, period_slots)
-
-
-@lru_cache(maxsize=64)
-def _memoryless(
-    name: str,
     bits: int,
     num_rx_ant: int,
     num_tx_ant: int,
     num_layers: int,
+    max_doppler_hz: float,
+    period_slots: int,
 ) -> CsiQuantizer:
-    """The scheme whose every report stands for itself; ``num_layers`` is 1 but for ``RANKED``."""
+    content = LayerRows(num_layers, num_rx_ant) if num_layers else WholeChannel(num_rx_ant)
+    return PredictiveQuantizer(num_rx_ant, num_tx_ant, bits, max_doppler_hz, period_slots, content)
+
+
+@lru_cache(maxsize=64)
+def _memoryless(
+    name: str, bits: int, num_rx_ant: int, num_tx_ant: int, num_layers: int
+) -> CsiQuantizer:
+    """The scheme whose every report stands for itself."""
+    inner = _scheme(name, bits, num_rx_ant, num_tx_ant, num_layers)
+    return _described(inner, num_rx_ant, num_layers)
+
+
+def _scheme(
+    name: str, bits: int, num_rx_ant: int, num_tx_ant: int, num_layers: int
+) -> CsiQuantizer:
+    """The scheme that codes the rows of layers, or the channel."""
+    num_rows = num_layers or num_rx_ant
+    match name:
+        case "scalar":
+            return ScalarQuantizer(num_rows, num_tx_ant, bits)
+        case "rvq":
+            weights = "rvq-rows" if num_layers else "rvq"
+            return RvqQuantizer(num_rows, num_tx_ant, bits, weights=weights)
+    raise _unknown(name)
+
+
+@lru_cache(maxsize=64)
+def _ready_made(
+    name: str, bits: int, num_rx_ant: int, num_tx_ant: int, num_layers: int
+) -> CsiQuantizer:
+    """The bounds, and the codebooks of the standard."""
     match name:
         case "none":
             return NoFeedback(num_rx_ant, num_tx_ant)
         case "perfect":
             return PerfectFeedback(num_rx_ant, num_tx_ant)
-        case "scalar":
-            return ScalarQuantizer(num_rx_ant, num_tx_ant, bits)
-        case "rvq":
-            return RvqQuantizer(num_rx_ant, num_tx_ant, bits)
         case "type1":
             return TypeIQuantizer(num_rx_ant, num_tx_ant, bits, num_layers)
         case "etype2":
             return ETypeIIQuantizer(num_rx_ant, num_tx_ant, bits, num_layers)
-    raise InvalidField(
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> InvalidField:
+    return InvalidField(
         f"link.feedback.quantizer is {name!r}, allowed: {', '.join(QUANTIZERS)}",
         field="link.feedback.quantizer",
     )

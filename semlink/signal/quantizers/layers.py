@@ -11,10 +11,12 @@ scheme gains from it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 
 from semlink.signal.quantizers.interface import CsiQuantizer
+from semlink.v1 import common_pb2 as pb
 
 
 def rows_of_layers(h: torch.Tensor, num_layers: int) -> torch.Tensor:
@@ -36,39 +38,107 @@ def rows_of_layers(h: torch.Tensor, num_layers: int) -> torch.Tensor:
     return smooth
 
 
-def turned_to(rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``rows`` with each row's free phase turned to agree with ``reference``; both ``[..., num_rows, num_tx_ant]``."""
-    inner = (rows.conj() * reference).sum(-1, keepdim=True)
-    return rows * torch.polar(torch.ones_like(inner.real), torch.angle(inner))
+class Content(ABC):
+    """What a link's reports describe: how it comes from the channel, and what about it is arbitrary in each report."""
+
+    num_rows: int
+    weights: str
+    """What codebooks for it are called."""
+
+    @abstractmethod
+    def rows(self, h: torch.Tensor) -> torch.Tensor:
+        """What schemes code: complex64 ``[..., num_subbands, num_rows, num_tx_ant]``.
+
+        ``h``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
+        """
+
+    @abstractmethod
+    def csi(self, rows: torch.Tensor) -> torch.Tensor:
+        """CSI in the channel's shape from decoded rows."""
+
+    @abstractmethod
+    def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Inner products over what shares one free phase, of a shape that spreads over ``rows``."""
+
+    def turned(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """``rows`` with its free phases turned to agree with ``reference``, of the same shape."""
+        inner = self.inner(rows, reference)
+        return rows * torch.polar(torch.ones_like(inner.real), torch.angle(inner))
+
+    def likeness(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Real part of the inner product once the phases agree: float ``[...]``."""
+        return self.inner(rows, reference).abs().sum((-3, -2, -1))
+
+
+class WholeChannel(Content):
+    """The channel matrix; one phase is free in each report."""
+
+    weights = "rvq"
+
+    def __init__(self, num_rx_ant: int) -> None:
+        self.num_rows = num_rx_ant
+
+    def rows(self, h: torch.Tensor) -> torch.Tensor:
+        """The channel as it is."""
+        return h
+
+    def csi(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows as they are."""
+        return rows
+
+    def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """One for each report: ``[..., 1, 1, 1]``."""
+        inner: torch.Tensor = (rows.conj() * reference).sum((-3, -2, -1), keepdim=True)
+        return inner
+
+
+class LayerRows(Content):
+    """The ``num_layers`` strongest rows; every row of every subband has a free phase.
+
+    CSI holds the rows where the first receive antennas would be, zeros behind: the precoder's directions and gains.
+    """
+
+    weights = "rvq-rows"
+
+    def __init__(self, num_layers: int, num_rx_ant: int) -> None:
+        self.num_rows = num_layers
+        self._missing = num_rx_ant - num_layers
+        # Rows hold what all antennas receive: brought to a power of about 1, for which schemes are made.
+        self._scale = math.sqrt(num_rx_ant / num_layers)
+
+    def rows(self, h: torch.Tensor) -> torch.Tensor:
+        """See :func:`rows_of_layers`, scaled."""
+        return rows_of_layers(h, self.num_rows) / self._scale
+
+    def csi(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows first, zeros behind."""
+        return torch.nn.functional.pad(rows * self._scale, (0, 0, 0, self._missing))
+
+    def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """One for each row of each subband: ``[..., num_subbands, num_rows, 1]``."""
+        inner: torch.Tensor = (rows.conj() * reference).sum(-1, keepdim=True)
+        return inner
+
+
+def content_of(config: pb.LinkConfig) -> Content:
+    """What the reports of a (validated) link describe."""
+    if config.feedback.content == "channel":
+        return WholeChannel(config.num_rx_ant)
+    return LayerRows(config.num_layers, config.num_rx_ant)
 
 
 class OfLayers(CsiQuantizer):
-    """``inner``, a scheme for ``num_layers`` receive antennas, over the rows of the layers.
-
-    Decoded CSI holds the rows where the first receive antennas would be, zeros behind: ``[num_subbands, num_rx_ant,
-    num_tx_ant]``, the precoder's directions and gains.
-    """
+    """``inner``, a scheme for ``num_layers`` receive antennas, over the rows of the layers."""
 
     def __init__(self, inner: CsiQuantizer, num_rx_ant: int) -> None:
         super().__init__(num_rx_ant, inner.num_tx_ant)
         self.name = inner.name
         self.bits = inner.bits
-        self.inner = inner
-        self.num_layers = inner.num_rx_ant
-        # Rows share what all antennas receive: brought to a power of at most about 1, for which schemes are made.
-        self._scale = math.sqrt(num_rx_ant / self.num_layers)
-
-    def rows(self, h: torch.Tensor) -> torch.Tensor:
-        """What ``inner`` codes of ``h``: complex64 ``[..., num_subbands, num_layers, num_tx_ant]``."""
-        return rows_of_layers(h, self.num_layers) / self._scale
-
-    def csi(self, rows: torch.Tensor) -> torch.Tensor:
-        """CSI from what ``inner`` decodes: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``."""
-        missing = self.num_rx_ant - self.num_layers
-        return torch.nn.functional.pad(rows * self._scale, (0, 0, 0, missing))
+        self._inner = inner
+        self._content = LayerRows(inner.num_rx_ant, num_rx_ant)
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        return self.inner.encode(self.rows(h), report_index)
+        return self._inner.encode(self._content.rows(h), report_index)
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        return self.csi(self.inner.decode(payload, report_index))
+        return self._content.csi(self._inner.decode(payload, report_index))

@@ -39,6 +39,7 @@ from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, SLOT_SECONDS, WINDOW_SLOTS, stable_seed
 from semlink.settings import Settings
 from semlink.signal.quantizers.interface import CsiQuantizer
+from semlink.signal.quantizers.layers import Content, WholeChannel
 from semlink.signal.quantizers.packing import bits_of, bytes_of, fields_of, message_of
 from semlink.signal.quantizers.rvq import BLOCK_ROWS, Codebooks, RvqQuantizer, block_matmul
 
@@ -146,9 +147,16 @@ class PredictiveQuantizer(CsiQuantizer):
     group_slots = GROUP_SLOTS
 
     def __init__(
-        self, num_rx_ant: int, num_tx_ant: int, bits: int, doppler_hz: float, period_slots: int
+        self,
+        num_rx_ant: int,
+        num_tx_ant: int,
+        bits: int,
+        doppler_hz: float,
+        period_slots: int,
+        content: Content | None = None,
     ) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
+        self._content = content or WholeChannel(num_rx_ant)
         low, high = BITS_RANGE
         if not low <= bits <= high:
             raise InvalidField(
@@ -157,15 +165,25 @@ class PredictiveQuantizer(CsiQuantizer):
                 field="link.feedback.bits",
             )
         self.bits = bits
-        self.identity = (num_rx_ant, num_tx_ant, bits, doppler_hz, period_slots)
+        self.identity = (
+            self._content.weights,
+            self._content.num_rows,
+            num_rx_ant,
+            num_tx_ant,
+            bits,
+            doppler_hz,
+            period_slots,
+        )
         """All that its tracks depend on."""
-        self._intra = RvqQuantizer(num_rx_ant, num_tx_ant, bits)
-        self._short_intra = RvqQuantizer(num_rx_ant, num_tx_ant, bits - 1)
-        path = Settings().weights_dir / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
+        num_rows, weights = self._content.num_rows, self._content.weights
+        self._num_rows = num_rows
+        self._intra = RvqQuantizer(num_rows, num_tx_ant, bits, weights=weights)
+        self._short_intra = RvqQuantizer(num_rows, num_tx_ant, bits - 1, weights=weights)
+        path = Settings().weights_dir / f"{weights}-{num_tx_ant}x{num_rows}.safetensors"
         self._books = Codebooks.load(path)
         self._order = _component_order(path)
         self._components = len(self._books.basis)
-        shares = NUM_SUBBANDS + (num_rx_ant if num_rx_ant > 1 else 0) + num_tx_ant
+        shares = NUM_SUBBANDS + (num_rows if num_rows > 1 else 0) + num_tx_ant
         self._header_bits = CLASS_BITS + SHARE_BITS * shares
         self._pieces = -(-self._header_bits // bits)
         self.start_up = 2 * self._pieces + 2
@@ -257,23 +275,32 @@ class PredictiveQuantizer(CsiQuantizer):
 
     def csi_of(self, components: torch.Tensor) -> torch.Tensor:
         """``[batch, reports, components]`` of a track to CSI ``[batch, reports, …]``."""
-        h = block_matmul(components.flatten(0, 1), self._books.basis.mT)
-        return h.view(*components.shape[:2], *self.shape)
+        rows = self._rows_of(components.flatten(0, 1))
+        return self._content.csi(rows).view(*components.shape[:2], *self.shape)
+
+    def _rows_of(self, components: torch.Tensor) -> torch.Tensor:
+        """``[batch, components]`` to rows ``[batch, num_subbands, num_rows, num_tx_ant]``."""
+        rows = block_matmul(components, self._books.basis.mT)
+        return rows.view(-1, NUM_SUBBANDS, self._num_rows, self.num_tx_ant)
+
+    def _components_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Inverse of :meth:`_rows_of`."""
+        return block_matmul(rows.flatten(1), self._books.basis.conj())
 
     def encode_next(self, track: Track, h: torch.Tensor, report_index: int) -> torch.Tensor:
         """The next report of every item, ``h [batch, …]`` → uint8 ``[batch, payload_bytes]``."""
         index = torch.full((len(h),), report_index)
-        x = block_matmul(h.flatten(1), self._books.basis.conj())
-        self._remember(track, x)
+        rows = self._content.rows(h)
+        self._remember(track, rows)
         match self._kind(track.position):
             case "intra":
-                payload = self._intra.encode(h, index)
+                payload = self._intra.encode(rows, index)
             case "profile":
                 piece = (track.position - 1) % self._pieces
                 message = self._header_of(track)
                 payload = bytes_of(message[:, piece * self.bits : (piece + 1) * self.bits])
             case _:
-                payload = self._choose(track, x, h, index)
+                payload = self._choose(track, rows, index)
         self.decode_next(track, payload, torch.ones(len(h), dtype=torch.bool), report_index)
         return payload
 
@@ -284,9 +311,7 @@ class PredictiveQuantizer(CsiQuantizer):
         index = torch.full((len(payload),), report_index)
         match self._kind(track.position):
             case "intra":
-                csi = block_matmul(
-                    self._intra.decode(payload, index).flatten(1), self._books.basis.conj()
-                )
+                csi = self._components_of(self._intra.decode(payload, index))
                 self._predict(track, hold=track.position < self.start_up)
                 self._restart(track, csi, present)
             case "profile":
@@ -308,10 +333,10 @@ class PredictiveQuantizer(CsiQuantizer):
         return "profile" if position < self.start_up - 1 else "innovation"
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        return self._intra.encode(h, report_index)
+        return self._intra.encode(self._content.rows(h), report_index)
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        return self._intra.decode(payload, report_index)
+        return self._content.csi(self._intra.decode(payload, report_index))
 
     # --- the filter ------------------------------------------------------------------------------------------------
 
@@ -371,7 +396,7 @@ class PredictiveQuantizer(CsiQuantizer):
             csi = torch.zeros_like(track.now)
             index = torch.full((len(rows),), report_index)
             short = self._short_intra.decode(bytes_of(message[rows, 1:]), index)
-            csi[rows] = block_matmul(short.flatten(1), self._books.basis.conj())
+            csi[rows] = self._components_of(short)
             self._restart(track, csi, restarts)
         seen = track.now.abs().square() + UNSEEN_SHARE * track.p11
         track.power = track.power + ADAPTATION * (seen - track.power)
@@ -412,9 +437,7 @@ class PredictiveQuantizer(CsiQuantizer):
 
     # --- the encoder's choices -------------------------------------------------------------------------------------
 
-    def _choose(
-        self, track: Track, x: torch.Tensor, h: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
+    def _choose(self, track: Track, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Innovation or intra report, whichever brings the greater SGCS."""
         c1, c2, q, _ = (c[:, None] for c in track.fading.unbind(1))
         predicted = c1 * track.now + c2 * track.before
@@ -424,15 +447,15 @@ class PredictiveQuantizer(CsiQuantizer):
             + c2.square() * track.p22
             + q * track.power
         ).clamp_min(1e-7)
-        turned = _aligned(x, predicted)
+        turned = self._components_of(self._content.turned(rows, self._rows_of(predicted)))
         words, step = self._search(turned - predicted, p11, int(index[0]))
-        flag = torch.zeros((len(x), 1), dtype=torch.int64)
+        flag = torch.zeros((len(rows), 1), dtype=torch.int64)
         inter = torch.cat([flag, message_of(words, self._widths)], dim=1)
-        truth = _dominant(h)
-        likeness = _likeness(truth, self.csi_of((predicted + step)[:, None])[:, 0])
+        truth = _dominant(rows)
+        likeness = _likeness(truth, self._rows_of(predicted + step))
         doubtful = (likeness < SURE).nonzero()[:, 0]
         if len(doubtful):
-            short = self._short_intra.encode(h[doubtful], index[doubtful])
+            short = self._short_intra.encode(rows[doubtful], index[doubtful])
             csi = self._short_intra.decode(short, index[doubtful])
             better = _likeness(truth[doubtful], csi) > likeness[doubtful]
             intra = torch.cat([flag[doubtful] + 1, bits_of(short, self.bits - 1)], dim=1)
@@ -483,24 +506,24 @@ class PredictiveQuantizer(CsiQuantizer):
         """Shares of ``power [batch, components]`` over delays, receive and transmit components."""
         grid = torch.zeros_like(power)
         grid[:, self._order] = power
-        grid = grid.view(-1, NUM_SUBBANDS, self.num_rx_ant, self.num_tx_ant)
+        grid = grid.view(-1, NUM_SUBBANDS, self._num_rows, self.num_tx_ant)
         total = grid.sum((1, 2, 3))[:, None]
         return [grid.sum(axes) / total for axes in ((2, 3), (1, 3), (1, 2))]
 
-    def _remember(self, track: Track, x: torch.Tensor) -> None:
+    def _remember(self, track: Track, rows: torch.Tensor) -> None:
         """Gather what the profile is measured from: powers and correlations of the channels so far."""
         if not self._tracks or track.position > self.start_up - 2:
             track.past = []
             return
-        powers = x.abs().square()
+        powers = self._components_of(rows).abs().square()
         norm = powers.sum(1).sqrt().clamp_min(1e-12)
         if track.past_power is None or track.correlation is None:
             track.past_power = torch.zeros_like(powers)
-            track.correlation = torch.zeros((len(x), CORRELATION_LAGS))
+            track.correlation = torch.zeros((len(rows), CORRELATION_LAGS))
         track.past_power = track.past_power + powers
-        unit = x / norm[:, None]
+        unit = rows / norm[:, None, None, None]
         for lag, earlier in enumerate(reversed(track.past)):
-            track.correlation[:, lag] += (unit * earlier.conj()).sum(1).abs()
+            track.correlation[:, lag] += self._content.likeness(earlier, unit)
         track.past = [*track.past, unit][-CORRELATION_LAGS:]
 
     def _header_of(self, track: Track) -> torch.Tensor:
@@ -557,13 +580,13 @@ class PredictiveQuantizer(CsiQuantizer):
             shape[axis] = size
             grid = grid * (shares / shares.sum(1, keepdim=True)).view(shape)
             column += size
-        grid = grid.expand(-1, NUM_SUBBANDS, self.num_rx_ant, self.num_tx_ant)
+        grid = grid.expand(-1, NUM_SUBBANDS, self._num_rows, self.num_tx_ant)
         profile = grid.flatten(1)[:, self._order] * self._components
         track.power = (1 - USUAL_SHARE) * profile + USUAL_SHARE * self._usual
 
     @property
     def _axis_places(self) -> list[int]:
-        return [1, 2, 3] if self.num_rx_ant > 1 else [1, 3]
+        return [1, 2, 3] if self._num_rows > 1 else [1, 3]
 
 
 def fields_of_sum(message: torch.Tensor, widths: list[int]) -> torch.Tensor:
@@ -583,12 +606,6 @@ def _component_order(path: Path) -> torch.Tensor:
     with safe_open(path, framework="pt") as file:
         order: torch.Tensor = file.get_tensor("order").long()
     return order
-
-
-def _aligned(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``x`` with its common phase turned to agree with ``reference``; both ``[batch, components]``."""
-    inner = (x.conj() * reference).sum(1, keepdim=True)
-    return x * torch.polar(torch.ones_like(inner.real), torch.angle(inner))
 
 
 def _dominant(h: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ transmit antennas. A stage that gets fewer bits than it has uses the first codew
 ordered so that every prefix is a good codebook. The encoder keeps the ``NUM_PATHS`` best paths through the stages.
 Codewords are centroids and therefore shrunk: the decoded CSI is about the conditional mean of the channel.
 
-Trained by ``python -m lab.train_rvq``; weights in ``weights/rvq-TXxRX.safetensors``.
+Trained by ``python -m lab.train_rvq``; weights in ``weights/rvq-TXxRX.safetensors`` for channels
+and ``weights/rvq-rows-TXxLAYERS.safetensors`` for the rows of layers (:mod:`semlink.signal.quantizers.layers`).
 """
 
 from __future__ import annotations
@@ -219,7 +220,13 @@ class RvqQuantizer(CsiQuantizer):
     name = "rvq"
 
     def __init__(
-        self, num_rx_ant: int, num_tx_ant: int, bits: int, codebooks: Codebooks | None = None
+        self,
+        num_rx_ant: int,
+        num_tx_ant: int,
+        bits: int,
+        codebooks: Codebooks | None = None,
+        *,
+        weights: str = "rvq",
     ) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
         for field, value, offered in (
@@ -233,7 +240,7 @@ class RvqQuantizer(CsiQuantizer):
                     field=f"link.{field}",
                 )
         self.bits = bits
-        path = Settings().weights_dir / f"rvq-{num_tx_ant}x{num_rx_ant}.safetensors"
+        path = Settings().weights_dir / f"{weights}-{num_tx_ant}x{num_rx_ant}.safetensors"
         self._books = codebooks if codebooks is not None else Codebooks.load(path)
         families, num_stages, stage_size, self._dimensions = self._books.stages.shape
         del families
