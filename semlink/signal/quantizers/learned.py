@@ -1,20 +1,19 @@
 # ruff: noqa: ARG002 (every scheme is handed the report's index; this one does without)
-"""``learned``: a transformer autoencoder around vector-quantised and entropy-coded stages. Our definition.
+"""``learned``: vector-quantised and entropy-coded stages before a transformer decoder. Our definition.
 
 What a precoder needs first is the dominant direction of every subband, so a report spends its bits there:
 
 1. *Weighting.* The part of the channel outside each subband's dominant direction is scaled down by ``inner_weight``
    and, after decoding, up again by ``outer_weight``; both depend on the number of bits only.
-2. *Encoder.* A transformer over the subband eigenvectors adds a correction to the channel's Karhunen–Loève
-   coefficients, which are then the latent. It was trained through the quantiser, straight-through.
-3. *Quantiser.* The level; then shape and stages with the codebooks of ``rvq`` (see there). From ``TAIL_FROM`` bits on
+2. *Quantiser.* The level; then shape and stages with the codebooks of ``rvq`` (see there). From ``TAIL_FROM`` bits on
    only ``TAIL_STAGES`` stages are sent and what they leave is entropy-coded with adaptive contexts (``tail``), by the
    finest step that the bits allow for this very report.
-4. *Decoder.* A transformer turns the quantised latent into about the conditional mean of the channel, for a loss of
-   1 − SGCS and NMSE.
+3. *Decoder.* A transformer turns the quantised latent into about the conditional mean of the channel, for a loss of
+   1 − SGCS and NMSE. Its correction is in units of what the quantiser usually leaves.
 
-One model serves every number of bits. Only integers decide what a payload says; the transformers at the decoder merely
-shift values, so that another machine's rounding shifts them by as little.
+A transformer before the quantiser, trained straight-through, was tried: it lost on validation drops and is left out.
+One model serves every number of bits. Only integers decide what a payload says; the transformer merely shifts
+values, so that another machine's rounding shifts them by as little.
 
 Trained by ``python -m lab.train_learned``; weights in ``weights/learned-TXxRX.safetensors``, beside which the codebooks
 ``weights/rvq-TXxRX.safetensors`` must be those of the training.
@@ -43,7 +42,7 @@ from semlink.signal.quantizers.arithmetic import Integers
 from semlink.signal.quantizers.interface import CsiQuantizer
 from semlink.signal.quantizers.packing import bits_of, bytes_of, fields_of, message_of
 from semlink.signal.quantizers.rvq import Codebooks, Plan, block_matmul, search
-from semlink.signal.quantizers.tail import NUM_STEPS, TailModel
+from semlink.signal.quantizers.tail import NUM_STEPS, TailModel, step_sizes
 
 LEVEL_RANGE_DB: Final = (-6.0, 3.5)
 """Of the weighted channel's RMS."""
@@ -54,8 +53,7 @@ FINE_LEVEL_FROM: Final = 128
 REPORTS_A_BLOCK: Final = 16
 WIDTH: Final = 96
 HEADS: Final = 4
-ENCODER_LAYERS: Final = 2
-DECODER_LAYERS: Final = 3
+NUM_LAYERS: Final = 3
 NUM_CONDITIONS: Final = 4
 STEP_ROWS_PER_OCTAVE: Final = 2
 
@@ -77,17 +75,19 @@ def direction_weights(bits: int) -> tuple[float, float]:
     return float(np.interp(x, xs, inner)), float(np.interp(x, xs, outer))
 
 
-def weigh_direction(h: torch.Tensor, weight: float) -> torch.Tensor:
+def weigh_direction(h: torch.Tensor, weight: float, softness: float = 0.0) -> torch.Tensor:
     """``h`` with all but the strongest singular direction of each subband times ``weight``.
 
-    complex64 ``[batch, subbands, rx, tx]``, one or two receive antennas (in closed form); the same shape.
+    complex64 ``[batch, subbands, rx, tx]``, one or two receive antennas (in closed form); the same shape. With
+    ``softness`` (a share of the power) directions of nearly equal strength mix: gradients stay finite.
     """
     if h.shape[2] == 1 or weight == 1.0:
         return h
     first, second = h[:, :, 0], h[:, :, 1]
     a, d = first.abs().square().sum(-1), second.abs().square().sum(-1)
     b = (first * second.conj()).sum(-1)
-    gap = ((a - d).square() + 4 * b.abs().square() + 1e-12).sqrt()
+    guard = (softness * (a + d)).square() + 1e-12
+    gap = ((a - d).square() + 4 * b.abs().square() + guard).sqrt()
     tilt, cross = ((a - d) / gap)[..., None], (2 * b / gap)[..., None]
     # The projector on the stronger left singular vector is (1 + [[tilt, cross], [cross*, −tilt]]) / 2.
     mean, half = (1 + weight) / 2, (1 - weight) / 2
@@ -140,12 +140,12 @@ class Layer(nn.Module):
 class TokenTransformer(nn.Module):
     """A correction to the coefficients of a report, one token for each subband eigenvector; zero before training."""
 
-    def __init__(self, num_rx_ant: int, num_tx_ant: int, num_layers: int) -> None:
+    def __init__(self, num_rx_ant: int, num_tx_ant: int) -> None:
         super().__init__()
         values = 2 * num_rx_ant * num_tx_ant
         self.into = BlockLinear(2 * values + NUM_CONDITIONS, WIDTH)
         self.position = nn.Parameter(0.02 * torch.randn(NUM_SUBBANDS, WIDTH))
-        self.layers = nn.ModuleList(Layer() for _ in range(num_layers))
+        self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = BlockLinear(WIDTH, values)
         nn.init.zeros_(self.head.weight)
@@ -175,15 +175,6 @@ class TokenTransformer(nn.Module):
             x = layer(x)
         x = self.head(self.norm(x))
         return torch.view_as_complex(x.view(-1, NUM_SUBBANDS, coefficients.shape[2], 2))[:batch]
-
-
-class Autoencoder(nn.Module):
-    """The two transformers; what is quantised lies between them."""
-
-    def __init__(self, num_rx_ant: int, num_tx_ant: int) -> None:
-        super().__init__()
-        self.encoder = TokenTransformer(num_rx_ant, num_tx_ant, ENCODER_LAYERS)
-        self.decoder = TokenTransformer(num_rx_ant, num_tx_ant, DECODER_LAYERS)
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -224,7 +215,7 @@ class LearnedWeights:
     books: Codebooks
     order: torch.Tensor
     tail: TailModel
-    network: Autoencoder
+    network: TokenTransformer
 
     def to(self, device: torch.device) -> LearnedWeights:
         """The same weights on another device; the tail's tables stay where integers are coded."""
@@ -272,7 +263,7 @@ def load_weights(num_rx_ant: int, num_tx_ant: int, device: torch.device) -> Lear
             field="weights_dir",
         )
     stored = load_file(path)
-    network = Autoencoder(num_rx_ant, num_tx_ant)
+    network = TokenTransformer(num_rx_ant, num_tx_ant)
     network.load_state_dict(network_state(stored))
     tail = TailModel.of((NUM_SUBBANDS, num_rx_ant, num_tx_ant), stored)
     return LearnedWeights(books, stored["order"].long(), tail, network.eval()).to(device)
@@ -305,12 +296,14 @@ NUM_STEP_ROWS: Final = 2 * (STEP_ROWS_PER_OCTAVE * 4 + 1)
 class Latent:
     """A batch of quantised latents: coefficients at unit power as the decoder sees them.
 
-    ``coefficients``, ``word``: complex64 ``[batch, subbands, rx·tx]``; ``condition``: float32 ``[batch, 4]``.
+    ``coefficients``, ``word``: complex64 ``[batch, subbands, rx·tx]``; ``condition``: float32 ``[batch, 4]``;
+    ``unit``: float32 ``[batch, 1, 1]``, what the quantiser usually leaves of a coefficient.
     """
 
     coefficients: torch.Tensor
     word: torch.Tensor
     condition: torch.Tensor
+    unit: torch.Tensor
 
 
 class LearnedQuantizer(CsiQuantizer):
@@ -346,8 +339,7 @@ class LearnedQuantizer(CsiQuantizer):
         with torch.no_grad():
             weights = self._on(h.device)
             level, v = self.analysed(weights, h)
-            v = self.corrected(weights, v)
-            return bytes_of(self.written(weights, level, v)[0])
+            return bytes_of(self.written(weights, level, v))
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -368,29 +360,15 @@ class LearnedQuantizer(CsiQuantizer):
         level = (z.clamp_min(0) * cells).floor().clamp_max(cells - 1).to(torch.int64)
         return level, v / rms.clamp_min(1e-12)
 
-    def corrected(self, weights: LearnedWeights, v: torch.Tensor) -> torch.Tensor:
-        """What the encoder's transformer makes of coefficients, whose common phase is that of the nearest shape."""
-        books = weights.books
-        shapes = books.shapes[: 2**self._plan.shape]
-        match = block_matmul(v[:, : shapes.shape[1]], shapes.conj().mT.contiguous())
-        shape = (shapes.abs().square().sum(1) - 2 * match.abs()).argmin(1, keepdim=True)
-        phase = torch.angle(match.gather(1, shape))
-        turned = v * torch.polar(torch.ones_like(phase), -phase)
-        none = torch.zeros_like(shape[:, 0])
-        latent = self._latent(weights, turned, shape[:, 0], none)
-        correction = weights.network.encoder(latent.coefficients, latent.word, latent.condition)
-        latent_v: torch.Tensor = turned + correction.flatten(1)[:, weights.order]
-        return latent_v
-
     def written(
         self, weights: LearnedWeights, level: torch.Tensor, v: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The message ``[batch, bits]`` for corrected coefficients, and these turned to their shape's phase."""
+    ) -> torch.Tensor:
+        """The message ``[batch, bits]`` of a level and coefficients."""
         books, plan = weights.books, self._plan
         shape, indices, turned, residual = search(books, v, plan.shape, plan.stages)
         message = message_of(torch.cat([level, shape[:, None], indices], dim=1), self._widths)
         if not plan.tail:
-            return message, turned
+            return message
         left = turned.clone()
         left[:, : residual.shape[1]] = residual * books.cell_scale[shape][:, None]
         x = self._on_grid(weights, left)
@@ -398,7 +376,7 @@ class LearnedQuantizer(CsiQuantizer):
         tail = weights.tail.encode(
             parts.cpu().numpy(), shape.cpu().numpy(), self._row(books, shape), plan.tail
         )
-        return torch.cat([message, torch.from_numpy(tail).to(message.device)], dim=1), turned
+        return torch.cat([message, torch.from_numpy(tail).to(message.device)], dim=1)
 
     def read(self, weights: LearnedWeights, message: torch.Tensor) -> tuple[torch.Tensor, Latent]:
         """Level index and latent that a message ``[batch, bits]`` stands for."""
@@ -421,8 +399,8 @@ class LearnedQuantizer(CsiQuantizer):
         return fields[:, :1], self._latent(weights, y, shape, step)
 
     def rebuilt(self, weights: LearnedWeights, level: torch.Tensor, latent: Latent) -> torch.Tensor:
-        """The channel ``[batch, subbands, rx, tx]`` of a latent, by the decoder's transformer."""
-        y = latent.coefficients + weights.network.decoder(
+        """The channel ``[batch, subbands, rx, tx]`` of a latent, by the transformer."""
+        y = latent.coefficients + latent.unit * weights.network(
             latent.coefficients, latent.word, latent.condition
         )
         v = y.flatten(1)[:, weights.order] * self._level_value(level)
@@ -467,4 +445,9 @@ class LearnedQuantizer(CsiQuantizer):
             ],
             dim=1,
         )
-        return Latent(self._on_grid(weights, y), self._on_grid(weights, word), condition)
+        unit = books.cell_scale[shape]
+        if self._plan.tail:
+            unit = step_sizes().to(y.device)[step]
+        return Latent(
+            self._on_grid(weights, y), self._on_grid(weights, word), condition, unit[:, None, None]
+        )
