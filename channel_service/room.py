@@ -29,8 +29,8 @@ from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query
 from semlink.rooms import KnowledgeRoom, ReceiverRoom
 from semlink.settings import Settings
 from semlink.signal.feedback import decode_reports, needed_report_slots, report_slots
-from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
-from semlink.signal.quantizers import quantizer_for
+from semlink.signal.metrics import sgcs
+from semlink.signal.quantizers import content_of, quantizer_for
 from semlink.signal.schemes import check_feedback
 from semlink.store import Store
 from semlink.telemetry import record_degraded, timed
@@ -409,16 +409,19 @@ def _feedback_bits(config: common_pb2.LinkConfig) -> int:
 def _add_csi_figures(
     frames: list[CheckedFrame], truth: list[torch.Tensor], links: list[channel_pb2.LinkReport]
 ) -> None:
-    """NMSE (after one common phase) and SGCS of the CSI that each precoder was made from, where there was one."""
-    groups: dict[torch.Size, list[tuple[int, NDArray[np.complex64]]]] = {}
+    """NMSE (of what the link's reports describe) and SGCS of the CSI that each precoder was made from, if any."""
+    groups: dict[tuple[object, ...], list[tuple[int, NDArray[np.complex64]]]] = {}
     for i, frame in enumerate(frames):
         if frame.assumed_csi is not None:
-            groups.setdefault(truth[i].shape, []).append((i, frame.assumed_csi))
+            config = frame.config
+            alike = (truth[i].shape, config.num_layers, config.feedback.content)
+            groups.setdefault(alike, []).append((i, frame.assumed_csi))
     for group in groups.values():
         members = [i for i, _ in group]
         h = torch.stack([truth[i] for i in members])
         assumed = torch.from_numpy(np.stack([csi for _, csi in group])).to(h.device)
-        errors, similarities = phase_aligned_nmse_db(h, assumed), sgcs(h, assumed)
+        errors = content_of(frames[members[0]].config).nmse_db(h, assumed)
+        similarities = sgcs(h, assumed)
         for row, i in enumerate(members):
             links[i].csi_nmse_db = float(errors[row])
             links[i].csi_sgcs = float(similarities[row])

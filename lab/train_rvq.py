@@ -23,9 +23,15 @@ from safetensors.torch import save_file
 from lab.channels import TRAIN_MIX, drop, fewer_antennas, training_drops
 from semlink.errors import InvalidField
 from semlink.settings import Settings
-from semlink.signal.metrics import receive_aligned_nmse_db, sgcs
+from semlink.signal.metrics import sgcs
 from semlink.signal.quantizers import CsiQuantizer
-from semlink.signal.quantizers.layers import OfLayers, rows_of_layers
+from semlink.signal.quantizers.layers import (
+    Content,
+    LayerRows,
+    OfLayers,
+    WholeChannel,
+    rows_of_layers,
+)
 from semlink.signal.quantizers.rvq import Codebooks, RvqQuantizer
 from semlink.signal.quantizers.scalar import ScalarQuantizer
 
@@ -272,10 +278,13 @@ def _stored(
     }
 
 
-def nmse_db_and_sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> tuple[float, float]:
-    """NMSE [dB] up to the receiver's own rotation of each subband, and SGCS, over ``[n, 8, rx, tx]``."""
-    power = h.abs().double().square().sum((-3, -2, -1))
-    error = power * 10 ** (receive_aligned_nmse_db(h, h_hat) / 10)
+def nmse_db_and_sgcs(
+    h: torch.Tensor, h_hat: torch.Tensor, content: Content | None = None
+) -> tuple[float, float]:
+    """NMSE [dB] of what ``content`` (default: the whole channel) describes, and SGCS, over ``[n, 8, rx, tx]``."""
+    content = content or WholeChannel(h.shape[2])
+    power = content.rows(h).abs().double().square().sum((-3, -2, -1))
+    error = power * 10 ** (content.nmse_db(h, h_hat) / 10)
     return 10 * math.log10(float(error.sum() / power.sum())), float(sgcs(h, h_hat).mean())
 
 
@@ -298,7 +307,8 @@ def scores(
                 quantizers.append(ScalarQuantizer(num_rows, num_tx_ant, bits))
             for inner in quantizers:
                 q = inner if content == "rvq" else OfLayers(inner, num_rx_ant)
-                found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index))
+                described = WholeChannel(2) if content == "rvq" else LayerRows(num_rows, num_rx_ant)
+                found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index), described)
                 row = table.setdefault(scenario, {}).setdefault(q.name, {})
                 row[str(bits)] = [round(x, 3) for x in found]
     return table
@@ -378,7 +388,7 @@ def train_rvq(
                 },
                 "seconds": seconds,
                 "scores": {
-                    "what": "[NMSE dB up to the receiver's rotation, SGCS] by scenario, quantizer, bits",
+                    "what": "[NMSE dB of what is described without its free phases, SGCS] by scenario, quantizer, bits",
                     "seeds": f"{TEST_SEED}…{TEST_SEED + 15}, 512 users a scenario",
                     "table": scores(content, num_tx_ant, num_rows, Codebooks.load(path), test),
                 },

@@ -33,26 +33,6 @@ def phase_aligned_nmse_db(h: torch.Tensor, h_hat: torch.Tensor) -> torch.Tensor:
     return 10 * torch.log10(error / power)
 
 
-def receive_aligned_nmse_db(h: torch.Tensor, h_hat: torch.Tensor) -> torch.Tensor:
-    """NMSE of each sample after the best rotation of the receive antennas of every subband.
-
-    ``min_Q Σ_s ‖H_s − Q_s Ĥ_s‖² / Σ_s ‖H_s‖²`` over unitary ``Q_s``, which is
-    ``(‖H‖² + ‖Ĥ‖² − 2·Σ_s ‖H_s Ĥ_sᴴ‖_*) / ‖H‖²`` (orthogonal Procrustes problem; Schönemann, Psychometrika 31, 1966).
-    What a precoder depends on, ``H_sᴴ H_s``, does not feel ``Q_s``. Our definition; never above
-    :func:`phase_aligned_nmse_db`.
-
-    ``h``, ``h_hat``: complex ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns float64 ``[...]`` in dB.
-    """
-    axes = (-3, -2, -1)
-    power = h.abs().double().square().sum(axes)
-    power_hat = h_hat.abs().double().square().sum(axes)
-    inner: torch.Tensor = torch.linalg.svdvals(
-        h.to(torch.complex128) @ h_hat.to(torch.complex128).mH
-    )
-    error = (power + power_hat - 2 * inner.sum((-2, -1))).clamp_min(_TINY)
-    return 10 * torch.log10(error / power)
-
-
 def dominant_direction(h: torch.Tensor) -> torch.Tensor:
     """Dominant right singular vector: complex ``[..., num_rx_ant, num_tx_ant]`` → ``[..., num_tx_ant]``, unit norm."""
     vh: torch.Tensor = torch.linalg.svd(h, full_matrices=False).Vh

@@ -69,6 +69,18 @@ class Content(ABC):
         """Real part of the inner product once the phases agree: float ``[...]``."""
         return self.inner(rows, reference).abs().sum((-3, -2, -1))
 
+    def nmse_db(self, h: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
+        """NMSE of each sample over what is described, its free phases turned away.
+
+        ``h``, ``csi``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns float64 ``[...]`` in dB.
+        """
+        described = self.rows(h)
+        error = described - self.turned(self.rows(csi), described)
+        axes = (-3, -2, -1)
+        power = described.abs().double().square().sum(axes)
+        ratio = error.abs().double().square().sum(axes) / power
+        return 10 * torch.log10(ratio.clamp_min(1e-30))
+
 
 class WholeChannel(Content):
     """The channel matrix; one phase is free in each report."""
