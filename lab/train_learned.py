@@ -30,6 +30,7 @@ from semlink.settings import Settings
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.signal.quantizers import CsiQuantizer
 from semlink.signal.quantizers.arithmetic import PRECISION
+from semlink.signal.quantizers.layers import LayerRows
 from semlink.signal.quantizers.learned import (
     NUM_STEP_ROWS,
     Latent,
@@ -57,13 +58,17 @@ from semlink.signal.quantizers.tail import (
 
 CONFIGURATIONS: Final = {
     "16x2": (16, 2),
+    "rows-16x1": (16, 1),
+    "rows-8x1": (8, 1),
+    "rows-32x1": (32, 1),
+    "rows-16x2": (16, 2),
     "16x1": (16, 1),
     "8x2": (8, 2),
     "8x1": (8, 1),
     "32x2": (32, 2),
     "32x1": (32, 1),
 }
-"""``(num_tx_ant, num_rx_ant)`` by name."""
+"""``(num_tx_ant, num_rx_ant)`` by name; "rows": of the strongest rows of receivers with two antennas."""
 VALIDATION_SEED: Final = 5_000_000
 TAIL_BITS: Final = (80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
 TRAINED_BITS: Final = (
@@ -341,13 +346,20 @@ def _nmse_db_and_sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> tuple[float, floa
     return 10 * math.log10(float(error.sum() / power.sum())), float(sgcs(h, h_hat).mean())
 
 
-def scores(
-    num_tx_ant: int, num_rx_ant: int, weights: LearnedWeights, channels: dict[str, torch.Tensor]
-) -> Any:
+def seen_by(name: str, full: torch.Tensor) -> torch.Tensor:
+    """Channels of one configuration, or rows of them: ``[n, 8, 2, 32]`` → ``[n, 8, num_rows, num_tx_ant]``."""
+    num_tx_ant, num_rx_ant = CONFIGURATIONS[name]
+    if name.startswith("rows"):
+        return LayerRows(num_rx_ant, 2).rows(fewer_antennas(full, 2, num_tx_ant))
+    return fewer_antennas(full, num_rx_ant, num_tx_ant)
+
+
+def scores(name: str, weights: LearnedWeights, channels: dict[str, torch.Tensor]) -> Any:
     """NMSE and SGCS of ``learned``, ``rvq`` and ``scalar`` by scenario and bits."""
+    num_tx_ant, num_rx_ant = CONFIGURATIONS[name]
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
     for scenario, full in channels.items():
-        h = fewer_antennas(full, num_rx_ant, num_tx_ant)
+        h = seen_by(name, full)
         index = torch.arange(len(h))
         for bits in SCORED_BITS:
             quantizers: list[CsiQuantizer] = [
@@ -420,7 +432,6 @@ def train_learned(
         full = _channels(work, rounds, bar)
         validation, test = scored_drops(work)
         for name in names:
-            num_tx_ant, num_rx_ant = CONFIGURATIONS[name]
             path = out / f"learned-{name}.safetensors"
             checkpoint = work / f"learned-{name}.pt"
             if path.exists() and not fresh:
@@ -429,7 +440,7 @@ def train_learned(
                 for kept in work.glob(f"learned-{name}*.pt"):
                     kept.unlink()
             torch.manual_seed(seed)
-            h = fewer_antennas(full, num_rx_ant, num_tx_ant)
+            h = seen_by(name, full)
             weights, stored, seconds = _trained(
                 h, out / f"rvq-{name}.safetensors", steps, nmse_weight, seed, checkpoint, bar
             )
@@ -446,9 +457,9 @@ def train_learned(
                 "scores": {
                     "what": "[NMSE dB without common phase, SGCS] by scenario, quantizer, bits; 512 users each",
                     "validation_seeds": f"{VALIDATION_SEED}…{VALIDATION_SEED + 15}",
-                    "validation": scores(num_tx_ant, num_rx_ant, weights, validation),
+                    "validation": scores(name, weights, validation),
                     "test_seeds": f"{TEST_SEED}…{TEST_SEED + 15}",
-                    "test": scores(num_tx_ant, num_rx_ant, weights, test),
+                    "test": scores(name, weights, test),
                 },
             }
             digest = codebooks_digest(out / f"rvq-{name}.safetensors")

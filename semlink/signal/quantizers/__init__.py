@@ -16,6 +16,7 @@ from semlink.signal.quantizers.bounds import NoFeedback, PerfectFeedback
 from semlink.signal.quantizers.etype2 import ETypeIIQuantizer
 from semlink.signal.quantizers.interface import CsiQuantizer
 from semlink.signal.quantizers.layers import LayerRows, OfLayers, WholeChannel, content_of
+from semlink.signal.quantizers.learned import LearnedQuantizer
 from semlink.signal.quantizers.predictive import PredictiveQuantizer
 from semlink.signal.quantizers.rotation import Rotated
 from semlink.signal.quantizers.rvq import RvqQuantizer
@@ -123,6 +124,9 @@ def _scheme(
         case "rvq":
             weights = "rvq-rows" if num_layers else "rvq"
             return RvqQuantizer(num_rows, num_tx_ant, bits, weights=weights)
+        case "learned":
+            codebooks = "rvq-rows" if num_layers else "rvq"
+            return LearnedQuantizer(num_rows, num_tx_ant, bits, codebooks=codebooks)
     raise _unknown(name)
 
 

@@ -233,33 +233,37 @@ def _weights_path(num_rx_ant: int, num_tx_ant: int, scheme: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def load_weights(num_rx_ant: int, num_tx_ant: int, device: torch.device) -> LearnedWeights:
-    """Read what :mod:`lab.train_learned` wrote.
+def load_weights(
+    num_rx_ant: int, num_tx_ant: int, device: torch.device, codebooks: str = "rvq"
+) -> LearnedWeights:
+    """Read what :mod:`lab.train_learned` wrote; ``codebooks`` as in :class:`LearnedQuantizer`.
 
     Raises InvalidField for antennas that it has not been trained for, NotFound when the codebooks beside it are others
     than those of the training.
     """
-    path = _weights_path(num_rx_ant, num_tx_ant, "learned")
+    learned = codebooks.replace("rvq", "learned")
+    path = _weights_path(num_rx_ant, num_tx_ant, learned)
     if not path.exists():
         there = [
             f"{tx}×{rx}"
             for tx in NUM_TX_ANT
             for rx in (1, 2)
-            if _weights_path(rx, tx, "learned").exists()
+            if _weights_path(rx, tx, learned).exists()
         ]
+        rows = "num_rx_ant" if codebooks == "rvq" else "num_layers"
         raise InvalidField(
-            f"link.num_tx_ant × num_rx_ant is {num_tx_ant}×{num_rx_ant}, quantizer learned has weights for "
+            f"link.num_tx_ant × {rows} is {num_tx_ant}×{num_rx_ant}, quantizer learned has weights for "
             f"{', '.join(there) or 'none'}; rvq has codebooks for 8, 16 and 32 × 1 and 2, scalar works with every "
             "number",
             field="link.num_tx_ant",
         )
-    codebooks = _weights_path(num_rx_ant, num_tx_ant, "rvq")
-    books = Codebooks.load(codebooks)
+    beside = _weights_path(num_rx_ant, num_tx_ant, codebooks)
+    books = Codebooks.load(beside)
     with safe_open(path, "pt") as file:
         trained_with = file.metadata()["codebooks"]
-    if trained_with != codebooks_digest(codebooks):
+    if trained_with != codebooks_digest(beside):
         raise NotFound(
-            f"{path} was trained with other codebooks than {codebooks}: run `python -m lab.train_learned`",
+            f"{path} was trained with other codebooks than {beside}: run `python -m lab.train_learned`",
             field="weights_dir",
         )
     stored = load_file(path)
@@ -309,17 +313,26 @@ class Latent:
 class LearnedQuantizer(CsiQuantizer):
     """See the module. Any number of bits from 1 to 1024.
 
+    ``codebooks``: "rvq" for channels, "rvq-rows" for the rows of layers, ``num_rx_ant`` of them.
+
     Raises InvalidField (``link.num_tx_ant``) for antennas without weights, NotFound without codebooks.
     """
 
     name = "learned"
 
     def __init__(
-        self, num_rx_ant: int, num_tx_ant: int, bits: int, weights: LearnedWeights | None = None
+        self,
+        num_rx_ant: int,
+        num_tx_ant: int,
+        bits: int,
+        weights: LearnedWeights | None = None,
+        *,
+        codebooks: str = "rvq",
     ) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
         self.bits = bits
         self._given = weights
+        self._codebooks = codebooks
         books = self._on(torch.device("cpu")).books
         self._plan = plan_of(bits, int(math.log2(len(books.shapes))), books.stages.shape[1])
         self._inner, self._outer = direction_weights(bits)
@@ -327,7 +340,7 @@ class LearnedQuantizer(CsiQuantizer):
     def _on(self, device: torch.device) -> LearnedWeights:
         if self._given is not None:
             return self._given
-        return load_weights(self.num_rx_ant, self.num_tx_ant, device)
+        return load_weights(self.num_rx_ant, self.num_tx_ant, device, self._codebooks)
 
     @property
     def _widths(self) -> list[int]:
