@@ -18,10 +18,15 @@ FORMS: Final = (
     ("rvq", "fused"),
     ("rvq", "predictive"),
     ("learned", ""),
+    ("etype2", ""),
 )
 """Quantiser and memory of each line."""
-PREDICTIVE_BITS: Final = (16,)
-"""Both ends follow every report from the start of its group: a hundred times the work of a report that stands alone."""
+BITS_OF: Final = {
+    ("rvq", "fused"): (16, 64),
+    ("rvq", "predictive"): (16, 64),
+    ("etype2", ""): (37, 63, 123, 170),
+}
+"""Lines with bits of their own: memory is slow to measure, a codebook has its sizes."""
 REFERENCE: Final = report_scheme("scalar", 512)
 
 
@@ -35,13 +40,7 @@ class Plan:
     user_counts: Sequence[int] = (1, 4)
     snrs_db: Sequence[float] = (10.0, 25.0)
     bits: Sequence[int] = BITS
-    predictive: bool = False
-    """Measure predictive memory too, at ``PREDICTIVE_BITS``: slow."""
-
-    @property
-    def forms(self) -> list[tuple[str, str]]:
-        """Quantiser and memory of each line."""
-        return [form for form in FORMS if self.predictive or "predictive" not in form]
+    forms: Sequence[tuple[str, str]] = FORMS
 
     def links(self) -> list[tuple[float, int, float]]:
         """Speed, users and SNR of each panel."""
@@ -56,7 +55,7 @@ class Plan:
         self, quantizer: str, memory: str, link: tuple[float, int, float]
     ) -> list[tuple[float, Point]]:
         """A curve's points by bits."""
-        bits = PREDICTIVE_BITS if memory == "predictive" else self.bits
+        bits = BITS_OF.get((quantizer, memory), self.bits)
         return [(b, self.point(report_scheme(quantizer, b, memory), link)) for b in bits]
 
 

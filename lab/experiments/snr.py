@@ -24,9 +24,9 @@ from lab.experiments.running import Figure, Figures, Study, drawn, line
 SNRS_DB: Final = (-15.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 RVQ_64: Final = report_scheme("rvq", 64)
 RVQ_16: Final = report_scheme("rvq", 16)
-FUSED_16: Final = report_scheme("rvq", 16, "fused")
+TRACKED_16: Final = report_scheme("rvq", 16, "predictive")
 SCALAR_512: Final = report_scheme("scalar", 512)
-FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, FUSED_16, SCALAR_512, NO_FEEDBACK)
+FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, TRACKED_16, SCALAR_512, NO_FEEDBACK)
 CODING: Final = (JSCC, SEPARATION, VQ_DIGITAL)
 GROUPS: Final = ("feedback", "coding")
 
@@ -69,8 +69,8 @@ def study(plan: Plan) -> Study:
             (a, b, plan.num_users)
             for a, b in (
                 (RVQ_64, SCALAR_512),
-                (FUSED_16, SCALAR_512),
-                (FUSED_16, RVQ_16),
+                (TRACKED_16, SCALAR_512),
+                (TRACKED_16, RVQ_16),
                 (RVQ_64, NO_FEEDBACK),
             )
         ]
@@ -95,8 +95,8 @@ def study(plan: Plan) -> Study:
 
 
 def _gaps(plan: Plan) -> list[tuple[Point, Point, Point]]:
-    """At every SNR: fused 16 bits between plain 16 bits and perfect CSI."""
-    curves = (plan.points(scheme, plan.num_users) for scheme in (FUSED_16, RVQ_16, PERFECT))
+    """At every SNR: 16 bits with predictive memory between plain 16 bits and perfect CSI."""
+    curves = (plan.points(scheme, plan.num_users) for scheme in (TRACKED_16, RVQ_16, PERFECT))
     return [(point, worse, best) for (_, point), (_, worse), (_, best) in zip(*curves, strict=True)]
 
 
