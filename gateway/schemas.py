@@ -33,6 +33,10 @@ class FeedbackBody(_Body):
     memory: links.Memory = Field(
         "none", description="what a report may rest on: itself, reports fused, reports predicted"
     )
+    content: links.Content = Field(
+        "layers",
+        description="what a report describes: the rows of H that num_layers layers use, or all of H",
+    )
 
 
 class LinkConfigBody(_Body):
@@ -74,7 +78,8 @@ class LinkConfigBody(_Body):
     def to_proto(self) -> common_pb2.LinkConfig:
         """The link as the services know it. What a contract's empty value means is left empty."""
         feedback = self.feedback.model_dump() | {
-            "memory": "" if self.feedback.memory == "none" else self.feedback.memory
+            "memory": "" if self.feedback.memory == "none" else self.feedback.memory,
+            "content": "" if self.feedback.content == "layers" else self.feedback.content,
         }
         return common_pb2.LinkConfig(
             scenario=self.scenario,
@@ -113,6 +118,7 @@ class LinkConfigBody(_Body):
                     "report_period_slots": feedback.report_period_slots,
                     "delay_slots": feedback.delay_slots,
                     "memory": feedback.memory or "none",
+                    "content": feedback.content or "layers",
                 },
                 "seed": config.seed,
             }

@@ -231,12 +231,12 @@ def predict_items(
             groups.setdefault(_group(item, predictors[i]), []).append(i)
     answers = [knowledge_pb2.PredictedCsi(source="none") for _ in items]
     for members in groups.values():
-        length = max(len(slots[i]) for i in members)
-        csi = torch.stack([_padded(decoded[i].csi, length) for i in members])
-        known = torch.stack([_padded(decoded[i].known, length) for i in members])
+        # Always to full length: rounding, too, must not depend on what else is in the batch.
+        csi = torch.stack([_padded(decoded[i].csi, HISTORY_REPORTS) for i in members])
+        known = torch.stack([_padded(decoded[i].known, HISTORY_REPORTS) for i in members])
         ages = torch.tensor(
             [
-                [0] * (length - len(slots[i])) + [items[i].slot - s for s in slots[i]]
+                [0] * (HISTORY_REPORTS - len(slots[i])) + [items[i].slot - s for s in slots[i]]
                 for i in members
             ]
         )
@@ -257,6 +257,7 @@ def _group(item: knowledge_pb2.PredictCsiItem, predictor: CsiPredictor) -> tuple
         predictor.name,
         config.feedback.quantizer == "perfect",
         config.feedback.memory,
+        config.feedback.content == "channel",
         config.num_users,
         config.num_rx_ant,
         config.num_tx_ant,

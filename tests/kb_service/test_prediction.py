@@ -144,6 +144,9 @@ def test_wiener_averages_noise_away() -> None:
     noisy = (h + random_history(4, 2, seed=7)) / 2  # the conditional mean of h given h + noise
     config = default_link()
     config.speed_mps = 0.0
+    config.feedback.content = (
+        "channel"  # white noise: only the whole report's phase can be found in it
+    )
     predicted = Wiener().predict(noisy, everything(noisy), AGES.expand(4, -1), config)
     last = phase_aligned_nmse_db(h.squeeze(2), noisy[:, :, -1])
     assert (phase_aligned_nmse_db(h.squeeze(2), predicted) < last - 3).all()
@@ -181,12 +184,13 @@ def test_predictors_by_name() -> None:
 
 
 def item(
-    name: str = "scalar", slot: int = 131, predictor: str = "", **link: int
+    name: str = "scalar", slot: int = 131, predictor: str = "", content: str = "", **link: int
 ) -> knowledge_pb2.PredictCsiItem:
     config = default_link()
     config.num_users = link.get("users", 3)
     config.seed = link.get("seed", 0)
     config.feedback.quantizer, config.feedback.bits = name, link.get("bits", 64)
+    config.feedback.content = content
     return knowledge_pb2.PredictCsiItem(
         link_id=f"link-{config.seed}", config=config, slot=slot, predictor=predictor
     )
@@ -288,6 +292,7 @@ def test_batches_of_items_equal_items_alone() -> None:
         item("scalar", seed=6, bits=100),
         item("perfect", seed=7),
         item("scalar", seed=8, users=1),
+        item("scalar", seed=9, content="channel"),
     ]
     reports = [reports_of(i) for i in items]
     together = predict_items(items, reports)

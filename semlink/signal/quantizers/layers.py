@@ -31,11 +31,25 @@ def rows_of_layers(h: torch.Tensor, num_layers: int) -> torch.Tensor:
         rows = u.flip(-1)[..., :num_layers].mH @ h
     else:
         rows = h
-    step = (rows[..., 1:, :, :] * rows[..., :-1, :, :].conj()).sum(-1)
-    turned = torch.angle(step).cumsum(-2)
-    phases = torch.cat([torch.zeros_like(turned[..., :1, :]), turned], dim=-2)
-    smooth: torch.Tensor = rows * torch.polar(torch.ones_like(phases), -phases)[..., None]
+    step = (rows[..., :-1, :, :] * rows[..., 1:, :, :].conj()).sum(-1)
+    first = torch.ones_like(rows[..., :1, :, 0])
+    phases = torch.cat([first, unit_phase(step)], dim=-2).cumprod(-2)
+    smooth: torch.Tensor = rows * phases[..., None]
     return smooth
+
+
+def unit_phase(z: torch.Tensor) -> torch.Tensor:
+    """``z / |z|``, 1 where ``z`` is 0: complex64 of any shape.
+
+    Every operation rounds correctly, unlike ``angle`` and ``polar``, which differ between a vectorised loop and its odd
+    rest: where an item stands in a batch does not change its result.
+    """
+    largest = torch.maximum(z.real.abs(), z.imag.abs())
+    there = largest > 0
+    divisor = torch.where(there, largest, 1.0)
+    real, imaginary = torch.where(there, z.real, 1.0) / divisor, z.imag / divisor
+    modulus = (real.square() + imaginary.square()).sqrt()
+    return torch.complex(real / modulus, imaginary / modulus)
 
 
 class Content(ABC):
@@ -62,8 +76,7 @@ class Content(ABC):
 
     def turned(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """``rows`` with its free phases turned to agree with ``reference``, of the same shape."""
-        inner = self.inner(rows, reference)
-        return rows * torch.polar(torch.ones_like(inner.real), torch.angle(inner))
+        return rows * unit_phase(self.inner(rows, reference))
 
     def likeness(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Real part of the inner product once the phases agree: float ``[...]``."""
