@@ -14,10 +14,20 @@ from lab.channels import drop
 from lab.results import Report, Row
 from semlink.errors import InvalidField
 from semlink.links import QUANTIZERS, default_link
-from semlink.signal.quantizers import CsiQuantizer, quantizer_for
+from semlink.signal.quantizers import CsiQuantizer, PredictiveQuantizer, quantizer_for
 
 BATCH: Final = 256
 BITS: Final = (16, 64, 256, 512)
+BITS_OF: Final = {
+    "none": (0,),
+    "perfect": (0,),
+    "type1": (13, 27, 57),
+    "etype2": (37, 63, 123, 170),
+}
+"""Of bounds, and of schemes with sizes of their own."""
+PREDICTIVE_BITS: Final = (16, 64)
+GROUP: Final = 24
+"""Reports of a group with predictive memory that are timed, one after the other for all users."""
 REPEATS: Final = 7
 SCENARIO: Final = "umi-los"
 SEED: Final = 5_100_000
@@ -48,6 +58,25 @@ def measure(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
     }
 
 
+def measure_group(quantizer: PredictiveQuantizer, h: torch.Tensor) -> dict[str, float]:
+    """As :func:`measure`, per report of a group of ``GROUP`` reports that follow one another, the batch in step."""
+    reports = h.unsqueeze(1).expand(-1, GROUP, -1, -1, -1)
+    index = torch.arange(GROUP)
+    present = torch.ones((len(h), GROUP), dtype=torch.bool)
+    started = time.perf_counter()
+    payload = quantizer.encode_group(reports, index)
+    between = time.perf_counter()
+    quantizer.decode_group(payload, present, index)
+    ended = time.perf_counter()
+    scale = 1e3 / len(h) / GROUP
+    # An encoder follows the decoder: its time holds one of the two decodings already.
+    return {
+        "quantise_ms": scale * (between - started),
+        "dequantise_ms": scale * (ended - between),
+        "both_ms": scale * (ended - started),
+    }
+
+
 def run(threads: int, console: Console) -> Report:
     """Measure every scheme at the default link's antennas with ``threads`` threads, and print a table.
 
@@ -65,31 +94,36 @@ def run(threads: int, console: Console) -> Report:
     table = Table(title=f"ms a report, {config.num_tx_ant}×{config.num_rx_ant}, {variant}")
     for column in ("quantiser", "bits", "quantise", "dequantise", "both", f"≤ {BAR_MS}"):
         table.add_column(column, justify="left" if column == "quantiser" else "right")
-    for name in QUANTIZERS:
-        config.feedback.quantizer = name
-        for bits in (0,) if name in ("none", "perfect") else BITS:
-            config.feedback.bits = bits
-            try:
-                quantizer = quantizer_for(config)
-            except InvalidField as error:
-                table.add_row(name, str(bits), "–", "–", "–", error.message[:60])
-                continue
-            found = measure(quantizer, h)
-            report.rows += [
-                Row(
-                    metric=metric,
-                    mean=value,
-                    bits=quantizer.bits,
-                    quantizer=name,
-                    scenario=SCENARIO,
-                    variant=variant,
-                )
-                for metric, value in found.items()
-            ]
-            figures = [f"{value:.3f}" for value in found.values()]
-            table.add_row(
-                name, str(quantizer.bits), *figures, "yes" if found["both_ms"] <= BAR_MS else "no"
+    cells = [(name, bits, "") for name in QUANTIZERS for bits in BITS_OF.get(name, BITS)]
+    cells += [("rvq", bits, "predictive") for bits in PREDICTIVE_BITS]
+    for name, bits, memory in cells:
+        config.feedback.quantizer, config.feedback.bits = name, bits
+        config.feedback.memory = memory
+        label = f"{name}, {memory}" if memory else name
+        try:
+            quantizer = quantizer_for(config)
+        except InvalidField as error:
+            table.add_row(label, str(bits), "–", "–", "–", error.message[:60])
+            continue
+        found = (
+            measure_group(quantizer, h)
+            if isinstance(quantizer, PredictiveQuantizer)
+            else measure(quantizer, h)
+        )
+        report.rows += [
+            Row(
+                metric=metric,
+                mean=value,
+                bits=quantizer.bits,
+                quantizer=name,
+                scenario=SCENARIO,
+                variant=f"{memory}, {variant}" if memory else variant,
             )
+            for metric, value in found.items()
+        ]
+        figures = [f"{value:.3f}" for value in found.values()]
+        met = "yes" if found["both_ms"] <= BAR_MS else "no"
+        table.add_row(label, str(quantizer.bits), *figures, met)
     torch.set_num_threads(before)
     report.seconds = time.monotonic() - started
     console.print(table)

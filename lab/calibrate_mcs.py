@@ -40,6 +40,7 @@ from semlink.signal.link_adaptation import (
     Calibration,
     bicm_information,
     group_of,
+    load_calibration,
     shannon_snr_db,
     terms_of,
 )
@@ -50,10 +51,19 @@ SPAN_DB = (-2.5, 5.0)
 """Of the simulated SNRs around the SNR at which the mutual information is the block's rate."""
 
 
-def run(*, blocks: int = 1000, seed: int = 0, out: Path | None = None) -> dict[str, Any]:
-    """Measure and write ``out/link-adaptation.json`` (default: the weights directory); returns its content."""
+def run(
+    *, blocks: int = 1000, seed: int = 0, out: Path | None = None, keep_thresholds: bool = False
+) -> dict[str, Any]:
+    """Measure and write ``out/link-adaptation.json`` (default: the weights directory); returns its content.
+
+    ``keep_thresholds``: take the thresholds that are there (they know nothing of the link), fit the promise anew.
+    """
     started = time.monotonic()
-    threshold, width = thresholds(blocks, seed)
+    if keep_thresholds:
+        known = load_calibration()
+        threshold, width = known.threshold_db, known.width_db
+    else:
+        threshold, width = thresholds(blocks, seed)
     bank = cached_bank(Settings().cache_dir, **BANK)
     shift, log_spread = fit_promise(bank, bank_links())
     content = {
@@ -172,6 +182,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--blocks", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep-thresholds", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    run(blocks=arguments.blocks, seed=arguments.seed)
+    run(
+        blocks=arguments.blocks,
+        seed=arguments.seed,
+        keep_thresholds=arguments.keep_thresholds,
+    )
