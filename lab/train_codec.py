@@ -51,12 +51,13 @@ BANK: Final = {"frames_per_link": 96, "seeds": 2}
 class CodecRecipe:
     """Everything that decides what a run learns, besides data, bank and seed."""
 
-    steps: int = 1_500
+    steps: int = 1_000
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     warmup_steps: int = 100
     logit_scale: float = 30.0
+    contrast_weight: float = 1.0
     distil_weight: float = 1.0
     cosine_weight: float = 2.0
     checkpoint_steps: int = 250
@@ -267,7 +268,12 @@ def _loss(codec: Codec, train: Embedded, bank: BankTensors, recipe: CodecRecipe)
             reduction="batchmean",
         )
         cosine = (1.0 - (received * sent).sum(1)).mean()
-        total = total + contrast + recipe.distil_weight * distil + recipe.cosine_weight * cosine
+        total = (
+            total
+            + recipe.contrast_weight * contrast
+            + recipe.distil_weight * distil
+            + recipe.cosine_weight * cosine
+        )
     return total / 2.0
 
 
