@@ -70,6 +70,7 @@ def run(
         "command": "python -m lab.calibrate_mcs",
         "blocks": blocks,
         "seed": seed,
+        "thresholds": "kept from an earlier run" if keep_thresholds else "measured by this run",
         "bank": {"frames": len(bank.snr_db), **BANK},
         **Calibration(threshold, width, shift, log_spread).as_dict(),
         "seconds": round(time.monotonic() - started),
