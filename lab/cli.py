@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from semlink.errors import InvalidField, SemlinkError
-from semlink.links import SCENARIOS
+from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCENARIOS
 
 if TYPE_CHECKING:
     from semlink.settings import Settings
@@ -123,9 +123,22 @@ def query(
     scenario: Annotated[str | None, typer.Option(help="umi-los, uma-nlos, cdl-c, …")] = None,
     snr: Annotated[float | None, typer.Option(help="dB")] = None,
     bits: Annotated[int | None, typer.Option(help="of one CSI report")] = None,
-    quantizer: Annotated[str | None, typer.Option(help="none, perfect, scalar, rvq")] = None,
+    quantizer: Annotated[str | None, typer.Option(help=", ".join(QUANTIZERS))] = None,
+    memory: Annotated[
+        str | None, typer.Option(help=f"across CSI reports: {', '.join(MEMORIES)}")
+    ] = None,
+    content: Annotated[
+        str | None, typer.Option(help=f"of a CSI report: {', '.join(CONTENTS)}")
+    ] = None,
     speed: Annotated[float | None, typer.Option(help="km/h")] = None,
     users: Annotated[int | None, typer.Option(help="co-scheduled in a slot")] = None,
+    layers: Annotated[int | None, typer.Option(help="of each user")] = None,
+    tx_antennas: Annotated[int | None, typer.Option(help="ports of the transmitter")] = None,
+    rx_antennas: Annotated[int | None, typer.Option(help="of each user")] = None,
+    power_allocation: Annotated[
+        str | None, typer.Option(help=f"over layers: {', '.join(POWER_ALLOCATIONS)}")
+    ] = None,
+    delay_spread_ns: Annotated[float | None, typer.Option(help="of cdl-* and rayleigh")] = None,
     link: Annotated[str | None, typer.Option(help="id of an open link instead")] = None,
     seed: Annotated[int | None, typer.Option(help="repeats a query exactly")] = None,
     knowledge_budget_ms: Annotated[float, typer.Option(help="0: kept knowledge only")] = 20_000.0,
@@ -135,20 +148,29 @@ def query(
     """Send one query through the running services."""
     from lab.client import Client, gateway_url, media_body
 
-    content: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
     if text is not None:
-        content["text"] = text
+        asked["text"] = text
     if image is not None:
-        content["image"] = media_body(image)
+        asked["image"] = media_body(image)
     if audio is not None:
-        content["audio"] = media_body(audio)
-    feedback = _given(bits=bits, quantizer=quantizer)
+        asked["audio"] = media_body(audio)
+    feedback = _given(bits=bits, quantizer=quantizer, memory=memory, content=content)
     by_value = _given(
-        scenario=scenario, snr_db=snr, speed_kmh=speed, num_users=users, feedback=feedback or None
+        scenario=scenario,
+        snr_db=snr,
+        speed_kmh=speed,
+        num_users=users,
+        num_layers=layers,
+        num_tx_ant=tx_antennas,
+        num_rx_ant=rx_antennas,
+        power_allocation=power_allocation,
+        delay_spread_ns=delay_spread_ns,
+        feedback=feedback or None,
     )
     body = {
         "task": task,
-        "query": content,
+        "query": asked,
         "method": method,
         "top_k": top_k,
         "symbols": symbols,
@@ -184,10 +206,14 @@ def _print_answer(answer: dict[str, Any]) -> None:
     link = answer["link"]
     if link:
         known = f"SGCS {link['csi_sgcs']:.2f}, " if link["csi_sgcs"] is not None else ""
+        others = link["co_scheduled"]
+        shared = f", user {link['user']} beside {others} other(s)" if others else ""
+        erased = ", [red]erased[/red]" if link["erased"] else ""
         console.print(
             f"link: SNR {link['snr_db']:g} dB, after equalising {link['post_eq_snr_db']:.1f} dB, "
             f"k = {link['channel_uses']}, feedback {link['feedback_bits']} bit, {known}"
             f"CSI {answer['knowledge']['csi_source']}, header {link['header_bytes']} B, slot {link['slot']}"
+            f"{shared}{erased}"
         )
     for rewrite in answer["knowledge"]["rewrites"]:
         mark = "[green]kept[/green]" if rewrite["kept"] else "[yellow]dropped[/yellow]"
@@ -461,9 +487,6 @@ def experiment_feedback(
     bits: Annotated[
         list[int] | None, typer.Option(help="of one report; can be repeated, default 8…512")
     ] = None,
-    predictive: Annotated[
-        bool, typer.Option("--predictive", help="predictive memory too, 16 bits: slow")
-    ] = False,
     seeds: SeedsOption = 3,
     queries: QueriesOption = 500,
     links: LinksOption = 24,
@@ -481,7 +504,6 @@ def experiment_feedback(
         tuple(users or (1, 4)),
         tuple(snr or (10.0, 25.0)),
         tuple(bits or BITS),
-        predictive,
     )
     report = run(study(plan), out, console)
     _say_written(out, report.experiment)

@@ -1,9 +1,9 @@
-"""What memory across reports is worth: ``python -m lab.compare_memory`` (about three minutes, writes a table).
+"""What memory across reports is worth: ``python -m lab.compare_memory [--content channel]`` (minutes, writes a table).
 
-SGCS and NMSE of the transmitter's CSI in random slots of a window, so at every position of a group of reports, its
-start included, and apart from it in the slots that queries by value ride in. Estimates at 10 dB, reports of ``rvq``
-used from 5 slots after they were made. Experiment links (seeds 10,000 on): the schemes were chosen on links 5,000,000
-on.
+SGCS, and NMSE of what the reports describe, of the transmitter's CSI in random slots of a window, so at every position
+of a group of reports, its start included, and apart from it in the slots that queries by value ride in. Estimates at
+10 dB, reports of ``rvq`` used from 5 slots after they were made. Experiment links (seeds 10,000 on): the schemes were
+chosen on links 5,000,000 on.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from rich.table import Table
 from channel_service.estimation import estimate_reports, report_slots_of_window
 from channel_service.windows import generate_window
 from lab.results import Report, Row, over_seeds
-from semlink.links import HISTORY_SLOTS, WINDOW_SLOTS, default_link
+from semlink.links import CONTENTS, HISTORY_SLOTS, WINDOW_SLOTS, default_link
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
+from semlink.signal.metrics import sgcs
 from semlink.signal.quantizers import PredictiveQuantizer, content_of, doppler_hz, quantizer_for
+from semlink.signal.quantizers.layers import Content
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2 as pb
 
@@ -85,24 +86,25 @@ def _without_state(
     return history[rows] * (last >= 0)[..., None, None, None]
 
 
-def figures(truth: torch.Tensor, csi: torch.Tensor) -> tuple[float, float]:
-    """SGCS, and NMSE without a common phase [dB, ratio of sums]."""
+def figures(truth: torch.Tensor, csi: torch.Tensor, content: Content) -> tuple[float, float]:
+    """SGCS, and NMSE of what is described, free phases turned away [dB, ratio of sums]."""
     known = csi.abs().square().sum((-3, -2, -1)) > 0
     alike = torch.where(
         known, sgcs(truth, torch.where(known[..., None, None, None], csi, truth)), 0
     )
-    power = truth.abs().square().sum((-3, -2, -1)).double()
-    share = torch.where(known, 10 ** (phase_aligned_nmse_db(truth, csi) / 10), 1.0)
+    power = content.rows(truth).abs().square().sum((-3, -2, -1)).double()
+    share = torch.where(known, 10 ** (content.nmse_db(truth, csi) / 10), 1.0)
     return float(alike.mean()), float(10 * ((share * power).sum() / power.sum()).log10())
 
 
 def measure(
-    scenario: str, speed_kmh: float, period: int
+    scenario: str, speed_kmh: float, period: int, content: str
 ) -> dict[tuple[int, str, str], list[float]]:
     """Figures of every seed by bits, memory (with "-lossy" where reports are lost) and metric."""
     config = default_link()
     config.scenario, config.speed_mps = scenario, speed_kmh / 3.6
-    config.feedback.report_period_slots = period
+    config.feedback.report_period_slots, config.feedback.content = period, content
+    described = content_of(config)
     channels, estimates = [], []
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         config.seed = seed
@@ -122,8 +124,8 @@ def measure(
         known = transmitter_csi(config, estimate, list(arrivals.values()), slots)
         for loss, csi in zip(arrivals, known, strict=True):
             for h, of_seed in zip(channels, csi.chunk(SEEDS), strict=True):
-                alike, error = figures(h[:, slots], of_seed)
-                settled, _ = figures(h[:, slots[by_value]], of_seed[:, by_value])
+                alike, error = figures(h[:, slots], of_seed, described)
+                settled, _ = figures(h[:, slots[by_value]], of_seed[:, by_value], described)
                 for metric, value in (
                     ("sgcs", alike),
                     ("nmse_db", error),
@@ -134,13 +136,17 @@ def measure(
 
 
 def main(
+    content: Annotated[str, typer.Option(help=f"Of a report: {', '.join(CONTENTS)}.")] = "layers",
     out: Annotated[Path, typer.Option(help="Directory of the JSON and CSV.")] = Path("results"),
 ) -> None:
-    """Measure every combination, write ``memory.json`` and print the SGCS."""
+    """Measure every combination, write ``memory.json`` (``memory-channel.json``) and print the SGCS."""
+    if content not in CONTENTS:
+        raise typer.BadParameter(f"--content is {content!r}, allowed: {', '.join(CONTENTS)}")
     started = time.perf_counter()
-    report = Report("memory", command="python -m lab.compare_memory")
+    name_of_report = "memory" if content == "layers" else f"memory-{content}"
+    report = Report(name_of_report, command=f"python -m lab.compare_memory --content {content}")
     table = Table(
-        title="SGCS at the slot of use (slots of queries by value): none / fused / predictive"
+        title=f"SGCS at the slot of use (slots of queries by value), content {content}: none / fused / predictive"
     )
     for column in ("scenario", "km/h", "period", *(f"{bits} bits" for bits in BITS)):
         table.add_column(column)
@@ -148,7 +154,7 @@ def main(
     for period, scenario, speed in itertools.product(
         (5, 10), ("umi-los", "uma-nlos"), (3.0, 30.0, 60.0)
     ):
-        found = measure(scenario, speed, period)
+        found = measure(scenario, speed, period, content)
         for (bits, name, metric), values in found.items():
             report.rows.append(
                 Row(
@@ -157,7 +163,7 @@ def main(
                     speed_kmh=speed,
                     bits=bits,
                     quantizer="rvq",
-                    variant=f"{name}/period-{period}",
+                    variant=f"{name}/period-{period}/{content}",
                     snr_db=default_link().snr_db,
                     **over_seeds(values),
                 )
@@ -175,7 +181,7 @@ def main(
                 f"{scenario}{' 10 % lost' if loss else ''}", f"{speed:g}", str(period), *cells
             )
     report.seconds = time.perf_counter() - started
-    report.write(out, "memory")
+    report.write(out, report.experiment)
     console.print(table)
 
 

@@ -17,8 +17,8 @@ from channel_service.windows import ChannelKey, draw_rays, frequency_response
 from kb_service.prediction import PREDICTORS
 from semlink.links import default_link
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.signal.metrics import phase_aligned_nmse_db, precoding_gain_db, sgcs
-from semlink.signal.quantizers import quantizer_for
+from semlink.signal.metrics import precoding_gain_db, sgcs
+from semlink.signal.quantizers import content_of, quantizer_for
 
 VALIDATION_SEED: Final = 20_000_000
 AGE_SLOTS: Final = 8
@@ -27,7 +27,7 @@ AGE_SLOTS: Final = 8
 def compare(
     scenario: str, speed_kmh: float, quantizer_name: str, bits: int, users: int
 ) -> dict[str, tuple[float, float, float]]:
-    """NMSE without common phase [dB, ratio of sums], SGCS and rank-1 precoding gain [dB] by predictor."""
+    """NMSE of what reports describe [dB, ratio of sums], SGCS and rank-1 precoding gain [dB] by predictor."""
     config = default_link()
     config.scenario, config.speed_mps = scenario, speed_kmh / 3.6
     config.feedback.quantizer, config.feedback.bits = quantizer_name, bits
@@ -52,11 +52,12 @@ def compare(
     history = history.view(1, len(h), HISTORY_REPORTS, *quantizer.shape)
     ages = h.shape[1] - 1 - torch.tensor(slots)[None]
     present = torch.ones(history.shape[:3], dtype=torch.bool)
+    content = content_of(config)
     found = {}
     for name, predictor in PREDICTORS.items():
         csi = predictor.predict(history, present, ages, config)[0]
-        power = truth.abs().square().sum((1, 2, 3)).double()
-        nmse = (10 ** (phase_aligned_nmse_db(truth, csi) / 10) * power).sum() / power.sum()
+        power = content.rows(truth).abs().square().sum((1, 2, 3)).double()
+        nmse = (10 ** (content.nmse_db(truth, csi) / 10) * power).sum() / power.sum()
         found[name] = (
             float(10 * nmse.log10()),
             float(sgcs(truth, csi).mean()),

@@ -53,7 +53,8 @@ def link(**fields) -> common_pb2.LinkConfig:
     config = default_link()
     config.feedback.quantizer = "scalar"
     for name, value in fields.items():
-        target = config.feedback if name in ("quantizer", "bits", "delay_slots") else config
+        of_feedback = name in ("quantizer", "bits", "delay_slots", "content")
+        target = config.feedback if of_feedback else config
         setattr(target, name, value)
     return config
 
@@ -410,7 +411,7 @@ async def test_making_a_window_does_not_hold_up_the_event_loop():
 async def test_a_link_by_value_is_granted_the_slot_of_its_seed_and_its_reports_are_there():
     store = MemoryStore()
     channel = room(store=store)
-    config = link()
+    config = link(content="channel")
     items = [channel_pb2.GrantItem(link_config=config, seed=seed) for seed in range(3)]
     slots = (await channel.grant(channel_pb2.GrantRequest(items=items))).slots
     for seed, slot in enumerate(slots):
@@ -579,7 +580,7 @@ async def test_slots_go_on_past_a_window_with_reports_from_the_one_before():
     store = MemoryStore()
     recorder = Recorder()
     channel = room(recorder, store)
-    config = link()
+    config = link(content="channel")
     opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=config))
     await store.advance(opened.link_id, WINDOW_SLOTS + 7 - HISTORY_SLOTS)
     item = channel_pb2.GrantItem(link_id=opened.link_id)

@@ -24,8 +24,14 @@ from semlink.signal.feedback import (
     report_slots,
     scheme_of,
 )
-from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
-from semlink.signal.quantizers import PredictiveQuantizer, doppler_hz, quantizer_for
+from semlink.signal.metrics import sgcs
+from semlink.signal.quantizers import (
+    PredictiveQuantizer,
+    content_of,
+    doppler_hz,
+    quantizer_for,
+)
+from semlink.signal.quantizers.layers import Content, LayerRows, WholeChannel
 from semlink.signal.quantizers.predictive import Track
 from semlink.signal.quantizers.rvq import RvqQuantizer
 from semlink.signal.tracking import fuse_reports
@@ -33,6 +39,8 @@ from semlink.store import MemoryStore
 from semlink.v1 import channel_pb2
 from semlink.v1 import common_pb2 as pb
 from transmitter.csi import newest_reports
+
+WHOLE = WholeChannel(2)
 
 
 def link(memory: str, bits: int = 16, quantizer: str = "rvq", kmh: float = 3.0) -> pb.LinkConfig:
@@ -62,9 +70,9 @@ def everything(payload: torch.Tensor) -> torch.Tensor:
     return torch.ones(payload.shape[:2], dtype=torch.bool)
 
 
-def error_db(h: torch.Tensor, csi: torch.Tensor) -> float:
-    power = h.abs().square().sum((-3, -2, -1)).double()
-    error = 10 ** (phase_aligned_nmse_db(h, csi) / 10) * power
+def error_db(h: torch.Tensor, csi: torch.Tensor, content: Content = WHOLE) -> float:
+    power = content.rows(h).abs().square().sum((-3, -2, -1)).double()
+    error = 10 ** (content.nmse_db(h, csi) / 10) * power
     return float(10 * (error.sum() / power.sum()).log10())
 
 
@@ -222,9 +230,14 @@ def test_every_antenna_configuration_of_rvq(tx: int, rx: int) -> None:
 # --- fused ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("content", ["channel", "layers"])
 @pytest.mark.parametrize(("name", "bits"), [("rvq", 16), ("scalar", 64)])
-def test_a_fused_history_of_a_still_channel_beats_one_report(name: str, bits: int) -> None:
+def test_a_fused_history_of_a_still_channel_beats_one_report(
+    name: str, bits: int, content: str
+) -> None:
     config = link("fused", bits, name, kmh=0.1)
+    config.feedback.content = content
+    described = content_of(config)
     quantizer, h = quantizer_for(config), channels(3.0, 1)[:, 0]
     index = torch.arange(8)
     reports = torch.stack(
@@ -233,28 +246,33 @@ def test_a_fused_history_of_a_still_channel_beats_one_report(name: str, bits: in
     )
     ages = 42 - 5 * index[None]
     present = torch.ones((1, 8, 8), dtype=torch.bool)
-    fused = fuse_reports(reports[None], present, ages, doppler_hz(config))[0]
-    assert error_db(h, fused) < error_db(h, reports[:, -1]) - 0.3
+    fused = fuse_reports(reports[None], present, ages, doppler_hz(config), described)[0]
+    assert error_db(h, fused, described) < error_db(h, reports[:, -1], described) - 0.3
     assert sgcs(h, fused).mean() > sgcs(h, reports[:, -1]).mean()
     # Without the rotation every report says the same, and there is nothing to gain.
-    plain = quantizer_for(link("none", bits, name))
+    config.feedback.memory = "none"
+    plain = quantizer_for(config)
     same = plain.decode(plain.encode(h, index), index)
     repeated = same[:, None].expand(-1, 8, -1, -1, -1)[None]
-    assert error_db(same, fuse_reports(repeated, present, ages, doppler_hz(config))[0]) < -20
+    fused = fuse_reports(repeated, present, ages, doppler_hz(config), described)[0]
+    assert error_db(same, fused, described) < -20
 
 
-def test_fusing_heeds_what_is_missing_and_no_batch_mates() -> None:
+@pytest.mark.parametrize("content", [WholeChannel(2), LayerRows(1, 2), LayerRows(2, 2)])
+def test_fusing_heeds_what_is_missing_and_no_batch_mates(content: Content) -> None:
     generator = torch.Generator().manual_seed(3)
     reports = torch.randn(3, 2, 8, 8, 2, 16, dtype=torch.complex64, generator=generator)
     present = torch.rand(3, 2, 8, generator=generator) > 0.4
     present[1, 1] = False
     ages = 45 - 5 * torch.arange(8).expand(3, -1)
-    fused = fuse_reports(reports, present, ages, 9.7)
+    fused = fuse_reports(reports, present, ages, 9.7, content)
     assert torch.isfinite(torch.view_as_real(fused)).all()
     assert not fused[1, 1].any()
     garbled = torch.where(present[..., None, None, None], reports, 1e3 * reports)
-    assert torch.equal(fuse_reports(garbled, present, ages, 9.7), fused)
-    assert torch.allclose(fuse_reports(reports[2:], present[2:], ages[2:], 9.7)[0], fused[2])
+    assert torch.equal(fuse_reports(garbled, present, ages, 9.7, content), fused)
+    assert torch.allclose(
+        fuse_reports(reports[2:], present[2:], ages[2:], 9.7, content)[0], fused[2]
+    )
 
 
 # --- what is not offered ---------------------------------------------------------------------------------------------

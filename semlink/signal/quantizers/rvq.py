@@ -214,7 +214,9 @@ def search(
 class RvqQuantizer(CsiQuantizer):
     """See the module.
 
-    Raises InvalidField for antennas without codebooks, NotFound when the weights are missing.
+    ``weights``: "rvq" for channels, "rvq-rows" for rows of layers: ``num_rx_ant`` is then the number of layers. Raises
+    InvalidField for antennas (``link.num_tx_ant``, ``link.num_rx_ant``) or layers (``link.num_layers``) without
+    codebooks, NotFound when the weights are missing.
     """
 
     name = "rvq"
@@ -229,14 +231,16 @@ class RvqQuantizer(CsiQuantizer):
         weights: str = "rvq",
     ) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
+        rows = "num_layers" if weights == "rvq-rows" else "num_rx_ant"
+        content = "layers" if weights == "rvq-rows" else "channel"
         for field, value, offered in (
             ("num_tx_ant", num_tx_ant, OFFERED_TX),
-            ("num_rx_ant", num_rx_ant, OFFERED_RX),
+            (rows, num_rx_ant, OFFERED_RX),
         ):
             if value not in offered:
                 raise InvalidField(
-                    f"link.{field} is {value}, quantizer rvq has codebooks for {', '.join(map(str, offered))}; "
-                    "scalar works with every number",
+                    f"link.{field} is {value}, quantizer rvq with content {content} has codebooks for "
+                    f"{', '.join(map(str, offered))}; scalar works with every number",
                     field=f"link.{field}",
                 )
         self.bits = bits

@@ -122,8 +122,9 @@ class ScalarQuantizer(CsiQuantizer):
         plan = _plan(bits, self._num_coefficients)
         if plan is None:
             raise InvalidField(
-                f"link.feedback.bits is {bits}, scalar cannot spend that on {num_rx_ant}×{num_tx_ant} antennas "
-                f"and {NUM_SUBBANDS} subbands; the nearest allowed: {_nearest(bits, self._num_coefficients)}",
+                f"link.feedback.bits is {bits}, scalar cannot spend that on {num_rx_ant}×{num_tx_ant} numbers (layers, "
+                f"or receive antennas with content channel, × transmit antennas) of {NUM_SUBBANDS} subbands; "
+                f"the nearest allowed: {_nearest(bits, self._num_coefficients)}",
                 field="link.feedback.bits",
             )
         self._plan = plan
