@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "snr-person-umi-los": "semlink experiment snr --task person",
     "snr-person-uma-nlos": "semlink experiment snr --task person --scenario uma-nlos",
     "rate-person-umi-los": "semlink experiment rate --task person",
+    "protection": "python -m lab.compare_protection",
 }
 """The default command of each report; the one that was really run stands in the file and is shown instead."""
 PICTURES: Final = (
@@ -114,7 +115,8 @@ def csi_table(results: Results, metric: str, digits: int) -> str:
     rows = results.rows("csi-rate")
     sizes = (16, 64, 256)
     lines = []
-    for form in FORMS:
+    forms = [f for f in FORMS if metric != "nmse_db" or f[1] == "channel"]
+    for form in forms:
         cells = []
         for scenario in SCENARIOS:
             for bits in sizes:
@@ -178,6 +180,7 @@ def feedback_table(results: Results) -> str:
             ("rvq", "fused"),
             ("rvq", "predictive"),
             ("learned", ""),
+            ("etype2", ""),
         ):
             at = {"quantizer": quantizer, "variant": _memory_variant(users, memory)}
             cells = [_mean(_one(rows, bits=b, **at), digits=1, percent=True) for b in sizes]
@@ -291,6 +294,29 @@ def rate_table(results: Results) -> str:
     return _table(["mAP in %", *(f"k = {k}" for k in sizes)], lines)
 
 
+def protection_table(results: Results) -> str:
+    """Cosine at which each component of a message arrives, protected unequally and equally."""
+    rows = results.rows("protection")
+    lines = []
+    for k in sorted({r.symbols for r in rows if r.symbols}):
+        for snr_db in sorted({r.snr_db for r in rows if r.snr_db is not None}):
+            for protection in ("unequal", "equal"):
+                cells = [
+                    _mean(
+                        _one(
+                            rows,
+                            symbols=k,
+                            snr_db=snr_db,
+                            variant=f"component {place}, {protection}",
+                        ),
+                        digits=3,
+                    )
+                    for place in (1, 2, 3, 4)
+                ]
+                lines.append([f"k = {k}, {snr_db:g} dB, {protection}", *cells])
+    return _table(["cosine of component", "1", "2", "3", "4"], lines)
+
+
 BLOCKS: Final[dict[str, tuple[str, Callable[[Results], str]]]] = {
     "csi-sgcs": ("csi-rate", lambda r: csi_table(r, "sgcs", 3)),
     "csi-nmse": ("csi-rate", lambda r: csi_table(r, "nmse_db", 1)),
@@ -301,6 +327,7 @@ BLOCKS: Final[dict[str, tuple[str, Callable[[Results], str]]]] = {
     "coding-umi": ("snr-person-umi-los", lambda r: coding_table(r, "umi-los")),
     "coding-uma": ("snr-person-uma-nlos", lambda r: coding_table(r, "uma-nlos")),
     "rate": ("rate-person-umi-los", rate_table),
+    "protection": ("protection", protection_table),
 }
 """Report and text of each block."""
 
