@@ -394,6 +394,17 @@ def bench_csi(
     console.print(f"written: {report.write(out, report.experiment)}")
 
 
+@bench_app.command("codec")
+def bench_codec(
+    threads: Annotated[int, typer.Option(help="of torch")] = 2, out: Out = Path("results")
+) -> None:
+    """Milliseconds to encode and decode a message: JSCC at every k, and the digital codings."""
+    from lab.bench_codec import run
+
+    report = run(threads, console)
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
 @bench_app.command("serve")
 def bench_serve(
     queries: Annotated[int, typer.Option(help="at 16 and 64 in flight; a quarter at 1")] = 640,

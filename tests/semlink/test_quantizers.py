@@ -33,7 +33,9 @@ def quantizer(name: str, bits: int, num_rx_ant: int = 2, num_tx_ant: int = 16) -
     config = default_link()
     config.num_tx_ant, config.num_rx_ant = num_tx_ant, num_rx_ant
     config.feedback.quantizer, config.feedback.bits = name, bits
-    config.feedback.content = "channel" if name not in ("type1", "etype2") else ""
+    # Codebooks describe layers; learned has weights for whole channels of 16 ports only.
+    layers = name in ("type1", "etype2") or (name == "learned" and num_tx_ant != 16)
+    config.feedback.content = "" if layers else "channel"
     return quantizer_for(config)
 
 
