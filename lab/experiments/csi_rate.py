@@ -379,7 +379,21 @@ def _line(
     condition: Condition, plan: Plan, metric: str, form: tuple[str, str], rows: Sequence[Row]
 ) -> Line:
     found = _picked(condition, plan, metric, form, rows)
+    if form[0] in CODEBOOKS:
+        found = _worth_their_bits(found)
     return Line(form_label(*form), [float(row.bits or 0) for row in found], found)
+
+
+def _worth_their_bits(rows: Sequence[Row]) -> list[Row]:
+    """Of a codebook's sizes, by bits, those that name a better direction than every smaller one.
+
+    The others spend their bits on the CQI of subbands, which no direction gains from.
+    """
+    kept: list[Row] = []
+    for row in rows:
+        if not kept or row.mean > kept[-1].mean + 1e-6:
+            kept.append(row)
+    return kept
 
 
 def _panels(plan: Plan, rows: Sequence[Row]) -> dict[str, list[Panel]]:

@@ -22,8 +22,12 @@ STYLES: Final = (
     ("#56B4E9", "P", "-"),
     ("#8C6D00", "X", "--"),
     ("#5D3A9B", "<", "--"),
+    ("#B2182B", "p", "--"),
+    ("#1B7837", "h", "--"),
+    ("#9A6A00", ">", ":"),
+    ("#004D7A", "*", ":"),
 )
-"""Okabe and Ito's colours (two more for long legends), each with its own marker."""
+"""Okabe and Ito's colours (more for long legends), each with its own marker."""
 BOUND_STYLES: Final = (("#000000", "", "--"), ("#7F7F7F", "", ":"), ("#7F7F7F", "", "-."))
 """Bounds and reference lines: black and grey, no markers."""
 
