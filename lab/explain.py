@@ -16,6 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from lab.experiments.csi_rate import CHANNEL, CODEBOOKS, FORMS, WHEN_USED, form_label
+from lab.experiments.feedback import FORMS as FEEDBACK_FORMS
 from lab.results import ROOT, Row, pick, read_rows
 
 BLOCK: Final = re.compile(r"(<!-- (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -174,14 +175,7 @@ def feedback_table(results: Results) -> str:
     sizes = sorted({r.bits for r in rows if r.bits})
     lines = []
     for users in (1, 4):
-        for quantizer, memory in (
-            ("scalar", ""),
-            ("rvq", ""),
-            ("rvq", "fused"),
-            ("rvq", "predictive"),
-            ("learned", ""),
-            ("etype2", ""),
-        ):
+        for quantizer, memory in FEEDBACK_FORMS:
             at = {"quantizer": quantizer, "variant": _memory_variant(users, memory)}
             cells = [_mean(_one(rows, bits=b, **at), digits=1, percent=True) for b in sizes]
             if any(cell != "–" for cell in cells):

@@ -20,9 +20,9 @@ import typer
 from rich.progress import Progress
 from torch import nn
 
-from lab.channels import TRAIN_MIX, drop, fewer_antennas, training_drops
+from lab.channels import TRAIN_MIX, drop, fewer_antennas
 from lab.progress import progress
-from lab.train_rvq import SCORED_BITS, TEST_SEED, TRAIN_SEED, _kept
+from lab.train_rvq import SCORED_BITS, TEST_SEED, TRAIN_SEED, _kept, drawn_channels
 from lab.training import learning_rate_factor, save_weights
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS
@@ -375,22 +375,6 @@ def scores(name: str, weights: LearnedWeights, channels: dict[str, torch.Tensor]
     return table
 
 
-def _channels(work: Path, rounds: int, bar: Progress) -> torch.Tensor:
-    per_round = sum(TRAIN_MIX.values())
-    task = bar.add_task("channels", total=rounds)
-    drawn = []
-    for i in range(rounds):
-        seed = TRAIN_SEED + i * per_round
-        drawn.append(
-            _kept(
-                work / f"round-{seed}.pt",
-                lambda seed=seed: torch.cat(list(training_drops(1, seed))),
-            )
-        )
-        bar.advance(task)
-    return torch.cat(drawn)
-
-
 def scored_drops(work: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Validation and test channels ``[512, 8, 2, 32]`` by scenario. CDL-C's clusters are in the training mix."""
 
@@ -429,7 +413,7 @@ def train_learned(
             field="configurations",
         )
     with progress() as bar:
-        full = _channels(work, rounds, bar)
+        full = drawn_channels(work, rounds, bar)
         validation, test = scored_drops(work)
         for name in names:
             path = out / f"learned-{name}.safetensors"

@@ -332,6 +332,23 @@ def _kept(path: Path, make: Any) -> Any:
     return torch.load(path)
 
 
+def drawn_channels(work: Path, rounds: int, bar: Progress) -> torch.Tensor:
+    """``rounds`` rounds of the training mix, ``[n, 8, 2, 32]``, drawn once and kept in ``work``."""
+    per_round = sum(TRAIN_MIX.values())
+    task = bar.add_task("channels", total=rounds)
+    drawn = []
+    for i in range(rounds):
+        seed = TRAIN_SEED + i * per_round
+        drawn.append(
+            _kept(
+                work / f"round-{seed}.pt",
+                lambda seed=seed: torch.cat(list(training_drops(1, seed))),
+            )
+        )
+        bar.advance(task)
+    return torch.cat(drawn)
+
+
 def train_rvq(
     rounds: Annotated[int, typer.Option(help="Rounds of the training mix.")] = 20,
     work: Annotated[Path, typer.Option(help="Keeps the drawn channels.")] = Path(
@@ -343,20 +360,8 @@ def train_rvq(
     """Train the codebooks of every antenna configuration."""
     work, out = work.expanduser(), out or Settings().weights_dir
     work.mkdir(parents=True, exist_ok=True)
-    per_round = sum(TRAIN_MIX.values())
     with Progress() as progress:
-        task = progress.add_task("channels", total=rounds)
-        drawn = []
-        for i in range(rounds):
-            seed = TRAIN_SEED + i * per_round
-            drawn.append(
-                _kept(
-                    work / f"round-{seed}.pt",
-                    lambda seed=seed: torch.cat(list(training_drops(1, seed))),
-                )
-            )
-            progress.advance(task)
-        channels = torch.cat(drawn)
+        channels = drawn_channels(work, rounds, progress)
         test = _kept(
             work / "test.pt",
             lambda: {

@@ -35,7 +35,7 @@ def request(method: str) -> transmitter_pb2.RetrieveRequest:
     return transmitter_pb2.RetrieveRequest(queries=queries)
 
 
-@pytest.mark.parametrize("method", ["deepsc-mimo", "ideal"])
+@pytest.mark.parametrize("method", ["deepsc-mimo", "separation", "vq-digital", "ideal"])
 async def test_in_process_equals_over_grpc(live: Live, method: str) -> None:
     system = build_system()
     here = (await system.transmitter.retrieve(request(method))).answers
@@ -47,6 +47,10 @@ async def test_in_process_equals_over_grpc(live: Live, method: str) -> None:
         assert a.query_id == b.query_id
         # same arithmetic, batched in the same way: equal to rounding, and no neighbours swap unless they tie
         assert [m.score for m in a.matches] == pytest.approx([m.score for m in b.matches], abs=1e-4)
+        assert a.link.erased == b.link.erased
+        assert bool(a.matches) != a.link.erased
+        if a.link.erased:
+            continue
         gap = a.matches[0].score - a.matches[1].score
         assert gap < 2e-4 or a.matches[0].item_id == b.matches[0].item_id
         assert a.link.slot == b.link.slot
