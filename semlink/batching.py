@@ -21,10 +21,40 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting(Generic[T, R]):
+class Waiting(Generic[T, R]):
+    """An item in a queue, where its answer will appear, and until when (``time.monotonic``) somebody wants it."""
+
     item: T
     answer: asyncio.Future[R]
     deadline: float | None
+
+
+def queued(items: Sequence[T], name: str) -> list[Waiting[T, R]]:
+    """The items ready to wait under the caller's deadline. Raises DeadlineExceeded when that has passed."""
+    expires = deadline.get()
+    if expires is not None and expires <= time.monotonic():
+        raise DeadlineExceeded(f"the deadline passed before {name}", field="deadline_ms")
+    loop = asyncio.get_running_loop()
+    return [Waiting(item, loop.create_future(), expires) for item in items]
+
+
+async def answers_of(waiting: Sequence[Waiting[T, R]], name: str) -> list[R]:
+    """The answers in order; those that are not wanted any more, after an error, a cancellation or the deadline, are
+    cancelled.
+
+    Raises DeadlineExceeded when the deadline passes first, and what stands for an answer: of several errors the first.
+    """
+    expires = min((one.deadline for one in waiting if one.deadline is not None), default=None)
+    try:
+        async with asyncio.timeout(None if expires is None else expires - time.monotonic()) as t:
+            return list(await asyncio.gather(*(one.answer for one in waiting)))
+    except TimeoutError as error:
+        if not t.expired():  # an answer's own
+            raise
+        raise DeadlineExceeded(f"the deadline passed in {name}", field="deadline_ms") from error
+    finally:
+        for one in waiting:
+            one.answer.cancel()
 
 
 class MicroBatcher(Generic[T, R]):
@@ -53,7 +83,7 @@ class MicroBatcher(Generic[T, R]):
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._delay_s = delay_s
-        self._queue: dict[asyncio.Future[R], _Waiting[T, R]] = {}
+        self._queue: dict[asyncio.Future[R], Waiting[T, R]] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._runner: asyncio.Task[None] | None = None
         self._draining = False
@@ -79,31 +109,17 @@ class MicroBatcher(Generic[T, R]):
                 f"{self._name} has {len(self._queue)} items waiting, {len(items)} more do not fit "
                 f"into its queue of {self._max_queue}"
             )
-        expires = deadline.get()
-        if expires is not None and expires <= time.monotonic():
-            raise DeadlineExceeded(f"the deadline passed before {self._name}", field="deadline_ms")
-        loop = asyncio.get_running_loop()
-        waiting: list[_Waiting[T, R]] = [
-            _Waiting(item, loop.create_future(), expires) for item in items
-        ]
+        waiting: list[Waiting[T, R]] = queued(items, self._name)
         self._queue.update((one.answer, one) for one in waiting)
         self._depth.set(len(self._queue))
         if self._runner is None or self._runner.done():
-            self._runner = loop.create_task(self._run(), name=f"batcher {self._name}")
+            self._runner = asyncio.get_running_loop().create_task(
+                self._run(), name=f"batcher {self._name}"
+            )
         try:
-            async with asyncio.timeout(
-                None if expires is None else expires - time.monotonic()
-            ) as t:
-                return list(await asyncio.gather(*(one.answer for one in waiting)))
-        except TimeoutError as error:
-            if not t.expired():  # fn's own
-                raise
-            raise DeadlineExceeded(
-                f"the deadline passed in {self._name}", field="deadline_ms"
-            ) from error
+            return await answers_of(waiting, self._name)
         finally:
             for one in waiting:
-                one.answer.cancel()
                 self._queue.pop(one.answer, None)
             self._depth.set(len(self._queue))
 
@@ -120,7 +136,7 @@ class MicroBatcher(Generic[T, R]):
             # let every caller that is ready now join
             await asyncio.sleep(self._delay_s if len(self._queue) < self._max_batch else 0)
             now = time.monotonic()
-            batch: list[_Waiting[T, R]] = []
+            batch: list[Waiting[T, R]] = []
             while self._queue and len(batch) < self._max_batch:
                 one = self._queue.pop(next(iter(self._queue)))
                 if not one.answer.done() and (one.deadline is None or one.deadline > now):
@@ -129,7 +145,7 @@ class MicroBatcher(Generic[T, R]):
             if batch:
                 await self._run_batch(batch)
 
-    async def _run_batch(self, batch: list[_Waiting[T, R]]) -> None:
+    async def _run_batch(self, batch: list[Waiting[T, R]]) -> None:
         loop = asyncio.get_running_loop()
         self._sizes.observe(len(batch))
         try:
@@ -146,7 +162,7 @@ class MicroBatcher(Generic[T, R]):
             if not one.answer.done():
                 one.answer.set_result(result)
 
-    def _checked(self, batch: list[_Waiting[T, R]]) -> Sequence[R]:
+    def _checked(self, batch: list[Waiting[T, R]]) -> Sequence[R]:
         results = self._fn([one.item for one in batch])
         if len(results) != len(batch):
             raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")

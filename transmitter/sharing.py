@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from semlink.batching import Waiting, answers_of, queued
 from semlink.deadlines import deadline
 from semlink.errors import DeadlineExceeded, NotFound, Overloaded, Unavailable
 from semlink.telemetry import BATCH_SIZE, QUEUE_DEPTH
@@ -19,18 +20,11 @@ NOBODYS_FAULT: Final = (DeadlineExceeded, NotFound, Overloaded, Unavailable)
 """Errors of the way, not of an item: whoever goes the same way meets the same."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting(Generic[T, R]):
-    item: T
-    answer: asyncio.Future[R]
-    deadline: float | None
-
-
 @dataclass(slots=True)
 class _Lane(Generic[T, R]):
     """Those of one key: who waits, and the batches that are on their way."""
 
-    queue: dict[asyncio.Future[R], _Waiting[T, R]] = field(default_factory=dict)
+    queue: dict[asyncio.Future[R], Waiting[T, R]] = field(default_factory=dict)
     flying: set[asyncio.Task[None]] = field(default_factory=set)
     runner: asyncio.Task[None] | None = None
 
@@ -84,29 +78,10 @@ class LeaveTogether(Generic[T, R]):
                 f"{self._name} has {self._waiting} items waiting, {len(items)} more do not fit "
                 f"into its queue of {self._max_queue}"
             )
-        expires = deadline.get()
-        if expires is not None and expires <= time.monotonic():
-            raise DeadlineExceeded(f"the deadline passed before {self._name}", field="deadline_ms")
-        loop = asyncio.get_running_loop()
-        waiting: list[_Waiting[T, R]] = [
-            _Waiting(item, loop.create_future(), expires) for item in items
-        ]
+        waiting: list[Waiting[T, R]] = queued(items, self._name)
         for one in waiting:
             self._join(self._key(one.item), one)
-        try:
-            async with asyncio.timeout(
-                None if expires is None else expires - time.monotonic()
-            ) as t:
-                return list(await asyncio.gather(*(one.answer for one in waiting)))
-        except TimeoutError as error:
-            if not t.expired():  # fn's own
-                raise
-            raise DeadlineExceeded(
-                f"the deadline passed in {self._name}", field="deadline_ms"
-            ) from error
-        finally:
-            for one in waiting:
-                one.answer.cancel()
+        return await answers_of(waiting, self._name)
 
     async def drain(self) -> None:
         """Refuse new items and return when all that were queued are done."""
@@ -119,7 +94,7 @@ class LeaveTogether(Generic[T, R]):
         ]:
             await asyncio.wait(tasks)
 
-    def _join(self, key: Hashable, one: _Waiting[T, R]) -> None:
+    def _join(self, key: Hashable, one: Waiting[T, R]) -> None:
         lane = self._lanes.setdefault(key, _Lane())
         lane.queue[one.answer] = one
         self._count(1)
@@ -147,7 +122,7 @@ class LeaveTogether(Generic[T, R]):
     async def _run(self, key: Hashable, lane: _Lane[T, R]) -> None:
         while lane.queue and len(lane.flying) < self._max_in_flight:
             await asyncio.sleep(0)  # let every caller that is ready now join
-            batch: list[_Waiting[T, R]] = []
+            batch: list[Waiting[T, R]] = []
             now = time.monotonic()
             while lane.queue and len(batch) < self._max_batch:
                 one = lane.queue.pop(next(iter(lane.queue)))
@@ -159,7 +134,7 @@ class LeaveTogether(Generic[T, R]):
         lane.runner = None
         self._go_on(key, lane)
 
-    def _send_off(self, key: Hashable, lane: _Lane[T, R], batch: list[_Waiting[T, R]]) -> None:
+    def _send_off(self, key: Hashable, lane: _Lane[T, R], batch: list[Waiting[T, R]]) -> None:
         def landed(task: asyncio.Task[None]) -> None:
             lane.flying.discard(task)
             self._go_on(key, lane)
@@ -168,7 +143,7 @@ class LeaveTogether(Generic[T, R]):
         lane.flying.add(task)
         task.add_done_callback(landed)
 
-    async def _run_batch(self, batch: list[_Waiting[T, R]]) -> None:
+    async def _run_batch(self, batch: list[Waiting[T, R]]) -> None:
         self._sizes.observe(len(batch))
         task = asyncio.current_task()
         assert task is not None
