@@ -103,9 +103,14 @@ def _gaps(plan: Plan) -> list[tuple[Point, Point, Point]]:
 def _panel(
     plan: Plan, title: str, metric: str, schemes: Sequence[Scheme], users: int, figures: Figures
 ) -> Panel:
+    # The ideal link knows no other users: measured once.
+    ideal = line(IDEAL.label, plan.points(IDEAL, plan.num_users), metric, figures, bound=True)
     curves = [
-        line(s.label, plan.points(s, users), metric, figures, bound=s in {IDEAL, PERFECT})
-        for s in (IDEAL, *schemes)
+        ideal,
+        *(
+            line(s.label, plan.points(s, users), metric, figures, bound=s == PERFECT)
+            for s in schemes
+        ),
     ]
     y_label = {"map": "mAP", "r_at_1": "R@1"}[metric]
     return Panel(title, "SNR [dB]", y_label, drawn(curves), y_limits=(0, 1))
