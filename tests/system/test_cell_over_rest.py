@@ -70,7 +70,7 @@ def test_clients_of_one_cell_share_its_slots(live: Live) -> None:
     [
         ({"delay_spread_ns": 20_000.0}, "delay_spread_ns"),
         ({"scenario": "umi-los"}, "delay_spread_ns"),
-        ({"num_rx_ant": 4}, "num_rx_ant"),  # no codebook for four antennas
+        ({"num_rx_ant": 4, "num_layers": 3}, "num_layers"),  # no codebook for three rows
         ({"num_users": 8, "num_layers": 2, "num_tx_ant": 8}, "num_users"),
         ({"power_allocation": "waterfilling"}, "power_allocation"),
         ({"feedback": {"quantizer": "rvq", "bits": 64, "memory": "all"}}, "feedback.memory"),
