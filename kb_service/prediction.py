@@ -26,8 +26,6 @@ from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2, knowledge_pb2
 from semlink.wire import to_wire
 
-SPEED_OF_LIGHT: Final = 299_792_458.0
-
 
 class CsiPredictor(Protocol):
     """From a history of reports to the CSI of a later slot."""
@@ -118,8 +116,7 @@ class Wiener:
         reports = torch.where(present[..., None, None, None], history, torch.zeros_like(history))
         reports = content_of(config).turned(reports, reference.unsqueeze(2)).flatten(3)
 
-        doppler_hz = config.speed_mps * config.carrier_frequency_hz / SPEED_OF_LIGHT
-        turns = math.pi * doppler_hz * SLOT_SECONDS * age_slots.double()[:, None]
+        turns = math.pi * doppler_hz(config) * SLOT_SECONDS * age_slots.double()[:, None]
         pairs = self._shapes(turns[..., :, None] - turns[..., None, :])
         shares = self._fit(self._correlation(reports), present, pairs)
         coherence = shares.sum(-1)

@@ -7,7 +7,6 @@ configuration that is there is not made again.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,12 +21,18 @@ from torch import nn
 
 from lab.channels import TRAIN_MIX, drop, fewer_antennas
 from lab.progress import progress
-from lab.train_rvq import SCORED_BITS, TEST_SEED, TRAIN_SEED, _kept, drawn_channels
+from lab.train_rvq import (
+    SCORED_BITS,
+    TEST_SEED,
+    TRAIN_SEED,
+    _kept,
+    drawn_channels,
+    nmse_db_and_sgcs,
+)
 from lab.training import learning_rate_factor, save_weights
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS
 from semlink.settings import Settings
-from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.signal.quantizers import CsiQuantizer
 from semlink.signal.quantizers.arithmetic import PRECISION
 from semlink.signal.quantizers.layers import LayerRows
@@ -339,13 +344,6 @@ def _batches(
 # --- putting it together -----------------------------------------------------------------------------------------
 
 
-def _nmse_db_and_sgcs(h: torch.Tensor, h_hat: torch.Tensor) -> tuple[float, float]:
-    """NMSE [dB] up to the common phase of each report, and SGCS, over ``[n, 8, rx, tx]``."""
-    power = h.abs().double().square().sum((-3, -2, -1))
-    error = power * 10 ** (phase_aligned_nmse_db(h, h_hat) / 10)
-    return 10 * math.log10(float(error.sum() / power.sum())), float(sgcs(h, h_hat).mean())
-
-
 def seen_by(name: str, full: torch.Tensor) -> torch.Tensor:
     """Channels of one configuration, or rows of them: ``[n, 8, 2, 32]`` → ``[n, 8, num_rows, num_tx_ant]``."""
     num_tx_ant, num_rx_ant = CONFIGURATIONS[name]
@@ -369,7 +367,7 @@ def scores(name: str, weights: LearnedWeights, channels: dict[str, torch.Tensor]
             with suppress(InvalidField):  # too few bits for the position of one of so many taps
                 quantizers.append(ScalarQuantizer(num_rx_ant, num_tx_ant, bits))
             for q in quantizers:
-                found = _nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index))
+                found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index))
                 row = table.setdefault(scenario, {}).setdefault(q.name, {})
                 row[str(bits)] = [round(x, 3) for x in found]
     return table
