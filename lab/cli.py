@@ -339,6 +339,14 @@ def train_codec(task: TaskOption, seed: int = 0) -> None:
     run(task, seed=seed)
 
 
+@train_app.command("vq")
+def train_vq(task: TaskOption) -> None:
+    """Measure the statistics that the digital baselines code a task's features by."""
+    from lab.train_vq import run
+
+    run(task)
+
+
 @train_app.command("gallery")
 def train_gallery(
     corpus: Annotated[str, typer.Option(help="pedestrians, scenes or soundscapes")],

@@ -1,4 +1,4 @@
-"""Make a task's source coders of the digital methods: ``python -m lab.train_vq --task person``.
+"""Make a task's source coders of the digital methods: ``semlink train vq --task person``.
 
 Principal axes, deviations and the stages of the residual vector quantiser come from features of the train split, as
 many of texts as of media; what a payload is worth (mAP) is measured on val. No network is trained: two minutes.
@@ -62,8 +62,7 @@ def run(task: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]:
         pack(statistics.tensors()),
         {},
         {
-            "command": f"python -m lab.train_vq --task {task}"
-            + (f" --seed {seed}" if seed else ""),
+            "command": f"semlink train vq --task {task}" + (f" --seed {seed}" if seed else ""),
             "data": describe_data(corpus),
             "heads_sha256": heads_sha256(task),
             "stages": [int((row >= 0).sum()) for row in statistics.stages],

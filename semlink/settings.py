@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Generated corpora, converted models."""
     weights_dir: Path = Path(semlink.__file__).resolve().parents[1] / "weights"
     """Trained heads and codebooks; beside the package in a checkout and in a wheel alike."""
+    data_dir: Path = Path("~/.local/share/semlink")
+    """What users add: corpora with their heads and galleries, items. All services of one system share it."""
     state_dir: Path = Path("~/.local/state/semlink")
     """What `semlink up` writes: logs and the ids of its processes."""
 
@@ -112,7 +114,7 @@ class Settings(BaseSettings):
                 f"{name} is {first['input']!r}: {first['msg']}", field=name
             ) from error
 
-    @field_validator("cache_dir", "weights_dir", "state_dir")
+    @field_validator("cache_dir", "weights_dir", "data_dir", "state_dir")
     @classmethod
     def _expand_home(cls, path: Path) -> Path:
         return path.expanduser()

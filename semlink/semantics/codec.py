@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
 
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import InvalidField
 from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM
-from semlink.settings import Settings
+from semlink.semantics.spaces import weights_of
 
 SYMBOL_COUNTS: Final = (8, 16, 32, 64, 128)
 """Complex channel uses that a message may take."""
@@ -208,32 +208,26 @@ def _check(value: torch.Tensor, shape: tuple[int | None, ...], field: str) -> No
         raise InvalidField(f"{field} holds values that are not finite", field=field)
 
 
-def codec_path(task: str) -> Path:
-    """File of a task's trained codec. Raises NotFound, with the command that makes it, when it is missing."""
-    path = Settings().weights_dir / f"codec-{task}.safetensors"
-    if not path.is_file():
-        raise NotFound(
-            f"{path} is missing: run `semlink train codec --task {task}`", field="weights_dir"
-        )
-    return path
+def codec_path(space: str) -> Path:
+    """File of a space's trained codec. Raises NotFound, with the command that makes it, when it is missing."""
+    return weights_of(space, "codec")
 
 
 _lock = threading.Lock()
 
 
-def load_codec(task: str, device: torch.device | str = "cpu") -> Codec:
-    """The process's trained codec of a task ("person", "image", "audio"), without gradients.
+def load_codec(space: str, device: torch.device | str = "cpu") -> Codec:
+    """The process's trained codec of a space (a task or an added corpus with heads), without gradients.
 
-    Raises InvalidField for an unknown task, NotFound when its weights are missing.
+    Raises InvalidField for an unknown space, NotFound when its weights are missing.
     """
-    if task not in ("person", "image", "audio"):
-        raise InvalidField(f"task is {task!r}, allowed: person, image, audio", field="task")
     with _lock:
-        return _load_codec(codec_path(task), str(device))
+        path = codec_path(space)
+        return _load_codec(path, str(device), path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
-def _load_codec(path: Path, device: str) -> Codec:
+def _load_codec(path: Path, device: str, made_ns: int) -> Codec:  # noqa: ARG001 - the key of the cache
     with safe_open(path, framework="pt") as file:
         codec = Codec(CodecConfig(**json.loads(file.metadata()["config"])))
         codec.load_state_dict(unpack({name: file.get_tensor(name) for name in file.keys()}))  # noqa: SIM118

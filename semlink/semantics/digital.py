@@ -13,7 +13,7 @@ Both are our definition, and of fixed rate: the number of bits decides the forma
 the centroid of the cell, the conditional mean, and normalise.
 
 Statistics are those of the train split; the mean and the deviations of ``separation`` are the modality's, which the
-header names. Made by ``python -m lab.train_vq --task person``; weights in ``weights/vq-TASK.safetensors``.
+header names. Made by ``semlink train vq --task person``; weights in ``weights/vq-TASK.safetensors``.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import ndtr, ndtri
 
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import InvalidField
 from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM
-from semlink.settings import Settings
+from semlink.semantics.spaces import task_of, weights_of
 from semlink.signal.quantizers.rvq import block_matmul
 
 DigitalCoding = Literal["separation", "vq-digital"]
 DIGITAL_CODINGS: Final[tuple[DigitalCoding, ...]] = get_args(DigitalCoding)
-TASKS: Final = ("person", "image", "audio")
 NUM_COMPONENTS: Final = 128
 """Principal components that are coded; the rest is taken as its mean."""
 MAX_BITS_PER_COMPONENT: Final = 8
@@ -311,35 +310,30 @@ def _side(modality: str) -> int:
     return 0 if modality == "text" else 1
 
 
-def statistics_path(task: str) -> Path:
-    """File of a task's statistics. Raises NotFound, with the command that makes it, when it is missing."""
-    path = Settings().weights_dir / f"vq-{task}.safetensors"
-    if not path.is_file():
-        raise NotFound(
-            f"{path} is missing: run `python -m lab.train_vq --task {task}`", field="weights_dir"
-        )
-    return path
+def statistics_path(space: str) -> Path:
+    """File of a space's statistics. Raises NotFound, with the command that makes it, when it is missing."""
+    return weights_of(space, "vq")
 
 
 _lock = threading.Lock()
 
 
-def load_source_coder(task: str, coding: str, device: torch.device | str = "cpu") -> SourceCoder:
-    """The process's source coder of a task ("person", "image", "audio") for "separation" or "vq-digital".
+def load_source_coder(space: str, coding: str, device: torch.device | str = "cpu") -> SourceCoder:
+    """The process's source coder of a space (a task or an added corpus with heads) for "separation" or "vq-digital".
 
-    Raises InvalidField for an unknown task or coding, NotFound when its weights are missing.
+    Raises InvalidField for an unknown space or coding, NotFound when its weights are missing.
     """
-    if task not in TASKS:
-        raise InvalidField(f"task is {task!r}, allowed: {', '.join(TASKS)}", field="task")
+    task_of(space)
     for known in DIGITAL_CODINGS:
         if coding == known:
             with _lock:
-                return _load(statistics_path(task), known, str(device))
+                path = statistics_path(space)
+                return _load(path, known, str(device), path.stat().st_mtime_ns)
     raise InvalidField(
         f"coding is {coding!r}, allowed: {', '.join(DIGITAL_CODINGS)}", field="coding"
     )
 
 
 @lru_cache(maxsize=16)
-def _load(path: Path, coding: DigitalCoding, device: str) -> SourceCoder:
+def _load(path: Path, coding: DigitalCoding, device: str, made_ns: int) -> SourceCoder:  # noqa: ARG001
     return SourceCoder(Statistics.of(load_file(path)).to(device), coding)

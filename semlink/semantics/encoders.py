@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from semlink.corpora.corpus import Task
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import InvalidField
 from semlink.models import file_sha256
 from semlink.semantics import audio, image, text
 from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.spaces import task_of, weights_of
 from semlink.semantics.text import sentence_embeddings
 from semlink.semantics.tokens import Tokens
-from semlink.settings import Settings
 
 __all__ = [
     "FEATURE_DIM",
@@ -68,15 +68,9 @@ def text_tokens(texts: Sequence[str], device: str = "cpu") -> Tokens:
     return text.minilm(device).token_states(texts)
 
 
-def heads_path(task: str) -> Path:
-    """File of a task's trained heads. Raises NotFound, with the command that makes it, when it is missing."""
-    _check_task(task)
-    path = Settings().weights_dir / f"heads-{task}.safetensors"
-    if not path.is_file():
-        raise NotFound(
-            f"{path} is missing: run `semlink train heads --task {task}`", field="weights_dir"
-        )
-    return path
+def heads_path(space: str) -> Path:
+    """File of a space's trained heads. Raises NotFound, with the command that makes it, when it is missing."""
+    return weights_of(space, "heads")
 
 
 @lru_cache(maxsize=16)
@@ -84,17 +78,17 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - the 
     return file_sha256(path)
 
 
-def heads_sha256(task: str) -> str:
-    """SHA-256 of a task's heads file: what a gallery was made with."""
-    path = heads_path(task)
+def heads_sha256(space: str) -> str:
+    """SHA-256 of a space's heads file: what a gallery was made with."""
+    path = heads_path(space)
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
-def load_heads(task: str, device: str = "cpu") -> dict[str, Head]:
-    """A task's heads, ``{"text": …, "media": …}``, in evaluation mode without gradients."""
+def load_heads(space: str, device: str = "cpu") -> dict[str, Head]:
+    """A space's heads, ``{"text": …, "media": …}``, in evaluation mode without gradients."""
     heads: dict[str, Head] = {}
-    with safe_open(heads_path(task), framework="pt") as file:
+    with safe_open(heads_path(space), framework="pt") as file:
         configs = json.loads(file.metadata()["configs"])
         state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     for side in ("text", "media"):
@@ -108,15 +102,15 @@ def load_heads(task: str, device: str = "cpu") -> dict[str, Head]:
 
 
 class SemanticEncoder:
-    """The encoders of one task. Loaded on first use; safe to call from several threads.
+    """The encoders of one space. Loaded on first use; safe to call from several threads.
 
     Every method takes a list and returns float32 ``[n, 256]`` of unit norm; an item's vector does not depend on the
-    other items. Raises InvalidField for an unknown task or input, NotFound for missing models or weights.
+    other items. Raises InvalidField for an unknown space or input, NotFound for missing models or weights.
     """
 
-    def __init__(self, task: str, device: str = "cpu") -> None:
-        _check_task(task)
-        self.task = task
+    def __init__(self, space: str, device: str = "cpu") -> None:
+        self.space = space
+        self.task = task_of(space)
         self.device = device
         self._heads: dict[str, Head] | None = None
         self._lock = threading.Lock()
@@ -141,11 +135,29 @@ class SemanticEncoder:
             )
         return self._encode("media", media_tokens(self.task, waveforms, self.device))
 
+    def components(self, modality: str, contents: Sequence[Any]) -> NDArray[np.float32]:
+        """What a message may carry of "text", "image" or "audio" contents: ``[n, num_components, 256]``.
+
+        The most important comes first: the feature that the other methods give.
+        """
+        match modality:
+            case "text":
+                features = self.text(contents)
+            case "image":
+                features = self.image(contents)
+            case "audio":
+                features = self.audio(contents)
+            case _:
+                raise InvalidField(
+                    f"modality is {modality!r}, allowed: text, image, audio", field="modality"
+                )
+        return features[:, None]
+
     def head(self, side: str) -> Head:
         """The trained head of ``side``, "text" or "media"."""
         with self._lock:
             if self._heads is None:
-                self._heads = load_heads(self.task, self.device)
+                self._heads = load_heads(self.space, self.device)
             return self._heads[side]
 
     @torch.inference_mode()
@@ -160,11 +172,14 @@ class SemanticEncoder:
 
 
 @lru_cache(maxsize=8)
-def _semantic_encoder(task: str, device: str) -> SemanticEncoder:
-    return SemanticEncoder(task, device)
+def _semantic_encoder(space: str, device: str, made_ns: int) -> SemanticEncoder:  # noqa: ARG001
+    return SemanticEncoder(space, device)
 
 
-def semantic_encoder(task: str, device: str = "cpu") -> SemanticEncoder:
-    """The process's encoder of a task: services and the lab share one."""
+def semantic_encoder(space: str, device: str = "cpu") -> SemanticEncoder:
+    """The process's encoder of a space: services and the lab share one. Heads that were trained anew are seen.
+
+    Raises InvalidField for an unknown space, NotFound when it has no heads.
+    """
     with _lock:
-        return _semantic_encoder(task, device)
+        return _semantic_encoder(space, device, heads_path(space).stat().st_mtime_ns)

@@ -170,5 +170,5 @@ def test_what_is_not_allowed_is_named(statistics: Statistics, monkeypatch) -> No
     with pytest.raises(InvalidField, match="audio"):
         load_source_coder("video", "separation")
     monkeypatch.setenv("SEMLINK_WEIGHTS_DIR", "/nowhere")
-    with pytest.raises(NotFound, match="train_vq"):
+    with pytest.raises(NotFound, match="train vq"):
         load_source_coder("person", "separation")
