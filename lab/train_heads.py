@@ -200,7 +200,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: learning_rate_factor(step, num_steps, recipe.warmup_steps)
     )
-    checkpoint = _Checkpoint(task, seed, recipe, corpus)
+    checkpoint = Checkpoint(f"heads-{task}", seed, recipe, corpus)
     state = checkpoint.load()
     first, history, best, best_score, seconds = 0, [], average.state_dict(), -1.0, 0.0
     if state is not None:
@@ -233,7 +233,7 @@ def _fit(
                 nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
                 optimiser.step()
                 schedule.step()
-                _follow(average, pair, recipe.average_decay)
+                follow(average, pair, recipe.average_decay)
                 losses.append(loss.item())
                 bar.advance(line)
             scores = evaluate(average.text, average.media, val)
@@ -285,8 +285,8 @@ def _loss(
     takes = torch.randint(len(train.media) // len(train.items), picked.shape)
     text_tokens = train.text.batch(chosen)
     media_tokens = train.media.batch(takes * len(train.items) + picked)
-    text = pair.text(text_tokens.values, _thinned(text_tokens.mask, recipe.token_dropout))
-    raw = pair.media.raw(media_tokens.values, _thinned(media_tokens.mask, recipe.token_dropout))
+    text = pair.text(text_tokens.values, thinned(text_tokens.mask, recipe.token_dropout))
+    raw = pair.media.raw(media_tokens.values, thinned(media_tokens.mask, recipe.token_dropout))
     media = F.normalize(raw, dim=-1)
     scale = pair.log_scale.clamp(max=float(np.log(100.0))).exp()
     owner = train.caption_item[chosen]
@@ -296,7 +296,7 @@ def _loss(
     return contrast + recipe.phrase_weight * 10.0 * named
 
 
-def _thinned(mask: torch.Tensor, share: float) -> torch.Tensor:
+def thinned(mask: torch.Tensor, share: float) -> torch.Tensor:
     """The mask with a share of the tokens hidden; the first is always kept."""
     kept = torch.rand(mask.shape) >= share
     kept[:, 0] = True
@@ -304,32 +304,36 @@ def _thinned(mask: torch.Tensor, share: float) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move the exponential mean of a module's parameters on by one step."""
     for mean, value in zip(average.parameters(), module.parameters(), strict=True):
         mean.lerp_(value, 1.0 - decay)
 
 
-class _Checkpoint:
-    """Where a run stands, in the cache directory; another recipe or corpus is another run."""
+class Checkpoint:
+    """Where a run stands, in the cache directory; another recipe (a dataclass) or corpus is another run."""
 
-    def __init__(self, task: str, seed: int, recipe: Recipe, corpus: Corpus) -> None:
+    def __init__(self, name: str, seed: int, recipe: Any, corpus: Corpus) -> None:
         self.key = json.dumps([asdict(recipe), describe_data(corpus), seed], sort_keys=True)
         run_id = hashlib.blake2b(self.key.encode(), digest_size=6).hexdigest()
-        self.path = cache_dir() / "training" / f"heads-{task}-{run_id}.pt"
+        self.path = cache_dir() / "training" / f"{name}-{run_id}.pt"
 
     def load(self) -> dict[str, Any] | None:
+        """The state after the last whole epoch; None where there is no such run."""
         if not self.path.is_file():
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True)
         return state
 
     def save(self, state: dict[str, Any]) -> None:
+        """Replace what is kept, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".part")
         torch.save(state, temporary)
         temporary.replace(self.path)
 
     def remove(self) -> None:
+        """The run is over."""
         self.path.unlink(missing_ok=True)
 
 

@@ -82,9 +82,14 @@ class Head(nn.Module):
     def raw(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The feature before normalisation, [batch, 256]."""
         values, mask = self._standardised(values, mask)
-        x = self._transformed(values, mask)
-        queries = self.queries.expand(len(x), -1, -1)
-        pooled = self.pool(queries, x, mask)
+        return self._global(values, self._transformed(values, mask), mask)
+
+    def _global(
+        self, values: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """From standardised tokens and their states to the feature before normalisation."""
+        queries = self.queries.expand(len(states), -1, -1)
+        pooled = self.pool(queries, states, mask)
         out: torch.Tensor = self.out(self.dropout(pooled.flatten(1)))
         if self.skip is not None:
             out = out + self.skip(self._pooled(values, mask))
