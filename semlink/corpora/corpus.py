@@ -58,9 +58,14 @@ class Corpus(ABC):
 
     info: CorpusInfo
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that hold any item, in the order of :data:`SPLITS`; all three unless a reader says otherwise."""
+        return SPLITS
+
     @abstractmethod
     def items(self, split: Split) -> Sequence[Item]:
-        """Items of ``split`` in a fixed order."""
+        """Items of ``split`` in a fixed order. Raises NotFound for a split that is not among :attr:`splits`."""
 
     @abstractmethod
     def item(self, item_id: str) -> Item:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -104,6 +105,30 @@ def decode_audio(data: bytes, content_type: str, field: str) -> NDArray[np.float
     :raises InvalidField: for another content type, bytes that do not decode, no samples at all, more than 30 s, more
         than 8 channels, or samples that are not finite.
     """
+    samples, _ = _decode_audio(data, content_type, field, _read_bounded)
+    return samples
+
+
+def decode_audio_start(
+    data: bytes, content_type: str, field: str
+) -> tuple[NDArray[np.float32], bool]:
+    """The first 30 s of a sound as :func:`decode_audio` gives them, and whether there was more.
+
+    For corpora of longer clips; what users send is refused instead, so that nobody is answered on half a query.
+
+    :raises InvalidField: as :func:`decode_audio`, except for the length.
+    """
+    samples, is_cut = _decode_audio(data, content_type, field, _read_start)
+    return samples[: int(MOST_SECONDS * AUDIO_SAMPLE_RATE_HZ)], is_cut
+
+
+def _decode_audio(
+    data: bytes,
+    content_type: str,
+    field: str,
+    read: Callable[[Any, str], tuple[NDArray[np.float32], bool]],
+) -> tuple[NDArray[np.float32], bool]:
+    """Mono samples at 16 kHz of what ``read`` takes of the open sound, and whether it left any."""
     if _media_type(content_type) not in AUDIO_CONTENT_TYPES:
         raise InvalidField(
             f"{field} has content type {content_type!r}, allowed: {', '.join(AUDIO_CONTENT_TYPES)}",
@@ -115,7 +140,7 @@ def decode_audio(data: bytes, content_type: str, field: str) -> NDArray[np.float
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             _check_format(sound, field)
             rate = int(sound.samplerate)
-            frames = _read_bounded(sound, field)
+            frames, is_cut = read(sound, field)
     except soundfile.SoundFileError as error:
         raise InvalidField(
             f"{field} does not decode as WAV, OGG, FLAC or MP3 ({error})", field=field
@@ -133,7 +158,7 @@ def decode_audio(data: bytes, content_type: str, field: str) -> NDArray[np.float
             f"{field} lasts {len(frames) / rate:.6f} s, which is less than one sample at 16 kHz",
             field=field,
         )
-    return mono
+    return mono, is_cut
 
 
 def _media_type(content_type: str) -> str:
@@ -180,26 +205,35 @@ def _check_format(sound: Any, field: str) -> None:
         )
 
 
-def _read_bounded(sound: Any, field: str) -> NDArray[np.float32]:
-    """All frames, ``[num_frames, num_channels]``, block by block: a header can claim any length."""
-    rate = int(sound.samplerate)
+def _read_bounded(sound: Any, field: str) -> tuple[NDArray[np.float32], bool]:
+    """All frames, ``[num_frames, num_channels]``, and False. Raises InvalidField for more than 30 s."""
+    frames, is_cut = _read_start(sound, field)
+    if is_cut:
+        rate = int(sound.samplerate)
+        seconds = max(len(frames) + 1, sound.frames) / rate
+        raise InvalidField(
+            f"{field} lasts {seconds:.2f} s, allowed are at most {MOST_SECONDS:.0f} s", field=field
+        )
+    return frames, False
+
+
+def _read_start(sound: Any, field: str) -> tuple[NDArray[np.float32], bool]:
+    """The frames of the first 30 s, ``[num_frames, num_channels]``, and whether there are more.
+
+    Read block by block: a header can claim any length.
+    """
+    most_frames = int(MOST_SECONDS * sound.samplerate)
     blocks: list[NDArray[np.float32]] = []
     num_frames = 0
-    while True:
+    while num_frames <= most_frames:
         block = sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
         num_frames += len(block)
-        if num_frames > MOST_SECONDS * rate:
-            seconds = max(num_frames, sound.frames) / rate
-            raise InvalidField(
-                f"{field} lasts {seconds:.2f} s, allowed are at most {MOST_SECONDS:.0f} s",
-                field=field,
-            )
         blocks.append(block)
         if len(block) < BLOCK_FRAMES:
             break
     if num_frames == 0:
         raise InvalidField(f"{field} lasts 0 s, it holds no samples", field=field)
-    return np.concatenate(blocks)
+    return np.concatenate(blocks)[:most_frames], num_frames > most_frames
 
 
 def _at_most_one(samples: NDArray[np.float32]) -> NDArray[np.float32]:
