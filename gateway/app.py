@@ -207,6 +207,7 @@ def _answer(
             schemas.Result(
                 item_id=match.item_id,
                 score=match.score,
+                similarity=match.similarity,
                 media_url=media_url(prepared.corpus, match.item_id),
                 captions=list(match.captions),
             )
@@ -221,6 +222,16 @@ def _answer(
                 for r in answer.rewrites
             ],
             csi_source=answer.csi_source,
+        ),
+        retrieval=schemas.RetrievalAnswer.model_validate(
+            {
+                "scoring": answer.retrieval.scoring,
+                "reranking": answer.retrieval.reranking,
+                "extraction": answer.retrieval.extraction,
+                "sentences": [
+                    {"text": s.text, "score": s.score, "kept": s.kept} for s in answer.sentences
+                ],
+            }
         ),
         timings_ms=timings,
         degraded=[schemas.DegradedAnswer(part=d.part, reason=d.reason) for d in answer.degraded],

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from semlink import links
+from semlink import links, methods
 from semlink.v1 import common_pb2, transmitter_pb2
 
 Task = Literal["person", "image", "audio"]
@@ -159,6 +159,22 @@ class ContentBody(_Body):
         return self
 
 
+class RetrievalBody(_Body):
+    """How a query is understood and its answer found; what is left out is the method's choice."""
+
+    scoring: methods.Scoring | None = Field(
+        None,
+        description="prototypes: global feature and prototypes (GPA), where the corpus has them",
+    )
+    reranking: methods.Reranking | None = Field(
+        None, description="neighbours: the first candidates again, by shared neighbours (Sew+MCM)"
+    )
+    extraction: methods.Extraction | None = Field(
+        None, description="which sentences of a text are sent; none: all"
+    )
+    key_sentences: int = Field(0, ge=0, le=50, description="how many are kept; 0: as validated")
+
+
 class QueryBody(_Body):
     """A retrieval query."""
 
@@ -175,6 +191,7 @@ class QueryBody(_Body):
         0.0, ge=0, le=600_000, description="0: only knowledge that is already kept"
     )
     deadline_ms: float = Field(30_000.0, gt=0, le=600_000)
+    retrieval: RetrievalBody = Field(default_factory=RetrievalBody)
     link: QueryLinkBody = Field(default_factory=QueryLinkBody)
 
     def drawn_seed(self) -> int:
@@ -193,7 +210,8 @@ class Result(BaseModel):
     """One found item."""
 
     item_id: str
-    score: float
+    score: float = Field(description="the cosine, and what prototypes and re-ranking add to it")
+    similarity: float = Field(description="cosine of query and item")
     media_url: str
     captions: list[str] = []
 
@@ -233,6 +251,23 @@ class KnowledgeAnswer(BaseModel):
     csi_source: str
 
 
+class SentenceAnswer(BaseModel):
+    """A sentence of the query's text; what is not kept was not sent."""
+
+    text: str
+    score: float
+    kept: bool
+
+
+class RetrievalAnswer(BaseModel):
+    """What was done to find the results."""
+
+    scoring: methods.Scoring
+    reranking: methods.Reranking
+    extraction: methods.Extraction
+    sentences: list[SentenceAnswer] = Field(description="empty where no sentence was chosen")
+
+
 class DegradedAnswer(BaseModel):
     """A fallback that was taken."""
 
@@ -251,6 +286,7 @@ class QueryAnswer(BaseModel):
     results: list[Result]
     link: LinkAnswer | None = Field(description="null for a method without a channel")
     knowledge: KnowledgeAnswer
+    retrieval: RetrievalAnswer
     timings_ms: dict[str, float]
     degraded: list[DegradedAnswer]
 
@@ -363,6 +399,12 @@ def to_query(
         symbols=body.symbols,
         seed=seed,
         knowledge_budget_ms=body.knowledge_budget_ms,
+        retrieval=transmitter_pb2.Retrieval(
+            scoring=body.retrieval.scoring or "",
+            reranking=body.retrieval.reranking or "",
+            extraction=body.retrieval.extraction or "",
+            key_sentences=body.retrieval.key_sentences,
+        ),
     )
     content = body.query
     if content.text is not None:

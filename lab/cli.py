@@ -16,6 +16,7 @@ from rich.table import Table
 
 from semlink.errors import InvalidField, SemlinkError
 from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCENARIOS
+from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
 
 if TYPE_CHECKING:
     from semlink.settings import Settings
@@ -140,6 +141,12 @@ def query(
     ] = None,
     delay_spread_ns: Annotated[float | None, typer.Option(help="of cdl-* and rayleigh")] = None,
     link: Annotated[str | None, typer.Option(help="id of an open link instead")] = None,
+    scoring: Annotated[str | None, typer.Option(help=", ".join(SCORINGS))] = None,
+    reranking: Annotated[str | None, typer.Option(help=", ".join(RERANKINGS))] = None,
+    extraction: Annotated[
+        str | None, typer.Option(help=f"of key sentences: {', '.join(EXTRACTIONS)}")
+    ] = None,
+    key_sentences: Annotated[int | None, typer.Option(help="how many are kept")] = None,
     seed: Annotated[int | None, typer.Option(help="repeats a query exactly")] = None,
     knowledge_budget_ms: Annotated[float, typer.Option(help="0: kept knowledge only")] = 20_000.0,
     port: Port = None,
@@ -177,6 +184,12 @@ def query(
         "knowledge_budget_ms": knowledge_budget_ms,
         "deadline_ms": knowledge_budget_ms + 60_000.0,
         "link": by_value | _given(id=link),
+        "retrieval": _given(
+            scoring=scoring,
+            reranking=reranking,
+            extraction=extraction,
+            key_sentences=key_sentences,
+        ),
         **_given(corpus=corpus, seed=seed),
     }
     with Client(gateway_url(port)) as client:
@@ -203,6 +216,9 @@ def _print_answer(answer: dict[str, Any]) -> None:
             str(place), result["item_id"], score, escape("\n".join(result["captions"][:2]))
         )
     console.print(table)
+    for sentence in answer["retrieval"]["sentences"]:
+        mark = "[green]sent[/green]" if sentence["kept"] else "[yellow]left out[/yellow]"
+        console.print(f"  {mark} {escape(sentence['text'])} ({sentence['score']:.3f})")
     link = answer["link"]
     if link:
         known = f"SGCS {link['csi_sgcs']:.2f}, " if link["csi_sgcs"] is not None else ""

@@ -48,15 +48,15 @@ class RememberingEncoder:
     def __call__(self, contents: list[Content]) -> list[NDArray[np.float32]]:
         """As :func:`transmitter.encoding.encode`; only texts are remembered."""
         new = {
-            (c.task, c.value): c
+            (c.space, c.value): c
             for c in contents
-            if isinstance(c.value, str) and (c.task, c.value) not in self._known
+            if isinstance(c.value, str) and (c.space, c.value) not in self._known
         }
         self._known |= dict(zip(new, encode(list(new.values())), strict=True))
         others = [c for c in contents if not isinstance(c.value, str)]
         encoded = iter(encode(others) if others else [])
         return [
-            self._known[c.task, c.value] if isinstance(c.value, str) else next(encoded)
+            self._known[c.space, c.value] if isinstance(c.value, str) else next(encoded)
             for c in contents
         ]
 
@@ -75,7 +75,7 @@ class RecordingReceiver(Receiver):
         """In the order of the queries of the last requests; cleared by whoever reads them."""
 
     def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
-        self.features += [w.feature for w in wanted]
+        self.features += [w.components[0] for w in wanted]
         return [receiver_pb2.Reception(erased=w.erased) for w in wanted]
 
 

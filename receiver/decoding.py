@@ -1,4 +1,4 @@
-"""From samples to features: noise level, LMMSE equaliser, semantic decoder, batched over frames."""
+"""From samples to components: noise level, LMMSE equaliser, semantic decoder, batched over frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from semlink.headers import parse_header
 from semlink.links import NUM_SUBBANDS
 from semlink.semantics.codec import load_codec
 from semlink.semantics.digital import load_source_coder
+from semlink.semantics.encoders import num_components
 from semlink.semantics.heads import FEATURE_DIM
+from semlink.semantics.message import decode_message
+from semlink.semantics.spaces import space_of
 from semlink.signal.coding import demodulate, scheme_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.v1 import channel_pb2, receiver_pb2
@@ -34,8 +37,9 @@ class Samples:
     def shape(self) -> tuple[object, ...]:
         """Frames of equal shape are decoded in one batch."""
         return (
-            self.header.task,
+            space_of(self.header.corpus),
             self.header.modality,
+            self.header.prototypes,
             self.header.coding,
             self.header.mcs,
             self.header.symbols,
@@ -49,12 +53,13 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The feature of one frame (``[feature_size]``, float32, unit norm) and the SINR that the pilots promise.
+    """The components of one frame and the SINR that the pilots promise.
 
-    ``erased``: the CRC of a digital message failed; its feature is zero.
+    ``components``: float32 ``[num_components, feature_size]``, unit norm each, the global feature first; of prototypes
+    only as many as the message was long enough for. ``erased``: the CRC of a digital message failed; they are zero.
     """
 
-    feature: NDArray[np.float32]
+    components: NDArray[np.float32]
     post_eq_snr_estimate_db: float
     erased: bool = False
 
@@ -116,28 +121,35 @@ def _decode_alike(frames: list[Samples], device: torch.device) -> list[Decoded]:
     # symbol j of the message went to layer j mod L of resource element j // L
     in_order = symbols.transpose(1, 2).flatten(1)[:, :num_symbols]
     sinr_in_order = sinr[:, subband].flatten(1)[:, :num_symbols]
+    space = space_of(header.corpus)
     if header.coding:
-        feature, erased = _decode_digital(header, in_order, 1.0 / sinr_in_order)
+        feature, erased = _decode_digital(header, space, in_order, 1.0 / sinr_in_order)
+        components = feature[:, None]
     else:
-        feature = load_codec(header.task, device=device).decode(in_order, 1.0 / sinr_in_order)
+        count = num_components(space) if header.prototypes else 1
+        codec = load_codec(space, device=device)
+        components = decode_message(codec, in_order, 1.0 / sinr_in_order, count)
         erased = torch.zeros(len(frames), dtype=torch.bool)
     snr_db = 10.0 * sinr_in_order.log10().mean(dim=1)
     return [
         Decoded(f, snr, lost)
         for f, snr, lost in zip(
-            feature.cpu().numpy(), snr_db.tolist(), erased.tolist(), strict=True
+            components.cpu().numpy(), snr_db.tolist(), erased.tolist(), strict=True
         )
     ]
 
 
 def _decode_digital(
-    header: channel_pb2.FrameHeader, symbols: torch.Tensor, noise_variance: torch.Tensor
+    header: channel_pb2.FrameHeader,
+    space: str,
+    symbols: torch.Tensor,
+    noise_variance: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features ``[batch, feature_size]``, zero where the CRC fails, and bool ``[batch]``: where it does."""
     scheme = scheme_of(header.mcs, header.symbols)
     payload, passed = demodulate(symbols, noise_variance, scheme)
     feature = torch.zeros(len(symbols), FEATURE_DIM, device=symbols.device)
     if bool(passed.any()):
-        coder = load_source_coder(header.task, header.coding, symbols.device)
+        coder = load_source_coder(space, header.coding, symbols.device)
         feature[passed] = coder.decode(payload[passed], header.modality)
     return feature, ~passed

@@ -22,6 +22,7 @@ class Hit:
     item_id: str
     score: float
     captions: tuple[str, ...]
+    similarity: float = 0.0
 
 
 class Gallery:
@@ -46,16 +47,28 @@ class Gallery:
         return len(self._items)
 
     def search(
-        self, features: NDArray[np.float32], top_k: int, *, captions: bool
+        self,
+        components: NDArray[np.float32],
+        top_k: int,
+        *,
+        captions: bool,
+        scoring: str = "global",
+        reranked: bool = False,
     ) -> list[list[Hit]]:
-        """The ``top_k`` entries nearest to each feature (``[batch, feature_size]``, unit norm), best first.
+        """The ``top_k`` entries nearest to each query (``[batch, num_components, feature_size]``, unit norm), best first.
 
         ``captions`` searches the items' captions (audio to text) instead of the items.
         """
+        if scoring != "global" or reranked:
+            raise NotImplementedError
         entries = self._entries[captions]
+        features = np.ascontiguousarray(components[:, 0])
         scores, rows = self._index[captions].search(features, min(top_k, len(entries)))
         return [
-            [Hit(entries[row][0], score, entries[row][1]) for row, score in zip(r, s, strict=True)]
+            [
+                Hit(entries[row][0], score, entries[row][1], score)
+                for row, score in zip(r, s, strict=True)
+            ]
             for r, s in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
 

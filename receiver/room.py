@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from receiver.decoding import Decoded, Samples, check_frame, decode
 from receiver.gallery import Gallery, gallery_of
 from semlink.batching import MicroBatcher
-from semlink.corpora.registry import EMBEDDED, check_corpus
+from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
 from semlink.headers import parse_header
 from semlink.settings import Settings
@@ -24,13 +24,13 @@ from semlink.wire import from_wire
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A decoded feature (``[feature_size]``, float32, unit norm) and what to look for with it.
+    """Decoded components (``[num_components, feature_size]``, float32, unit norm) and what to look for with them.
 
-    ``erased``: the channel destroyed the message; the feature is zero and nothing is looked for.
+    ``erased``: the channel destroyed the message; the components are zero and nothing is looked for.
     """
 
     header: channel_pb2.FrameHeader
-    feature: NDArray[np.float32]
+    components: NDArray[np.float32]
     erased: bool = False
 
 
@@ -44,7 +44,7 @@ class Receiver:
         )
 
     def warm_up(self) -> None:
-        """Load every gallery, so that the first query does not pay for it."""
+        """Load every embedded gallery, so that the first query does not pay for it."""
         for corpus in EMBEDDED:
             gallery_of(corpus)
 
@@ -61,7 +61,7 @@ class Receiver:
             _check_target(checked.header, field=f"frames[{i}].header")
         decoded = await self._decoder.submit_many(samples)
         wanted = [
-            Wanted(s.header, d.feature, d.erased)
+            Wanted(s.header, d.components, d.erased)
             for s, (d, _) in zip(samples, decoded, strict=True)
         ]
         receptions = await asyncio.to_thread(self._find, wanted)
@@ -78,10 +78,10 @@ class Receiver:
         for i, item in enumerate(request.items):
             header = parse_header(item.header, field=f"items[{i}].header")
             _check_target(header, field=f"items[{i}].header")
-            feature = from_wire(
-                item.feature, field=f"items[{i}].feature", dtype="float32", shape=(None,)
+            components = from_wire(
+                item.components, field=f"items[{i}].components", dtype="float32", shape=(None, None)
             )
-            wanted.append(Wanted(header, feature))
+            wanted.append(Wanted(header, components))
         return receiver_pb2.SearchResponse(receptions=await asyncio.to_thread(self._find, wanted))
 
     async def list_corpora(
@@ -89,7 +89,7 @@ class Receiver:
         request: receiver_pb2.ListCorporaRequest,  # noqa: ARG002 - the protocol's signature
     ) -> receiver_pb2.ListCorporaResponse:
         """Every gallery of this receiver."""
-        galleries = await asyncio.to_thread(lambda: [gallery_of(name) for name in EMBEDDED])
+        galleries = await asyncio.to_thread(lambda: [gallery_of(name) for name in known_corpora()])
         return receiver_pb2.ListCorporaResponse(corpora=[_describe(g) for g in galleries])
 
     async def get_item(self, request: receiver_pb2.GetItemRequest) -> receiver_pb2.GalleryItem:
@@ -129,33 +129,42 @@ def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
 
 def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
     """Search every gallery once for all that want it; an erased message has no matches."""
-    groups: dict[tuple[str, bool], list[int]] = {}
+    groups: dict[tuple[str, bool, bool, bool, tuple[int, ...]], list[int]] = {}
     receptions: dict[int, receiver_pb2.Reception] = {}
     for i, w in enumerate(wanted):
         if w.erased:
             receptions[i] = receiver_pb2.Reception(erased=True)
             continue
-        to_text = w.header.task == "audio" and w.header.modality == "audio"
-        groups.setdefault((w.header.corpus, to_text), []).append(i)
-    for (corpus, to_text), members in groups.items():
+        header = w.header
+        to_text = header.task == "audio" and header.modality == "audio"
+        alike = (header.corpus, to_text, header.prototypes, header.reranked, w.components.shape)
+        groups.setdefault(alike, []).append(i)
+    for (corpus, to_text, prototypes, reranked, shape), members in groups.items():
         gallery = gallery_of(corpus)
-        sizes = {wanted[i].feature.shape for i in members}
-        if sizes != {(gallery.feature_size,)}:
+        if shape[-1] != gallery.feature_size or not shape[0]:
             raise InvalidField(
-                f"feature has shape {sizes}, the gallery of {corpus!r} holds {gallery.feature_size}",
-                field="feature",
+                f"components have shape {shape}, the gallery of {corpus!r} holds features of "
+                f"{gallery.feature_size}",
+                field="components",
             )
         with timed("receiver.search") as clock:
             hits = gallery.search(
-                np.stack([wanted[i].feature for i in members]),
+                np.stack([wanted[i].components for i in members]),
                 max(wanted[i].header.top_k for i in members),
                 captions=to_text,
+                scoring="prototypes" if prototypes else "global",
+                reranked=reranked,
             )
         timing = common_pb2.Timing(stage="receiver.search", milliseconds=clock.milliseconds)
         for i, found in zip(members, hits, strict=True):
             receptions[i] = receiver_pb2.Reception(
                 matches=[
-                    receiver_pb2.Match(item_id=h.item_id, score=h.score, captions=h.captions)
+                    receiver_pb2.Match(
+                        item_id=h.item_id,
+                        score=h.score,
+                        captions=h.captions,
+                        similarity=h.similarity,
+                    )
                     for h in found[: wanted[i].header.top_k]
                 ],
                 timings=[timing],

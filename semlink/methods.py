@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from semlink.corpora.corpus import Task
+from semlink.corpora.registry import TASKS
 from semlink.errors import InvalidField
 
 Fusion = Literal["none", "mean", "similarity"]
 Coding = Literal["jscc", "separation", "vq-digital"]
+Scoring = Literal["global", "prototypes"]
+Reranking = Literal["none", "neighbours"]
+Extraction = Literal["none", "tf-idf", "textrank", "itrieval-kd"]
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+RERANKINGS: tuple[Reranking, ...] = get_args(Reranking)
+EXTRACTIONS: tuple[Extraction, ...] = get_args(Extraction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +26,9 @@ class Method:
     ``rewrites``: LLM rewrites are asked for (SDG). ``filtered``: hallucinations are dropped first (CDFC phase 1).
     ``fusion``: how the kept rewrites join the source (CDFC phase 2). ``predictor``: who turns reports into the CSI
     of the slot; "" leaves the choice to the knowledge base. ``coding``: how a feature becomes symbols. ``channel``:
-    False hands the feature over as it is.
+    False hands the feature over as it is. ``extraction``, ``scoring``, ``reranking``: which sentences of a text are
+    sent, what is compared at the receiver and whether its first answers are ranked again; a query may choose others.
+    ``tasks``: where the method means something.
     """
 
     name: str
@@ -31,6 +41,10 @@ class Method:
     predictor: str = "hold-last"
     coding: Coding = "jscc"
     channel: bool = True
+    extraction: Extraction = "none"
+    scoring: Scoring = "global"
+    reranking: Reranking = "none"
+    tasks: tuple[Task, ...] = TASKS
 
 
 METHODS: dict[str, Method] = {
@@ -83,15 +97,51 @@ METHODS: dict[str, Method] = {
             available=True,
             coding="vq-digital",
         ),
+        Method(
+            "sew-mcm",
+            "Sew + MCM: heads by Sew calibration and masked captions, re-ranked; link as deepsc-mimo",
+            "Wei et al., Calibrating Cross-modal Features for Text-Based Person Searching; link is ours",
+            available=True,
+            reranking="neighbours",
+            tasks=("person",),
+        ),
+        Method(
+            "gpa",
+            "GPA: global feature and prototypes, most important first; link as deepsc-mimo",
+            "Xie et al., Global and Prototype Alignment for Audio-Text Retrieval; message is ours",
+            available=True,
+            scoring="prototypes",
+            tasks=("audio",),
+        ),
+        Method(
+            "itrieval-kd",
+            "ItrievalKD: only the key sentences of a noisy text are sent; link as deepsc-mimo",
+            "Liu et al., Iterative Retrieval Framework Assisted with Knowledge Distillation; link is ours",
+            available=True,
+            extraction="itrieval-kd",
+            tasks=("image",),
+        ),
     )
 }
 
 
 def method_named(name: str, *, field: str = "method") -> Method:
-    """The method of that name. Raises InvalidField when it is unknown or not built yet."""
+    """The method of that name. Raises InvalidField when it is unknown or not built yet.
+
+    Which tasks it serves is for the caller to check: see :func:`check_task`.
+    """
     method = METHODS.get(name)
     if method is None or not method.available:
         offered = ", ".join(m.name for m in METHODS.values() if m.available)
         why = "is not built yet" if method else "is unknown"
         raise InvalidField(f"{field} {name!r} {why}, allowed: {offered}", field=field)
     return method
+
+
+def check_task(method: Method, task: str, *, field: str = "method") -> None:
+    """Raise InvalidField for a method that means nothing for the task."""
+    if task not in method.tasks:
+        raise InvalidField(
+            f"{field} {method.name!r} serves {', '.join(method.tasks)}, not task {task!r}",
+            field=field,
+        )

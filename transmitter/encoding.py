@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +13,22 @@ from semlink.semantics.encoders import semantic_encoder
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Something to encode: see :class:`transmitter.queries.CheckedQuery`."""
+    """Something to encode in a space: see :class:`transmitter.queries.CheckedQuery`."""
 
-    task: str
+    space: str
     modality: str
     value: str | NDArray[Any]
 
 
 def encode(contents: list[Content], device: str = "cpu") -> list[NDArray[np.float32]]:
-    """Features, ``[feature_size]`` float32 of unit norm each, in the order of the contents."""
+    """Components, ``[num_components, feature_size]`` float32 of unit norm, the global feature first; in order."""
     groups: dict[tuple[str, str], list[int]] = {}
     for i, content in enumerate(contents):
-        groups.setdefault((content.task, content.modality), []).append(i)
-    features: dict[int, NDArray[np.float32]] = {}
-    for (task, modality), members in groups.items():
-        encoder = semantic_encoder(task, device)
-        run: Callable[[list[Any]], NDArray[np.float32]] = getattr(encoder, modality)
-        rows = run([contents[i].value for i in members])
-        features |= dict(zip(members, rows, strict=True))
-    return [features[i] for i in range(len(contents))]
+        groups.setdefault((content.space, content.modality), []).append(i)
+    components: dict[int, NDArray[np.float32]] = {}
+    for (space, modality), members in groups.items():
+        rows = semantic_encoder(space, device).components(
+            modality, [contents[i].value for i in members]
+        )
+        components |= dict(zip(members, rows, strict=True))
+    return [components[i] for i in range(len(contents))]

@@ -1,4 +1,4 @@
-"""From features to frames: JSCC symbols for the SNR that the known CSI promises, and the precoder, batched."""
+"""From components to frames: JSCC symbols for the SNR that the known CSI promises, and the precoder, batched."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from semlink.links import NUM_SUBBANDS
 from semlink.methods import Coding
 from semlink.semantics.codec import load_codec
 from semlink.semantics.digital import load_source_coder
+from semlink.semantics.message import encode_message
 from semlink.signal.coding import modulate, scheme_of
 from semlink.signal.link_adaptation import choose_mcs
 from semlink.signal.precoding import (
@@ -26,13 +27,15 @@ from semlink.v1 import common_pb2
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A feature (``[feature_size]``, float32) to send over a link with what is known of its channel.
+    """What to send over a link with what is known of its channel.
 
-    ``csi``: complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``, None when nothing is known.
+    ``components``: float32 ``[num_components, feature_size]``, unit norm each, the most important first; a digital
+    scheme sends the first alone. ``space``: whose codec carries them. ``csi``: complex64 ``[num_users, num_subbands,
+    num_rx_ant, num_tx_ant]``, None when nothing is known.
     """
 
-    task: str
-    feature: NDArray[np.float32]
+    space: str
+    components: NDArray[np.float32]
     num_symbols: int
     config: common_pb2.LinkConfig
     csi: NDArray[np.complex64] | None
@@ -47,7 +50,8 @@ class Message:
         """Messages of equal shape are framed in one batch."""
         c = self.config
         return (
-            self.task,
+            self.space,
+            self.components.shape,
             self.modality,
             self.coding,
             self.num_symbols,
@@ -105,12 +109,13 @@ def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
     subband = torch.arange(resource_elements, device=device) % NUM_SUBBANDS
     # symbol j of the message goes to layer j mod L of resource element j // L
     per_symbol = sinr_db[:, subband].flatten(1)[:, :num_symbols]
-    features = torch.from_numpy(np.stack([m.feature for m in messages])).to(device)
+    components = torch.from_numpy(np.stack([m.components for m in messages])).to(device)
     mcs = [0] * len(messages)
     if first.coding == "jscc":
-        message = load_codec(first.task, device=device).encode(features, per_symbol, num_symbols)
+        codec = load_codec(first.space, device=device)
+        message = encode_message(codec, components, per_symbol, num_symbols)
     else:
-        mcs, message = _encode_digital(messages, features, per_symbol)
+        mcs, message = _encode_digital(messages, components[:, 0], per_symbol)
     padding = resource_elements * num_layers - num_symbols
     filled = torch.nn.functional.pad(message, (0, padding), value=1.0)
     symbols = filled.view(len(messages), resource_elements, num_layers).transpose(1, 2)
@@ -125,7 +130,7 @@ def _encode_digital(
 ) -> tuple[list[int], torch.Tensor]:
     """MCS of each message and its symbols ``[batch, k]``; messages of equal MCS are coded together."""
     first, k = messages[0], predicted_sinr_db.shape[1]
-    coder = load_source_coder(first.task, first.coding, features.device)
+    coder = load_source_coder(first.space, first.coding, features.device)
     mcs = choose_mcs(
         predicted_sinr_db.cpu().double().numpy(),
         [m.config for m in messages],

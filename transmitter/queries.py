@@ -12,13 +12,22 @@ from semlink.corpora.media_io import decode_audio, decode_image
 from semlink.corpora.registry import check_corpus, default_corpus
 from semlink.errors import InvalidField
 from semlink.links import validate_link
-from semlink.methods import Method, method_named
+from semlink.methods import (
+    EXTRACTIONS,
+    RERANKINGS,
+    SCORINGS,
+    Method,
+    check_task,
+    method_named,
+)
 from semlink.semantics.codec import SYMBOL_COUNTS
+from semlink.semantics.spaces import space_of
 from semlink.signal.schemes import check_feedback
 from semlink.v1 import transmitter_pb2 as pb
 
 MAX_TEXT_CHARACTERS: Final = 2_000
 MAX_TOP_K: Final = 100
+MAX_KEY_SENTENCES: Final = 50
 MODALITIES: Final[dict[str, tuple[str, ...]]] = {
     "person": ("text", "image"),
     "image": ("text", "image"),
@@ -31,6 +40,7 @@ MODALITIES: Final[dict[str, tuple[str, ...]]] = {
 class CheckedQuery:
     """A query whose every field is allowed, its content decoded.
 
+    ``space``: whose heads and codec serve the corpus (:mod:`semlink.semantics.spaces`). ``retrieval``: every field set.
     ``content``: the text, uint8 RGB pixels ``[height, width, 3]`` or float32 samples at 16 kHz ``[num_samples]``.
     ``source_values``: real values at the encoder's input, the denominator of the bandwidth ratio (our definition):
     UTF-8 bytes of a text, pixel components, audio samples.
@@ -40,7 +50,9 @@ class CheckedQuery:
     task: str
     modality: str
     corpus: str
+    space: str
     method: Method
+    retrieval: pb.Retrieval
     content: str | NDArray[Any]
     source_values: int
 
@@ -51,6 +63,7 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
     corpus = query.corpus or default
     check_corpus(corpus, query.task, field=f"{field}.corpus")
     method = method_named(query.method, field=f"{field}.method")
+    check_task(method, query.task, field=f"{field}.method")
     if query.symbols not in SYMBOL_COUNTS:
         offered = ", ".join(map(str, SYMBOL_COUNTS))
         raise InvalidField(
@@ -80,8 +93,42 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
             f"allowed: {', '.join(MODALITIES[query.task])}",
             field=f"{field}.{modality}",
         )
+    retrieval = _retrieval(query, method, modality, field=f"{field}.retrieval")
     content, values = _content(query, modality, field=f"{field}.{modality}")
-    return CheckedQuery(query, query.task, modality, corpus, method, content, values)
+    return CheckedQuery(
+        query, query.task, modality, corpus, space_of(corpus), method, retrieval, content, values
+    )
+
+
+def _retrieval(query: pb.Query, method: Method, modality: str, *, field: str) -> pb.Retrieval:
+    """What the query asks for, filled up with what its method does. Raises InvalidField naming ``{field}.name``."""
+    asked = query.retrieval
+    for name, value, allowed in (
+        ("scoring", asked.scoring, SCORINGS),
+        ("reranking", asked.reranking, RERANKINGS),
+        ("extraction", asked.extraction, EXTRACTIONS),
+    ):
+        if value and value not in allowed:
+            raise InvalidField(
+                f"{field}.{name} is {value!r}, allowed: {', '.join(allowed)}",
+                field=f"{field}.{name}",
+            )
+    if asked.key_sentences > MAX_KEY_SENTENCES:
+        raise InvalidField(
+            f"{field}.key_sentences is {asked.key_sentences}, allowed: 0…{MAX_KEY_SENTENCES}",
+            field=f"{field}.key_sentences",
+        )
+    if modality != "text" and asked.extraction not in ("", "none"):
+        raise InvalidField(
+            f"{field}.extraction {asked.extraction!r} chooses among sentences, the query is {modality}",
+            field=f"{field}.extraction",
+        )
+    return pb.Retrieval(
+        scoring=asked.scoring or method.scoring,
+        reranking=asked.reranking or method.reranking,
+        extraction=asked.extraction or (method.extraction if modality == "text" else "none"),
+        key_sentences=asked.key_sentences,
+    )
 
 
 def _content(query: pb.Query, modality: str, *, field: str) -> tuple[str | NDArray[Any], int]:

@@ -17,6 +17,8 @@ from semlink.errors import CorruptTensor, InvalidField, Unavailable
 from semlink.links import NUM_SUBBANDS
 from semlink.rooms import ChannelRoom, KnowledgeRoom, ReceiverRoom
 from semlink.semantics.fusion import fuse
+from semlink.semantics.sentences import ScoredSentence
+from semlink.semantics.text import doubts
 from semlink.settings import Settings
 from semlink.store import Store
 from semlink.telemetry import record_degraded, record_link, timed
@@ -30,6 +32,7 @@ from semlink.v1 import (
 from semlink.wire import from_wire, to_wire
 from transmitter.csi import KnownCsi, newest_reports
 from transmitter.encoding import Content, encode
+from transmitter.extraction import Passage, extract_batch
 from transmitter.framing import Framed, Message, frame
 from transmitter.queries import CheckedQuery, check_query
 from transmitter.sharing import LeaveTogether
@@ -39,6 +42,7 @@ REWRITE_TEMPERATURE = 0.4
 MIN_SIMILARITY = 0.6
 """The filter's α (methods.md §1.1–1.2: five candidates, τ 0.4, α 0.6)."""
 FUSION_TEMPERATURE = 0.1
+_FIRST_TEXT = Passage("A first sentence. A second one.", "textrank", "image", 1)
 
 
 @dataclass(slots=True)
@@ -46,7 +50,10 @@ class _Work:
     """A query on its way: what has been found out so far."""
 
     query: CheckedQuery
-    feature: NDArray[np.float32] | None = None
+    text: str = ""
+    """What is sent of a text: all of it, or its key sentences."""
+    sentences: list[transmitter_pb2.Sentence] = field(default_factory=list)
+    components: NDArray[np.float32] | None = None
     rewrites: list[knowledge_pb2.Rewrite] = field(default_factory=list)
     csi: KnownCsi = field(default_factory=lambda: KnownCsi(None, "none"))
     slot: channel_pb2.Slot | None = None
@@ -76,6 +83,9 @@ class Transmitter:
         self._encoder: MicroBatcher[Content, tuple[NDArray[np.float32], float]] = MicroBatcher(
             self._encode, name="transmitter.encode", max_batch=64, max_queue=settings.max_queue
         )
+        self._extractor: MicroBatcher[Passage, tuple[list[ScoredSentence], float]] = MicroBatcher(
+            self._extract, name="transmitter.extract", max_batch=64, max_queue=settings.max_queue
+        )
         self._framer: MicroBatcher[Message, tuple[Framed, float]] = MicroBatcher(
             self._frame, name="transmitter.frame", max_batch=256, max_queue=settings.max_queue
         )
@@ -90,10 +100,12 @@ class Transmitter:
     def warm_up(self) -> None:
         """Load the encoders, so that the first query does not pay for it."""
         self._encode_batch([Content(task, "text", "a first query") for task in TASKS])
+        self._extract([_FIRST_TEXT])
 
     async def close(self) -> None:
         """Finish what is queued."""
         await self._cell.drain()
+        await self._extractor.drain()
         await self._encoder.drain()
         await self._framer.drain()
 
@@ -121,23 +133,50 @@ class Transmitter:
     # --- meaning -------------------------------------------------------------------------------
 
     async def _understand(self, work: list[_Work]) -> None:
-        """Encode every query and fuse it with what the knowledge base adds."""
+        """Choose the sentences, encode every query and fuse it with what the knowledge base adds."""
+        await self._choose_sentences(work)
         await asyncio.gather(self._encode_sources(work), self._ask_knowledge(work))
         await self._fuse([w for w in work if any(r.kept for r in w.rewrites)])
 
+    async def _choose_sentences(self, work: list[_Work]) -> None:
+        """Noise is never sent: what the extraction leaves out goes no further, not even to the knowledge base."""
+        for w in work:
+            w.text = w.query.content if isinstance(w.query.content, str) else ""
+        choosing = [w for w in work if w.query.retrieval.extraction != "none"]
+        extracted = await self._extractor.submit_many(
+            [
+                Passage(
+                    w.text,
+                    w.query.retrieval.extraction,
+                    w.query.space,
+                    w.query.retrieval.key_sentences,
+                )
+                for w in choosing
+            ]
+        )
+        for w, (sentences, milliseconds) in zip(choosing, extracted, strict=True):
+            w.text = " ".join(s.text for s in sentences if s.kept)
+            w.sentences = [
+                transmitter_pb2.Sentence(text=s.text, score=s.score, kept=s.kept) for s in sentences
+            ]
+            w.timings.append(_timing("transmitter.extract", milliseconds))
+
     async def _encode_sources(self, work: list[_Work]) -> None:
         encoded = await self._encoder.submit_many(
-            [Content(w.query.task, w.query.modality, w.query.content) for w in work]
+            [Content(w.query.space, w.query.modality, w.text or w.query.content) for w in work]
         )
-        for w, (feature, milliseconds) in zip(work, encoded, strict=True):
-            w.feature = feature
+        for w, (components, milliseconds) in zip(work, encoded, strict=True):
+            w.components = _sent(w, components)
             w.timings.append(_timing("transmitter.encode", milliseconds))
+        texts = [w for w in work if w.text]
+        for w, note in zip(texts, doubts([w.text for w in texts]), strict=True):
+            w.degraded.extend(_degradation("text", reason) for reason in note)
 
     async def _ask_knowledge(self, work: list[_Work]) -> None:
         """One call for every budget that occurs: it is the call that a budget bounds."""
         asking: dict[float, list[_Work]] = {}
         for w in work:
-            if w.query.method.rewrites and isinstance(w.query.content, str):
+            if w.query.method.rewrites and w.text:
                 asking.setdefault(w.query.message.knowledge_budget_ms, []).append(w)
         await asyncio.gather(*(self._rewrite(b, members) for b, members in asking.items()))
 
@@ -146,7 +185,7 @@ class Transmitter:
             budget_ms=budget_ms,
             items=[
                 knowledge_pb2.RewriteItem(
-                    text=str(w.query.content),
+                    text=w.text,
                     num_candidates=NUM_REWRITES,
                     temperature=REWRITE_TEMPERATURE,
                     min_similarity=MIN_SIMILARITY,
@@ -168,11 +207,11 @@ class Transmitter:
             w.timings.append(_timing("transmitter.knowledge", clock.milliseconds))
 
     async def _fuse(self, work: list[_Work]) -> None:
-        """Replace each feature by the fusion of source and kept rewrites (CDFC phase 2); k stays as it was."""
+        """Replace each component by its fusion with the kept rewrites' (CDFC phase 2); k stays as it was."""
         kept = [[r for r in w.rewrites if r.kept] for w in work]
         encoded = await self._encoder.submit_many(
             [
-                Content(w.query.task, "text", r.text)
+                Content(w.query.space, "text", r.text)
                 for w, rewrites in zip(work, kept, strict=True)
                 for r in rewrites
             ]
@@ -180,16 +219,20 @@ class Transmitter:
         vectors = iter(encoded)
         for w, rewrites in zip(work, kept, strict=True):
             rows = [next(vectors) for _ in rewrites]
+            source = torch.from_numpy(np.asarray(w.components))
+            others = np.stack([_sent(w, components) for components, _ in rows], axis=1)
+            similarity = torch.tensor([[r.similarity for r in rewrites]], dtype=torch.float32)
             with timed("transmitter.fuse") as clock:
+                # A component is fused with the same component of every rewrite.
                 fused = fuse(
-                    torch.from_numpy(np.asarray(w.feature)[None]),
-                    torch.from_numpy(np.stack([feature for feature, _ in rows])[None]),
-                    torch.tensor([[r.similarity for r in rewrites]], dtype=torch.float32),
-                    torch.ones(1, len(rewrites), dtype=torch.bool),
+                    source,
+                    torch.from_numpy(others),
+                    similarity.expand(len(source), -1),
+                    torch.ones(len(source), len(rewrites), dtype=torch.bool),
                     rule=w.query.method.fusion,
                     temperature=FUSION_TEMPERATURE,
                 )
-            w.feature = fused[0].numpy()
+            w.components = fused.numpy()
             spent = clock.milliseconds + max(milliseconds for _, milliseconds in rows)
             w.timings.append(_timing("transmitter.fuse", spent))
 
@@ -288,8 +331,8 @@ class Transmitter:
         framed = await self._framer.submit_many(
             [
                 Message(
-                    task=w.query.task,
-                    feature=np.asarray(w.feature),
+                    space=w.query.space,
+                    components=np.asarray(w.components),
                     num_symbols=w.query.message.symbols,
                     config=_slot(w).config,
                     csi=w.csi.csi,
@@ -332,7 +375,7 @@ class Transmitter:
                 items=[
                     receiver_pb2.SearchItem(
                         header=_header(w, num_streams=1, num_layers=1).SerializeToString(),
-                        feature=to_wire(np.asarray(w.feature, dtype=np.float32)),
+                        components=to_wire(np.asarray(w.components, dtype=np.float32)),
                     )
                     for w in work
                 ]
@@ -350,10 +393,28 @@ class Transmitter:
             features = self._encode_batch(contents)
         return [(feature, clock.milliseconds) for feature in features]
 
+    def _extract(self, passages: list[Passage]) -> list[tuple[list[ScoredSentence], float]]:
+        with timed("transmitter.extract") as clock:
+            extracted = extract_batch(passages, str(self._device))
+        return [(sentences, clock.milliseconds) for sentences in extracted]
+
     def _frame(self, messages: list[Message]) -> list[tuple[Framed, float]]:
         with timed("transmitter.frame") as clock:
             framed = frame(messages, self._device)
         return [(f, clock.milliseconds) for f in framed]
+
+
+def _sent(work: _Work, components: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The components that the query's scoring asks for, ``[num_components, feature_size]``."""
+    if work.query.retrieval.scoring == "global":
+        return components[:1]
+    if len(components) == 1:
+        raise InvalidField(
+            f"query.retrieval.scoring is 'prototypes', but corpus {work.query.corpus!r} has none: "
+            "its heads give a global feature alone, allowed: 'global'",
+            field="query.retrieval.scoring",
+        )
+    return components
 
 
 def _slot(work: _Work) -> channel_pb2.Slot:
@@ -427,6 +488,8 @@ def _header(
         first_stream=first_stream,
         coding="" if coding == "jscc" else coding,
         mcs=mcs,
+        prototypes=query.retrieval.scoring == "prototypes",
+        reranked=query.retrieval.reranking == "neighbours",
     )
 
 
@@ -473,6 +536,8 @@ def _answer(
         csi_source=work.csi.source,
         timings=[*work.timings, *timings],
         degraded=everything,
+        sentences=work.sentences,
+        retrieval=work.query.retrieval,
     )
 
 

@@ -40,7 +40,7 @@ class GalleryEncoder(RememberingEncoder):
         by_id = {item.item_id: item for item in corpus.items("test")}
         captions = [c.strip() for i in embeddings.item_ids for c in by_id[i].captions]
         self._known = {
-            (task, caption): vector
+            (task, caption): vector[None]
             for caption, vector in zip(captions, embeddings.captions, strict=True)
         }
 

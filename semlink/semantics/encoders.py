@@ -101,6 +101,12 @@ def load_heads(space: str, device: str = "cpu") -> dict[str, Head]:
     return heads
 
 
+def num_components(space: str) -> int:
+    """Components that the heads of a space give: the global feature, and prototypes where they are trained."""
+    heads_path(space)
+    return 1
+
+
 class SemanticEncoder:
     """The encoders of one space. Loaded on first use; safe to call from several threads.
 

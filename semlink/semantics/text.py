@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ WIDTH: Final = 384
 MAX_TOKENS: Final = 128
 """Longer texts are cut: MiniLM was trained on at most 128 word pieces, and a long query may have more."""
 BATCH: Final = 64
+FOREIGN_SHARE: Final = 0.2
+"""Share of letters in other scripts above which a text is reported as not English."""
 
 _lock = threading.Lock()
 
@@ -70,6 +73,13 @@ class MiniLm:
             mask[picked, :width] = real
         return Tokens(values, mask)
 
+    def num_word_pieces(self, texts: Sequence[str]) -> list[int]:
+        """Word pieces of each text, [CLS] and [SEP] included, those beyond :data:`MAX_TOKENS` as well."""
+        return [
+            len(encoding.ids) + sum(len(more.ids) - 2 for more in encoding.overflowing)
+            for encoding in self._tokenizer.encode_batch(list(texts))
+        ]
+
     def sentence_embeddings(self, texts: Sequence[str]) -> torch.Tensor:
         """Mean of the token states, L2-normalised, [batch, 384], float32 (the model card's pooling)."""
         tokens = self.token_states(texts)
@@ -81,6 +91,36 @@ def _frozen(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def doubts(texts: Sequence[str]) -> list[list[str]]:
+    """Why each text may be understood badly; empty for an English text that fits. Our definition.
+
+    The encoder reads :data:`MAX_TOKENS` word pieces and was trained on English: what is cut, and what is written in
+    another script, is said and not passed over. Another language in Latin letters is not noticed.
+    """
+    if not texts:
+        return []
+    lengths = minilm().num_word_pieces(texts)
+    return [_doubts(text, length) for text, length in zip(texts, lengths, strict=True)]
+
+
+def _doubts(text: str, num_word_pieces: int) -> list[str]:
+    found = []
+    if num_word_pieces > MAX_TOKENS:
+        found.append(
+            f"{num_word_pieces} word pieces: only the first {MAX_TOKENS} are read; "
+            "retrieval.extraction sends the key sentences instead"
+        )
+    letters = [c for c in text if c.isalpha()]
+    foreign = sum(not unicodedata.name(c, "").startswith("LATIN") for c in letters)
+    if not letters:
+        found.append("no letter in it: the encoder knows English words")
+    elif foreign > FOREIGN_SHARE * len(letters):
+        found.append(
+            f"{foreign} of {len(letters)} letters are not Latin: the encoder was trained on English"
+        )
+    return found
 
 
 @lru_cache(maxsize=2)

@@ -53,6 +53,9 @@ class Scripted:
                     query_id=q.id,
                     matches=[receiver_pb2.Match(item_id="sound-test-0001#2", score=0.5)],
                     link=self.report,
+                    retrieval=transmitter_pb2.Retrieval(
+                        scoring="global", reranking="none", extraction="none"
+                    ),
                 )
                 for q in request.queries
             ]

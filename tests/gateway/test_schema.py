@@ -21,7 +21,15 @@ class Obliging:
         self, request: transmitter_pb2.RetrieveRequest
     ) -> transmitter_pb2.RetrieveResponse:
         return transmitter_pb2.RetrieveResponse(
-            answers=[transmitter_pb2.Answer(query_id=q.id) for q in request.queries]
+            answers=[
+                transmitter_pb2.Answer(
+                    query_id=q.id,
+                    retrieval=transmitter_pb2.Retrieval(
+                        scoring="global", reranking="none", extraction="none"
+                    ),
+                )
+                for q in request.queries
+            ]
         )
 
     async def open_link(self, request: channel_pb2.OpenLinkRequest) -> channel_pb2.Link:

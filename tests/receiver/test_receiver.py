@@ -91,7 +91,7 @@ async def test_search_is_exact(vectors: GalleryEmbeddings, gallery: Gallery) -> 
     rng = np.random.default_rng(1)
     queries = rng.normal(size=(8, 256)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    hits = gallery.search(queries, 10, captions=False)
+    hits = gallery.search(queries[:, None], 10, captions=False)
     best = np.argsort(-(queries @ vectors.items.T), axis=1)[:, :10]
     for row, found in zip(best, hits, strict=True):
         assert [h.item_id for h in found] == [vectors.item_ids[i] for i in row]
@@ -170,7 +170,7 @@ async def test_a_header_that_asks_for_what_is_not_there(
 async def test_features_that_crossed_nothing_must_fit_the_gallery() -> None:
     room = Receiver(Settings(redis_url="memory://"))
     item = receiver_pb2.SearchItem(
-        header=header().SerializeToString(), feature=to_wire(np.ones(7, np.float32))
+        header=header().SerializeToString(), components=to_wire(np.ones((1, 7), np.float32))
     )
     with pytest.raises(InvalidField, match="256"):
         await room.search(receiver_pb2.SearchRequest(items=[item]))

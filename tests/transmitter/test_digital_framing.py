@@ -29,8 +29,8 @@ def message(  # type: ignore[no-untyped-def]
     config.snr_db, config.num_users, config.num_rx_ant, config.num_layers = snr_db, 1, 4, layers
     csi = rng.normal(size=(2, 1, 8, 4, 16)) / 2**0.5
     fields = {
-        "task": "person",
-        "feature": feature / np.linalg.norm(feature),
+        "space": "person",
+        "components": feature[None] / np.linalg.norm(feature),
         "num_symbols": k,
         "config": config,
         "csi": (csi[0] + 1j * csi[1]).astype(np.complex64),
@@ -68,7 +68,7 @@ def test_a_better_promise_never_lowers_the_mcs() -> None:
 
 def test_the_mcs_depends_on_reports_not_on_the_message() -> None:
     first, other = message("separation", 1), message("separation", 2)
-    swapped = message("separation", 1, feature=other.feature)
+    swapped = message("separation", 1, components=other.components)
     assert frame([first], CPU)[0].mcs == frame([swapped], CPU)[0].mcs
     # nothing known: the same link must be taken for a worse one
     unknown = message("separation", 1, csi=None)

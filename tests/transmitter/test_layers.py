@@ -51,8 +51,8 @@ def test_every_symbol_is_told_the_sinr_of_its_layer_and_subband(
     csi *= np.linspace(0.2, 1.5, 8)[:, None, None]
     messages = [
         Message(
-            task="person",
-            feature=np.zeros(256, np.float32),
+            space="person",
+            components=np.zeros((1, 256), np.float32),
             num_symbols=K,
             config=config,
             csi=one.astype(np.complex64),

@@ -167,7 +167,7 @@ def crude(contents: list[Content]) -> list[NDArray[np.float32]]:
     for content in contents:
         seed = sum(str(content.value).encode())
         draw = np.random.default_rng(seed).normal(size=256).astype(np.float32)
-        rows.append(draw / np.linalg.norm(draw))
+        rows.append(draw[None] / np.linalg.norm(draw))
     return rows
 
 
@@ -309,7 +309,7 @@ async def test_a_bad_query_does_not_fail_those_that_share_its_slot() -> None:
         rows = crude(contents)
         for row, content in zip(rows, contents, strict=True):
             if content.value == "spoilt":
-                row[3] = np.nan
+                row[0, 3] = np.nan
         return rows
 
     system = build_system(encoder=spoiling)  # type: ignore[arg-type]

@@ -24,11 +24,11 @@ SLOT = 200
 
 
 def features(contents: list[Content]) -> list[NDArray[np.float32]]:
-    """A fixed unit vector for each content."""
+    """A fixed unit vector, as the only component, for each content."""
     rows = []
     for content in contents:
         draw = np.random.default_rng(len(str(content.value))).normal(size=256).astype(np.float32)
-        rows.append(draw / np.linalg.norm(draw))
+        rows.append(draw[None] / np.linalg.norm(draw))
     return rows
 
 
