@@ -61,9 +61,11 @@ ENV PYTHONPATH=/opt/semlink/app \
     HOME=/tmp \
     SEMLINK_CACHE_DIR=/opt/semlink/cache \
     SEMLINK_STATE_DIR=/tmp/semlink \
+    SEMLINK_DATA_DIR=/var/lib/semlink \
     SEMLINK_HOST=0.0.0.0 \
     SEMLINK_LOG_FORMAT=json
-RUN useradd --system --uid 10001 --no-create-home --home-dir /tmp semlink
+RUN useradd --system --uid 10001 --no-create-home --home-dir /tmp semlink \
+ && install -d -o 10001 -g 10001 /var/lib/semlink /corpora
 COPY --from=prepared /opt/semlink/cache cache
 COPY --from=build /opt/semlink/app app
 # stops the build unless every model has the pinned checksum and is converted
