@@ -81,7 +81,10 @@ class Head(nn.Module):
 
     def raw(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The feature before normalisation, [batch, 256]."""
-        values, mask = self._standardised(values, mask)
+        return self.raw_of_standardised(*self.standardised(values, mask))
+
+    def raw_of_standardised(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """:meth:`raw` of what :meth:`standardised` gave: training does that once, not at each step."""
         return self._global(values, self._transformed(values, mask), mask)
 
     def _global(
@@ -97,17 +100,17 @@ class Head(nn.Module):
 
     def hidden(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token states after the transformer, [batch, num_tokens, width]."""
-        return self._transformed(*self._standardised(values, mask))
+        return self._transformed(*self.standardised(values, mask))
 
-    def _standardised(
+    def standardised(
         self, values: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens that fit, each channel in deviations from its mean."""
+        """Tokens that fit, each channel in deviations from its mean, and their mask."""
         # Channels are only ever appended to tokens, so a head that knows fewer of them stays valid.
         values = values[:, : self.config.max_tokens, : self.config.in_dim]
         # Rare channels of the backbones reach hundreds of deviations: they would own the projection.
-        x = ((values - self.mean) / self.deviation).clamp(-8.0, 8.0)
-        return x, mask[:, : self.config.max_tokens]
+        x = torch.addcmul(-self.mean / self.deviation, values, 1.0 / self.deviation)
+        return x.clamp_(-8.0, 8.0), mask[:, : self.config.max_tokens]
 
     def _pooled(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Maximum over the tokens and their mean in each band, ``[batch, (pooled_bands + 1)·in_dim]``."""
