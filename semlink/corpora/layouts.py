@@ -121,12 +121,12 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def json_entries(path: Path, entries: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The objects of a JSON list, each with ``FILE, entry N``, counted from 0 as in the list. Raises InvalidField."""
+def json_entries(place: str, entries: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects of a JSON list, each with ``PLACE, entry N``, counted from 0 as in the list. Raises InvalidField."""
     if not isinstance(entries, list):
-        raise InvalidField(f"{path}: expected a list of objects", field="root")
+        raise InvalidField(f"{place}: expected a list of objects", field="root")
     for index, entry in enumerate(entries):
-        where = f"{path}, entry {index}"
+        where = f"{place}, entry {index}"
         if not isinstance(entry, dict):
             raise InvalidField(f"{where}: {entry!r:.80} is not an object", field="root")
         yield where, entry

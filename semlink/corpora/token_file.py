@@ -25,7 +25,7 @@ def read_captions(path: Path) -> Mapping[str, Sequence[str]]:
     for number, line in numbered_lines(path):
         key, tab, caption = line.partition("\t")
         name, _, position = key.rpartition("#")
-        if not (tab and name and position.isdecimal() and caption.strip()):
+        if not (tab and name and "/" not in name and position.isdecimal() and caption.strip()):
             raise InvalidField(
                 f"{path}, line {number}: {line[:80]!r} is not <img>.jpg#<n>, tab, caption",
                 field="root",
