@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     state_dir: Path = Path("~/.local/state/semlink")
     """What `semlink up` writes: logs and the ids of its processes."""
 
+    # galleries
+    gallery_index: Literal["auto", "exact", "hnsw", "ivf-pq"] = "auto"
+    """Index of every gallery; "auto": exact up to ``gallery_exact_limit`` vectors, HNSW beyond."""
+    gallery_exact_limit: int = Field(50_000, ge=1)
+    """Up to so many vectors a scan answers in about two milliseconds on one core, and misses nothing."""
+
     # logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
