@@ -9,11 +9,11 @@ from semlink.semantics.sentences import ScoredSentence, extract
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text to choose from: the rule, the space whose student scores, κ (0: as validated)."""
+    """A text to choose from: the rule, the space whose student scores ("" without), κ (0: as validated)."""
 
     text: str
     rule: str
-    space: str
+    student: str
     key_sentences: int
 
 
@@ -21,13 +21,13 @@ def extract_batch(passages: list[Passage], device: str = "cpu") -> list[list[Sco
     """The sentences of each passage, scored, at least one kept; in order."""
     groups: dict[tuple[str, str, int], list[int]] = {}
     for i, passage in enumerate(passages):
-        groups.setdefault((passage.rule, passage.space, passage.key_sentences), []).append(i)
+        groups.setdefault((passage.rule, passage.student, passage.key_sentences), []).append(i)
     extracted: dict[int, list[ScoredSentence]] = {}
-    for (rule, space, key_sentences), members in groups.items():
+    for (rule, student, key_sentences), members in groups.items():
         found = extract(
             [passages[i].text for i in members],
             rule,
-            space=space,
+            space=student,
             key_sentences=key_sentences,
             device=device,
         )

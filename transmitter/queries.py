@@ -21,13 +21,16 @@ from semlink.methods import (
     method_named,
 )
 from semlink.semantics.codec import SYMBOL_COUNTS
-from semlink.semantics.spaces import space_of
+from semlink.semantics.encoders import num_components
+from semlink.semantics.spaces import space_of, weights_file
 from semlink.signal.schemes import check_feedback
 from semlink.v1 import transmitter_pb2 as pb
 
 MAX_TEXT_CHARACTERS: Final = 2_000
 MAX_TOP_K: Final = 100
 MAX_KEY_SENTENCES: Final = 50
+SILENCE: Final = 2.0**-15
+"""A peak below one step of 16-bit audio."""
 MODALITIES: Final[dict[str, tuple[str, ...]]] = {
     "person": ("text", "image"),
     "image": ("text", "image"),
@@ -41,6 +44,7 @@ class CheckedQuery:
     """A query whose every field is allowed, its content decoded.
 
     ``space``: whose heads and codec serve the corpus (:mod:`semlink.semantics.spaces`). ``retrieval``: every field set.
+    ``student``: the space whose student scores the sentences, "" for none.
     ``content``: the text, uint8 RGB pixels ``[height, width, 3]`` or float32 samples at 16 kHz ``[num_samples]``.
     ``source_values``: real values at the encoder's input, the denominator of the bandwidth ratio (our definition):
     UTF-8 bytes of a text, pixel components, audio samples.
@@ -53,6 +57,7 @@ class CheckedQuery:
     space: str
     method: Method
     retrieval: pb.Retrieval
+    student: str
     content: str | NDArray[Any]
     source_values: int
 
@@ -94,9 +99,31 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
             field=f"{field}.{modality}",
         )
     retrieval = _retrieval(query, method, modality, field=f"{field}.retrieval")
+    space = space_of(corpus)
+    if retrieval.scoring == "prototypes" and num_components(space) == 1:
+        raise InvalidField(
+            f"{field}.retrieval.scoring is 'prototypes', but the heads of corpus {corpus!r} give a global feature "
+            "alone, allowed: global",
+            field=f"{field}.retrieval.scoring",
+        )
+    student = _student(retrieval, space, query.task, field=f"{field}.retrieval.extraction")
     content, values = _content(query, modality, field=f"{field}.{modality}")
     return CheckedQuery(
-        query, query.task, modality, corpus, space_of(corpus), method, retrieval, content, values
+        query, query.task, modality, corpus, space, method, retrieval, student, content, values
+    )
+
+
+def _student(retrieval: pb.Retrieval, space: str, task: str, *, field: str) -> str:
+    """The space whose student scores the sentences: the corpus's own, else its task's; "" where none is asked."""
+    if retrieval.extraction != "itrieval-kd":
+        return ""
+    for candidate in dict.fromkeys((space, task)):
+        if weights_file(candidate, "student").is_file():
+            return candidate
+    raise InvalidField(
+        f"{field} is 'itrieval-kd', but there is no student for task {task!r}: "
+        f"run `semlink train student --task {task}` or choose another of {', '.join(EXTRACTIONS)}",
+        field=field,
     )
 
 
@@ -142,4 +169,8 @@ def _content(query: pb.Query, modality: str, *, field: str) -> tuple[str | NDArr
     media = query.image if modality == "image" else query.audio
     read = decode_image if modality == "image" else decode_audio
     values: NDArray[Any] = read(media.data, media.content_type, field)
+    if modality == "audio" and float(np.abs(values).max()) < SILENCE:
+        raise InvalidField(
+            f"{field} is silent (peak below {SILENCE:g}): there is nothing to look for", field=field
+        )
     return values, int(np.prod(values.shape))

@@ -42,7 +42,7 @@ REWRITE_TEMPERATURE = 0.4
 MIN_SIMILARITY = 0.6
 """The filter's α (methods.md §1.1–1.2: five candidates, τ 0.4, α 0.6)."""
 FUSION_TEMPERATURE = 0.1
-_FIRST_TEXT = Passage("A first sentence. A second one.", "textrank", "image", 1)
+_FIRST_TEXT = Passage("A first sentence. A second one.", "textrank", "", 1)
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class Transmitter:
                 Passage(
                     w.text,
                     w.query.retrieval.extraction,
-                    w.query.space,
+                    w.query.student,
                     w.query.retrieval.key_sentences,
                 )
                 for w in choosing
@@ -408,12 +408,6 @@ def _sent(work: _Work, components: NDArray[np.float32]) -> NDArray[np.float32]:
     """The components that the query's scoring asks for, ``[num_components, feature_size]``."""
     if work.query.retrieval.scoring == "global":
         return components[:1]
-    if len(components) == 1:
-        raise InvalidField(
-            f"query.retrieval.scoring is 'prototypes', but corpus {work.query.corpus!r} has none: "
-            "its heads give a global feature alone, allowed: 'global'",
-            field="query.retrieval.scoring",
-        )
     return components
 
 
