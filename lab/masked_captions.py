@@ -145,11 +145,7 @@ class MaskedCaptionDecoder(nn.Module):
         self, width: int, vocabulary_size: int, *, num_heads: int = 4, sees_image: bool = True
     ) -> None:
         super().__init__()
-        self.layer: nn.TransformerDecoderLayer | None = None
-        if sees_image:
-            self.layer = nn.TransformerDecoderLayer(
-                width, num_heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True
-            )
+        self.layer = _DecoderLayer(width, num_heads) if sees_image else None
         self.norm = nn.LayerNorm(width)
         self.words = nn.Linear(width, vocabulary_size)
 
@@ -166,15 +162,48 @@ class MaskedCaptionDecoder(nn.Module):
         ``text``: ``[batch, num_tokens, width]``; ``image``: ``[batch, num_image_tokens, width]``; masks bool, True
         where a token is real; ``hidden``: bool ``[batch, num_tokens]``.
         """
+        # Only hidden words are asked about, so only they need be queries: [batch, most hidden in a caption].
+        order = hidden.int().argsort(dim=1, descending=True, stable=True)
+        order = order[:, : int(hidden.sum(1).amax())]
+        asked = text.gather(1, order[..., None].expand(-1, -1, text.shape[2]))
         if self.layer is not None:
-            text = self.layer(
-                text,
-                image,
-                tgt_key_padding_mask=~text_mask,
-                memory_key_padding_mask=~image_mask,
-            )
-        logits: torch.Tensor = self.words(self.norm(text[hidden]))
+            asked = self.layer(asked, text, text_mask, image, image_mask)
+        logits: torch.Tensor = self.words(self.norm(asked[hidden.gather(1, order)]))
         return logits
+
+
+class _DecoderLayer(nn.Module):
+    """A pre-norm decoder layer for some of a text's tokens: self-attention, cross-attention, feed-forward."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.text_norm, self.image_norm, self.feed_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.over_text = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.over_image = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        asked: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        normed = self.text_norm(text)
+        found, _ = self.over_text(
+            self.text_norm(asked), normed, normed, key_padding_mask=~text_mask, need_weights=False
+        )
+        x = asked + self.dropout(found)
+        found, _ = self.over_image(
+            self.image_norm(x), image, image, key_padding_mask=~image_mask, need_weights=False
+        )
+        x = x + self.dropout(found)
+        out: torch.Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out
 
 
 @lru_cache(maxsize=1)

@@ -115,6 +115,7 @@ def states(batch: int = 3) -> tuple[torch.Tensor, ...]:
     text_mask[0, 4:] = False
     hidden = torch.zeros(batch, 7, dtype=torch.bool)
     hidden[:, 2] = True
+    hidden[1, 5] = hidden[2, 0] = True
     return text, text_mask, image, torch.ones(batch, 5, dtype=torch.bool), hidden
 
 
@@ -123,12 +124,23 @@ def test_the_decoder_reads_what_it_should(sees_image: bool) -> None:
     decoder = MaskedCaptionDecoder(16, 11, sees_image=sees_image).eval()
     text, text_mask, image, image_mask, hidden = states()
     logits = decoder(text, text_mask, image, image_mask, hidden)
-    assert logits.shape == (3, 11)
+    assert logits.shape == (5, 11)
     other_image = decoder(text, text_mask, image.flip(0), image_mask, hidden)
     assert torch.allclose(logits, other_image, atol=1e-6) != sees_image
     padded = text.clone()
     padded[0, 4:] = 9.0
     assert torch.allclose(decoder(padded, text_mask, image, image_mask, hidden), logits, atol=1e-5)
+
+
+def test_each_hidden_word_is_answered_in_reading_order() -> None:
+    decoder = MaskedCaptionDecoder(16, 11).eval()
+    text, text_mask, image, image_mask, hidden = states()
+    together = decoder(text, text_mask, image, image_mask, hidden)
+    for n, (row, place) in enumerate(hidden.nonzero().tolist()):
+        one = torch.zeros_like(hidden)
+        one[row, place] = True
+        alone = decoder(text, text_mask, image, image_mask, one)
+        assert torch.allclose(alone, together[n : n + 1], atol=1e-5)
 
 
 def test_the_decoder_learns_a_word_that_only_the_picture_tells() -> None:

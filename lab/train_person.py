@@ -1,0 +1,426 @@
+"""Train the heads of person search: CMPM + CMPC, Sew, masked caption modelling (Sew + MCM), and InfoNCE beside them.
+
+Both heads read frozen tokens (:mod:`lab.features`). In training their features pass a batch normalisation of each
+modality (Sew + MCM, algorithm 1); it is linear once trained and is folded into a head's last layers, so that what is
+stored and served is a plain head. The weights are an exponential mean over steps, those of the last step are kept:
+val chooses nothing inside a run.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lab import person_losses
+from lab.masked_captions import MaskedCaptionDecoder, MaskedCaptions, masked_captions
+from lab.progress import progress
+from lab.train_heads import Checkpoint, contrastive_loss, evaluate, follow, thinned
+from lab.training import (
+    SplitData,
+    describe_data,
+    learning_rate_factor,
+    phrase_targets,
+    rounded,
+    save_weights,
+    split_data,
+)
+from semlink.corpora.corpus import Corpus
+from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.errors import InvalidField
+from semlink.semantics.eight_bits import pack, unpack
+from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.text import MAX_TOKENS
+
+LENGTH_QUANTILES: Final = (0.025, 0.975)
+"""Of the training captions' lengths: T_min and T_max of Sew + MCM eq. 10."""
+
+Matching = Literal["cmpm-cmpc", "sew", "infonce"]
+Captions = Literal["whole", "masked", "modelled", "modelled-without-image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is minimised: a matching loss, and what becomes of the captions.
+
+    ``margin_bounds``: of Sew; equal bounds are a fixed margin. ``captions``: "masked" hides words and asks for nothing
+    (table 5, "mask"), "modelled" has the decoder name them.
+    """
+
+    matching: Matching
+    margin_bounds: tuple[float, float] = (person_losses.FIXED_MARGIN, person_losses.FIXED_MARGIN)
+    captions: Captions = "whole"
+
+
+OBJECTIVES: Final[dict[str, Objective]] = {
+    "cmpm-cmpc": Objective("cmpm-cmpc"),
+    "sew-fixed": Objective("sew"),
+    "sew-adaptive": Objective("sew", person_losses.MARGIN_BOUNDS),
+    "mcm": Objective("cmpm-cmpc", captions="modelled"),
+    "sew-mcm": Objective("sew", person_losses.MARGIN_BOUNDS, "modelled"),
+    "mask-only": Objective("cmpm-cmpc", captions="masked"),
+    "mcm-without-image": Objective("cmpm-cmpc", captions="modelled-without-image"),
+    "infonce": Objective("infonce"),
+    "infonce-mcm": Objective("infonce", captions="modelled"),
+}
+"""By the name that the experiment and the command line know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a run learns, besides objective, data and seed. Chosen on val."""
+
+    epochs: int = 12
+    batch: int = 128
+    images_per_identity: int = 4
+    """Pictures of one person in a batch; 1 draws pictures without regard to persons."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 40
+    token_dropout: float = 0.1
+    average_decay: float = 0.98
+    dropout: float = 0.1
+    num_layers: int = 2
+    """Transformer layers of each head."""
+    text_bands: int = 1
+    media_bands: int = 4
+    identity_weight: float = 1.0
+    """Of CMPC, or of the identity loss of Sew."""
+    modelling_weight: float = 1.0
+    """λ2 of Sew + MCM eq. 12."""
+    phrase_weight: float = 0.0
+    """Of the side task of :mod:`lab.train_heads`."""
+
+
+class Pair(nn.Module):
+    """Both heads and everything that only training needs."""
+
+    text_norm: nn.BatchNorm1d
+    media_norm: nn.BatchNorm1d
+
+    def __init__(self, train: SplitData, objective: Objective, recipe: Recipe, words: int) -> None:
+        super().__init__()
+        self.text = _head(train.text.values, MAX_TOKENS, recipe, recipe.text_bands)
+        self.media = _head(train.media.values, 64, recipe, recipe.media_bands)
+        self.text_norm = nn.BatchNorm1d(FEATURE_DIM)
+        self.media_norm = nn.BatchNorm1d(FEATURE_DIM)
+        self.log_scale = nn.Parameter(torch.tensor(1.0 / 0.07).log())
+        identities = int(train.identity.max()) + 1
+        self.identities = nn.Parameter(torch.randn(FEATURE_DIM, identities) * 0.05)
+        self.phrases: nn.Linear | None = None
+        if recipe.phrase_weight:
+            self.phrases = nn.Linear(FEATURE_DIM, phrase_targets(train.items).shape[1])
+        self.decoder: MaskedCaptionDecoder | None = None
+        if objective.captions.startswith("modelled"):
+            self.decoder = MaskedCaptionDecoder(
+                self.text.config.width, words, sees_image=objective.captions == "modelled"
+            )
+        # What the text head reads in a hidden word's place (section 3.2: "a learnable token vector").
+        self.hidden_word = nn.Parameter(torch.zeros(self.text.config.in_dim))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """``picked`` items [n] with a caption each: tokens, whose they are, and the margin's captions' lengths."""
+
+    picked: torch.Tensor
+    identity: torch.Tensor
+    lengths: torch.Tensor
+    text: torch.Tensor
+    text_mask: torch.Tensor
+    media: torch.Tensor
+    media_mask: torch.Tensor
+    words: torch.Tensor | None
+    """Hidden words [n, num_tokens], −1 where seen."""
+
+
+class _Training:
+    """Data and objective of one run."""
+
+    def __init__(self, objective: Objective, recipe: Recipe, corpus: Corpus) -> None:
+        self.objective = objective
+        self.recipe = recipe
+        self.data = split_data(corpus, "train")
+        self.masked: MaskedCaptions | None = None
+        if objective.captions != "whole":
+            self.masked = masked_captions([c for i in self.data.items for c in i.captions])
+        owner = self.data.caption_item
+        self.captions = [torch.where(owner == n)[0] for n in range(len(self.data.items))]
+        # [CLS] and [SEP] are no words.
+        self.lengths = self.data.text.offsets.diff() - 2
+        self.shortest, self.longest = (
+            float(np.quantile(self.lengths.numpy(), share)) for share in LENGTH_QUANTILES
+        )
+        self.phrases = phrase_targets(self.data.items) if recipe.phrase_weight else None
+
+    def pair(self) -> Pair:
+        words = len(self.masked.vocabulary) if self.masked else 0
+        return Pair(self.data, self.objective, self.recipe, words)
+
+    def steps_an_epoch(self) -> int:
+        return max(1, len(self.data.items) // self.recipe.batch)
+
+    def batches(self) -> Iterator[_Batch]:
+        """One epoch of batches, each item at most once."""
+        order = _order(self.data.identity, self.recipe.images_per_identity)
+        for step in range(self.steps_an_epoch()):
+            yield self._batch(order[step * self.recipe.batch : (step + 1) * self.recipe.batch])
+
+    def _batch(self, picked: torch.Tensor) -> _Batch:
+        chosen = torch.stack(
+            [self.captions[n][torch.randint(len(self.captions[n]), ())] for n in picked.tolist()]
+        )
+        words = None
+        if self.masked:
+            text, words = self.masked.batch(chosen)
+        else:
+            text = self.data.text.batch(chosen)
+        media = self.data.media.batch(picked)
+        return _Batch(
+            picked=picked,
+            identity=self.data.identity[picked],
+            lengths=self.lengths[chosen],
+            text=text.values,
+            text_mask=text.mask,
+            media=media.values,
+            media_mask=media.mask,
+            words=words,
+        )
+
+    def loss(self, pair: Pair, batch: _Batch) -> torch.Tensor:
+        values, hidden = batch.text, None
+        if batch.words is not None:
+            hidden = batch.words >= 0
+            stand_in = pair.text.mean + pair.text.deviation * pair.hidden_word
+            values = torch.where(hidden[..., None], stand_in, values)
+        text_mask = thinned(batch.text_mask, self.recipe.token_dropout)
+        media_mask = thinned(batch.media_mask, self.recipe.token_dropout)
+        raw_text, text_states = _raw_and_states(pair.text, values, text_mask)
+        raw_media, media_states = _raw_and_states(pair.media, batch.media, media_mask)
+        text, media = pair.text_norm(raw_text), pair.media_norm(raw_media)
+        total = self._matching(pair, media, text, batch)
+        if pair.decoder is not None and batch.words is not None and hidden is not None:
+            logits = pair.decoder(text_states, text_mask, media_states, media_mask, hidden)
+            named = F.cross_entropy(logits, batch.words[hidden])
+            total = total + self.recipe.modelling_weight * named
+        if pair.phrases is not None and self.phrases is not None:
+            named = F.binary_cross_entropy_with_logits(
+                pair.phrases(raw_media), self.phrases[batch.picked]
+            )
+            total = total + self.recipe.phrase_weight * 10.0 * named
+        return total
+
+    def _matching(
+        self, pair: Pair, media: torch.Tensor, text: torch.Tensor, batch: _Batch
+    ) -> torch.Tensor:
+        identity, weights = batch.identity, pair.identities
+        match self.objective.matching:
+            case "cmpm-cmpc":
+                by_identity = person_losses.cmpc(media, text, identity, weights)
+                matched = person_losses.cmpm(media, text, identity)
+            case "sew":
+                margin = person_losses.adaptive_margin(
+                    batch.lengths, self.shortest, self.longest, self.objective.margin_bounds
+                )
+                by_identity = person_losses.sew_identity(media, text, identity, weights, margin)
+                matched = person_losses.sew_match(media, text, identity, margin)
+            case "infonce":
+                scale = pair.log_scale.clamp(max=float(np.log(100.0))).exp()
+                scores = scale * F.normalize(text, dim=1) @ F.normalize(media, dim=1).T
+                return contrastive_loss(scores, identity[:, None] == identity[None, :])
+        return matched + self.recipe.identity_weight * by_identity
+
+
+def run(
+    objective: str,
+    seed: int = 0,
+    *,
+    out: Path,
+    corpus: Corpus | None = None,
+    recipe: Recipe | None = None,
+    measure_test: bool = False,
+) -> dict[str, Any]:
+    """Train and write ``out/heads-person.safetensors`` and ``.json``; returns the scores.
+
+    ``objective``: a name in :data:`OBJECTIVES`; InvalidField otherwise. An interrupted run goes on after its last whole
+    epoch. ``scores["val"]``, and ``scores["test"]`` with ``measure_test``: :func:`lab.train_heads.evaluate` of the
+    heads as stored; ``scores["val_before_norm"]``: had inference read the features before the batch normalisation.
+    """
+    if objective not in OBJECTIVES:
+        raise InvalidField(
+            f"objective is {objective!r}, allowed: {', '.join(OBJECTIVES)}", field="objective"
+        )
+    recipe = recipe or Recipe()
+    corpus = corpus or corpus_named(default_corpus("person"))
+    torch.manual_seed(seed)
+    training = _Training(OBJECTIVES[objective], recipe, corpus)
+    average, history, seconds = _fit(training, objective, seed, corpus)
+    heads = {
+        "text": folded(average.text, average.text_norm),
+        "media": folded(average.media, average.media_norm),
+    }
+    # As shipped: the rounding to eight bits is part of what is measured.
+    for head in heads.values():
+        head.load_state_dict(unpack(pack(head.state_dict())))
+    val = split_data(corpus, "val")
+    scores: dict[str, Any] = {
+        "val": evaluate(heads["text"], heads["media"], val),
+        "val_before_norm": evaluate(average.text, average.media, val),
+    }
+    if measure_test:
+        test = split_data(corpus, "test")
+        scores["test"] = evaluate(heads["text"], heads["media"], test)
+    tensors = {f"{s}.{n}": t for s, head in heads.items() for n, t in head.state_dict().items()}
+    save_weights(
+        out / "heads-person.safetensors",
+        pack(tensors),
+        {"configs": json.dumps({side: head.config.as_dict() for side, head in heads.items()})},
+        {
+            "command": f"semlink train person --objective {objective}"
+            + (f" --seed {seed}" if seed else ""),
+            "data": describe_data(corpus),
+            "objective": asdict(OBJECTIVES[objective]),
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "caption_length_bounds": [training.shortest, training.longest],
+            "scores": rounded(scores),
+            "history": rounded(history),
+            "seconds": round(seconds),
+        },
+    )
+    return scores
+
+
+@torch.no_grad()
+def folded(head: Head, norm: nn.BatchNorm1d) -> Head:
+    """A head whose raw feature is ``norm`` of the given head's, with the statistics that ``norm`` has gathered."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("the batch normalisation has gathered no statistics")
+    result = copy.deepcopy(head).eval()
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    result.out.weight.mul_(gain[:, None])
+    result.out.bias.sub_(norm.running_mean).mul_(gain).add_(norm.bias)
+    if result.skip is not None:
+        (linear,) = (part for part in result.skip.modules() if isinstance(part, nn.Linear))
+        linear.weight.mul_(gain[:, None])
+        linear.bias.mul_(gain)
+    return result
+
+
+def _head(values: torch.Tensor, max_tokens: int, recipe: Recipe, bands: int) -> Head:
+    head = Head(HeadConfig(values.shape[1], max_tokens, dropout=recipe.dropout, pooled_bands=bands))
+    sample = values[:: max(1, len(values) // 50_000)].float()
+    head.mean.copy_(sample.mean(0))
+    head.deviation.copy_(sample.std(0).clamp_min(1e-3))
+    return head
+
+
+def _raw_and_states(
+    head: Head, values: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The feature before normalisation and the token states it was pooled from, for the price of one pass."""
+    states: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        states.append(output)
+
+    hook = head.norm.register_forward_hook(keep)
+    raw = head.raw(values, mask)
+    hook.remove()
+    return raw, states[0]
+
+
+def _order(identity: torch.Tensor, images_per_identity: int) -> torch.Tensor:
+    """A random order of all items in which items of an identity stand together in groups of at most so many."""
+    shuffled = torch.randperm(len(identity))
+    if images_per_identity == 1:
+        return shuffled
+    groups: list[torch.Tensor] = []
+    for person in range(int(identity.max()) + 1):
+        own = shuffled[identity[shuffled] == person]
+        groups += torch.split(own, images_per_identity)
+    return torch.cat([groups[n] for n in torch.randperm(len(groups)).tolist()])
+
+
+def _fit(
+    training: _Training, objective: str, seed: int, corpus: Corpus
+) -> tuple[Pair, list[dict[str, float]], float]:
+    """The averaged pair after the last epoch, each epoch's loss, and the seconds that all took."""
+    recipe = training.recipe
+    pair = training.pair()
+    average = copy.deepcopy(pair).eval()
+    optimiser = torch.optim.AdamW(
+        [
+            {
+                "params": [p for p in pair.parameters() if p.ndim > 1],
+                "weight_decay": recipe.weight_decay,
+            },
+            {"params": [p for p in pair.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+    )
+    steps = training.steps_an_epoch()
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: learning_rate_factor(step, steps * recipe.epochs, recipe.warmup_steps),
+    )
+    checkpoint = Checkpoint(f"person-{objective}", seed, recipe, corpus)
+    first, history, seconds = 0, [], 0.0
+    state = checkpoint.load()
+    if state is not None:
+        first, history, seconds = state["epoch"], state["history"], state["seconds"]
+        for name, part in (("pair", pair), ("average", average)):
+            part.load_state_dict(state[name])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+    started = time.monotonic() - seconds
+    with progress() as bar:
+        line = bar.add_task(f"{objective}, seed {seed}", total=steps * recipe.epochs)
+        bar.advance(line, first * steps)
+        for epoch in range(first, recipe.epochs):
+            # A stream of its own for each epoch: a resumed run draws what the whole one would have drawn.
+            torch.manual_seed(seed * 100_003 + epoch)
+            pair.train()
+            losses = []
+            for batch in training.batches():
+                loss = training.loss(pair, batch)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
+                optimiser.step()
+                schedule.step()
+                follow(average, pair, recipe.average_decay)
+                _copy_statistics(average, pair)
+                losses.append(loss.item())
+                bar.advance(line)
+            history.append({"epoch": epoch, "loss": float(np.mean(losses))})
+            seconds = time.monotonic() - started
+            bar.print(f"{objective} epoch {epoch}: loss {np.mean(losses):.3f}")
+            checkpoint.save(
+                {
+                    "epoch": epoch + 1,
+                    "history": history,
+                    "seconds": seconds,
+                    "pair": pair.state_dict(),
+                    "average": average.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
+                }
+            )
+    checkpoint.remove()
+    return average.eval(), history, seconds
+
+
+def _copy_statistics(average: Pair, pair: Pair) -> None:
+    """Batch normalisation's running statistics, which are means over steps already."""
+    for mean, value in zip(average.buffers(), pair.buffers(), strict=True):
+        mean.copy_(value)
