@@ -238,7 +238,7 @@ def test_a_person_in_two_splits_is_refused(tmp_path: Path) -> None:
 def test_a_picture_given_twice_is_refused(tmp_path: Path) -> None:
     cuhk(tmp_path)
     change(tmp_path / "reid_raw.json", lambda entries: entries.append(entries[6]))
-    with pytest.raises(InvalidField, match="entry 7: .* given before"):
+    with pytest.raises(InvalidField, match=r"entry 7: .* given before"):
         CuhkPedes(tmp_path)
 
 
