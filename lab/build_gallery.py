@@ -1,4 +1,4 @@
-"""Encode a corpus's test gallery with the installed heads: ``semlink train gallery --corpus pedestrians``."""
+"""Encode a corpus's gallery with the installed heads: ``semlink train gallery --corpus pedestrians``."""
 
 from __future__ import annotations
 
@@ -6,38 +6,65 @@ import json
 import time
 from pathlib import Path
 
-from lab.train_heads import embed
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lab.features import FrozenFeatures
 from lab.training import describe_data, rounded, split_data, two_way_metrics
-from semlink.corpora.registry import EMBEDDED, check_corpus, corpus_named
+from semlink.corpora.registry import corpus_named, gallery_split
 from semlink.semantics.encoders import heads_sha256, load_heads
-from semlink.semantics.gallery import GalleryEmbeddings
-from semlink.settings import Settings
+from semlink.semantics.gallery import GalleryEmbeddings, gallery_file
+from semlink.semantics.heads import Head
+from semlink.semantics.prototypes import PrototypeHead
+from semlink.semantics.spaces import space_of
 
 
 def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
-    """Write ``out/gallery-{corpus}.safetensors`` and ``.json`` (default: the weights directory).
+    """Write a corpus's gallery and its sidecar, to where the receiver reads them or into ``out``.
 
-    Raises NotFound for an unknown corpus or missing heads.
+    An added corpus gives the split that it was registered with. Interrupted, it goes on where the frozen features
+    (:mod:`lab.features`) ended, which are all but a few seconds of it. Raises NotFound for an unknown corpus or missing
+    heads.
     """
-    check_corpus(corpus, EMBEDDED.get(corpus, ""))
     started = time.monotonic()
-    task = EMBEDDED[corpus]
-    heads = load_heads(task)
-    data = split_data(corpus_named(corpus), "test")
+    path = gallery_file(corpus)
+    space = space_of(corpus)
+    heads = load_heads(space)
+    data = split_data(corpus_named(corpus), gallery_split(corpus))
+    items = components(heads["media"], data.media)
+    captions = components(heads["text"], data.text)
     gallery = GalleryEmbeddings(
         corpus=corpus,
         item_ids=tuple(item.item_id for item in data.items),
-        items=embed(heads["media"], data.media),
-        captions=embed(heads["text"], data.text),
+        items=items[:, 0],
+        captions=captions[:, 0],
+        item_prototypes=items[:, 1:] if items.shape[1] > 1 else None,
+        caption_prototypes=captions[:, 1:] if items.shape[1] > 1 else None,
     )
-    path = (out or Settings().weights_dir) / f"gallery-{corpus}.safetensors"
+    path = out / path.name if out else path
     gallery.save(path)
     sidecar = {
         "command": f"semlink train gallery --corpus {corpus}",
         "data": describe_data(corpus_named(corpus)),
-        "heads_sha256": heads_sha256(task),
+        "heads_sha256": heads_sha256(space),
         "scores": rounded(two_way_metrics(gallery.captions, gallery.items, data)),
         "seconds": round(time.monotonic() - started),
     }
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
     return gallery
+
+
+@torch.inference_mode()
+def components(head: Head, features: FrozenFeatures, batch: int = 256) -> NDArray[np.float32]:
+    """Global feature and prototypes of all inputs, ``[n, 1 + K, 256]``, float32; K is 0 for a plain head."""
+    head.eval()
+    parts = []
+    for start in range(0, len(features), batch):
+        tokens = features.batch(range(start, min(start + batch, len(features))))
+        if isinstance(head, PrototypeHead):
+            parts.append(head.encode_components(tokens))
+        else:
+            parts.append(head.encode(tokens)[:, None])
+    vectors: NDArray[np.float32] = torch.cat(parts).numpy()
+    return vectors
