@@ -178,8 +178,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it.
-        grey = np.asarray(image, dtype=np.float64) / 257.0
+        # Pillow would clip 16-bit grey at 255 instead of scaling it, and would not see its transparent level.
+        grey = np.asarray(image, dtype=np.float64)
+        grey = np.where(grey == image.info.get("transparency"), 65535.0, grey) / 257.0
         eight_bit = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
         return np.repeat(eight_bit[:, :, None], 3, axis=2)
     if image.has_transparency_data:

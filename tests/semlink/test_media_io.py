@@ -16,7 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from semlink.corpora.media_io import MOST_PIXELS, decode_audio, decode_image
+from semlink.corpora.media_io import (
+    MOST_PIXELS,
+    decode_audio,
+    decode_audio_start,
+    decode_image,
+)
 from semlink.errors import InvalidField
 
 RATE = 16_000
@@ -82,9 +87,21 @@ def test_a_mislabelled_picture_is_read_by_its_bytes() -> None:
     np.testing.assert_array_equal(pixels, np.asarray(picture()))
 
 
-def test_one_pixel_is_a_picture() -> None:
-    pixels = decode_image(encoded(picture(1, 1), "PNG"), "image/png", "query.image")
-    assert pixels.shape == (1, 1, 3)
+@pytest.mark.parametrize(
+    ("mode", "image_format"),
+    [
+        *((mode, "PNG") for mode in ("1", "L", "P", "RGB", "LA", "RGBA")),
+        *((mode, "JPEG") for mode in ("1", "L", "RGB", "CMYK")),
+        *((mode, "WEBP") for mode in ("L", "RGB", "RGBA")),
+    ],
+)
+def test_one_pixel_is_a_picture(mode: str, image_format: str) -> None:
+    data = encoded(Image.new(mode, (1, 1)), image_format)
+    pixels = decode_image(data, f"image/{image_format.lower()}", "query.image")
+    assert pixels.dtype == np.uint8
+    # Zero is black, no ink (CMYK), or transparent, which lies over white.
+    white = mode in ("CMYK", "LA", "RGBA")
+    np.testing.assert_allclose(pixels, np.full((1, 1, 3), 255 if white else 0), atol=3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA", "PA"])
@@ -131,6 +148,59 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def png_of_16_bit(samples: np.ndarray, colour_type: int, transparent: int | None = None) -> bytes:
+    """A PNG of 16-bit samples ``[height, width, num_channels]``, written by the standard: Pillow writes grey only."""
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
+        + (b"" if transparent is None else png_chunk(b"tRNS", struct.pack(">H", transparent)))
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def test_a_transparent_level_of_sixteen_bit_grey_is_white() -> None:
+    levels = np.array([[[0], [257], [32896], [65535]]])
+    assert decode_image(png_of_16_bit(levels, 0), "image/png", "f")[0, :, 0].tolist() == [
+        0,
+        1,
+        128,
+        255,
+    ]
+    pixels = decode_image(png_of_16_bit(levels, 0, transparent=257), "image/png", "f")
+    assert pixels[0, :, 0].tolist() == [0, 255, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "sample", "seen"),
+    [
+        (2, (65535, 32896, 257), (255, 128, 1)),
+        (4, (32896, 65535), (128, 128, 128)),
+        (4, (32896, 0), (255, 255, 255)),
+        (6, (65535, 0, 257, 65535), (255, 0, 1)),
+        (6, (65535, 0, 257, 0), (255, 255, 255)),
+    ],
+)
+def test_sixteen_bit_colour_and_alpha(
+    colour_type: int, sample: tuple[int, ...], seen: tuple[int, int, int]
+) -> None:
+    pixels = decode_image(png_of_16_bit(np.array([[sample]]), colour_type), "image/png", "f")
+    assert pixels.tolist() == [[list(seen)]]
+
+
+def test_palette_entries_of_any_transparency_lie_over_white() -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([0, 0, 0, 0, 0, 0, 0, 0, 200])
+    for column in range(3):
+        image.putpixel((column, 0), column)
+    data = encoded(image, "PNG", transparency=bytes([0, 51, 255]))
+    assert decode_image(data, "image/png", "f").tolist() == [
+        [[255, 255, 255], [204, 204, 204], [0, 0, 200]]
+    ]
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int, image_format: str) -> None:
@@ -168,18 +238,16 @@ def test_an_animation_gives_its_first_frame() -> None:
     np.testing.assert_array_equal(decode_image(data, "image/png", "f"), np.asarray(frames[0]))
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+def png_claiming(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(b""))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -301,6 +369,32 @@ def test_16_khz_mono_is_untouched() -> None:
     np.testing.assert_array_equal(decoded, samples.astype(np.float32) / 32768)
 
 
+@pytest.mark.parametrize(
+    ("subtype", "step"),
+    [("PCM_U8", 2**-7), ("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-23), ("FLOAT", 0)],
+)
+def test_every_depth_keeps_its_samples(subtype: str, step: float) -> None:
+    samples = np.array([0.0, 0.25, -0.5, 0.75, -1.0, 1 / 3])
+    decoded = decode_audio(sound(samples, subtype=subtype), "audio/wav", "f")
+    # One step of the depth, and float32's own rounding.
+    np.testing.assert_allclose(decoded, samples, atol=step + 1e-7)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (8_000, 1)])
+def test_silence_is_silent(subtype: str, rate: int, channels: int) -> None:
+    data = sound(np.zeros((rate // 2, channels)), rate, subtype=subtype)
+    decoded = decode_audio(data, "audio/wav", "f")
+    assert decoded.shape == (RATE // 2,)
+    assert not decoded.any()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_one_sample_is_a_sound(channels: int) -> None:
+    data = sound(np.full((1, channels), 0.5), subtype="FLOAT")
+    assert decode_audio(data, "audio/wav", "f").tolist() == [0.5]
+
+
 @pytest.mark.parametrize("peak", [1.5, 1e30, 3e38])
 def test_a_float_file_above_one_is_scaled_as_a_whole(peak: float) -> None:
     wave = tone(0.2, 44_100) * 2
@@ -318,6 +412,29 @@ def test_thirty_seconds_pass_and_more_do_not(rate: int) -> None:
         decode_audio(sound(np.zeros(63 * rate // 2, np.int16), rate), "audio/wav", "query.audio")
     with pytest.raises(InvalidField, match="lasts"):
         decode_audio(sound(np.zeros(30 * rate + 1, np.int16), rate), "audio/wav", "f")
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+def test_the_start_of_a_long_sound_is_its_first_thirty_seconds(rate: int) -> None:
+    # A ramp tells every moment from every other.
+    for seconds, is_long in ((30, False), (31, True), (60, True)):
+        ramp = np.linspace(0.0, 0.01 * seconds, seconds * rate)
+        data = sound(ramp, rate, subtype="FLOAT")
+        samples, is_cut = decode_audio_start(data, "audio/wav", "f")
+        assert is_cut is is_long
+        assert samples.shape == (30 * RATE,)
+        moments = np.arange(1, 30) * RATE
+        np.testing.assert_allclose(samples[moments], 0.01 * moments / RATE, atol=1e-4)
+
+
+def test_the_start_of_a_short_sound_is_the_sound() -> None:
+    data = sound(tone(1.5, 44_100), 44_100)
+    samples, is_cut = decode_audio_start(data, "audio/wav", "f")
+    assert not is_cut
+    np.testing.assert_array_equal(samples, decode_audio(data, "audio/wav", "f"))
+    for broken in (b"", b"no sound", sound(np.zeros(0))):
+        with pytest.raises(InvalidField):
+            decode_audio_start(broken, "audio/wav", "f")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -52,7 +52,7 @@ def cuhk(root: Path) -> Path:
 
 
 def icfg(root: Path) -> Path:
-    entries = []
+    entries: list[dict[str, Any]] = []
     for person, split in ((0, "train"), (0, "train"), (1, "train"), (2, "test")):
         place = f"{split}/{person:04d}/{person:04d}_{len(entries):03d}_01_0303morning.jpg"
         write_picture(root / "imgs" / place, (200, 50 * person, 0))
@@ -70,7 +70,7 @@ def icfg(root: Path) -> Path:
 
 
 def rstp(root: Path) -> Path:
-    entries = []
+    entries: list[dict[str, Any]] = []
     for person, split in ((0, "train"), (3701, "val"), (3901, "test")):
         for camera in (1, 5):
             place = f"{person:04d}_c{camera}_0001.jpg"
