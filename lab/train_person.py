@@ -12,16 +12,18 @@ import copy
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import nn
 
 from lab import person_losses
+from lab.features import FrozenFeatures
 from lab.masked_captions import MaskedCaptionDecoder, MaskedCaptions, masked_captions
 from lab.progress import progress
 from lab.train_heads import Checkpoint, contrastive_loss, evaluate, follow, thinned
@@ -40,6 +42,8 @@ from semlink.errors import InvalidField
 from semlink.semantics.eight_bits import pack, unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
 from semlink.semantics.text import MAX_TOKENS
+
+_CHUNK_TOKENS: Final = 1 << 14
 
 LENGTH_QUANTILES: Final = (0.025, 0.975)
 """Of the training captions' lengths: T_min and T_max of Sew + MCM eq. 10."""
@@ -101,6 +105,10 @@ class Recipe:
     """Of the side task of :mod:`lab.train_heads`."""
 
 
+RECIPES: Final[dict[str, Recipe]] = {name: Recipe() for name in OBJECTIVES}
+"""Chosen on val."""
+
+
 class Pair(nn.Module):
     """Both heads and everything that only training needs."""
 
@@ -130,7 +138,7 @@ class Pair(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """``picked`` items [n] with a caption each: tokens, whose they are, and the margin's captions' lengths."""
+    """``picked`` items [n] with a caption each: standardised tokens, whose they are, and the captions' lengths."""
 
     picked: torch.Tensor
     identity: torch.Tensor
@@ -161,10 +169,14 @@ class _Training:
             float(np.quantile(self.lengths.numpy(), share)) for share in LENGTH_QUANTILES
         )
         self.phrases = phrase_targets(self.data.items) if recipe.phrase_weight else None
-
-    def pair(self) -> Pair:
         words = len(self.masked.vocabulary) if self.masked else 0
-        return Pair(self.data, self.objective, self.recipe, words)
+        self.pair = Pair(self.data, objective, recipe, words)
+        # Standardised once, not at each step.
+        self.text = _standardised(self.pair.text, self.data.text)
+        self.media = _standardised(self.pair.media, self.data.media)
+        if self.masked:
+            features = _standardised(self.pair.text, self.masked.features)
+            self.masked = replace(self.masked, features=features)
 
     def steps_an_epoch(self) -> int:
         return max(1, len(self.data.items) // self.recipe.batch)
@@ -183,8 +195,8 @@ class _Training:
         if self.masked:
             text, words = self.masked.batch(chosen)
         else:
-            text = self.data.text.batch(chosen)
-        media = self.data.media.batch(picked)
+            text = self.text.batch(chosen)
+        media = self.media.batch(picked)
         return _Batch(
             picked=picked,
             identity=self.data.identity[picked],
@@ -200,8 +212,7 @@ class _Training:
         values, hidden = batch.text, None
         if batch.words is not None:
             hidden = batch.words >= 0
-            stand_in = pair.text.mean + pair.text.deviation * pair.hidden_word
-            values = torch.where(hidden[..., None], stand_in, values)
+            values = torch.where(hidden[..., None], pair.hidden_word, values)
         text_mask = thinned(batch.text_mask, self.recipe.token_dropout)
         media_mask = thinned(batch.media_mask, self.recipe.token_dropout)
         raw_text, text_states = _raw_and_states(pair.text, values, text_mask)
@@ -259,7 +270,7 @@ def run(
         raise InvalidField(
             f"objective is {objective!r}, allowed: {', '.join(OBJECTIVES)}", field="objective"
         )
-    recipe = recipe or Recipe()
+    recipe = recipe or RECIPES[objective]
     corpus = corpus or corpus_named(default_corpus("person"))
     torch.manual_seed(seed)
     training = _Training(OBJECTIVES[objective], recipe, corpus)
@@ -300,6 +311,19 @@ def run(
     return scores
 
 
+def load_heads(folder: Path) -> dict[str, Head]:
+    """The heads that :func:`run` wrote to ``folder``, ``{"text": …, "media": …}``, in evaluation mode."""
+    with safe_open(folder / "heads-person.safetensors", framework="pt") as file:
+        configs = json.loads(file.metadata()["configs"])
+        state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    heads = {side: Head(HeadConfig(**config)).eval() for side, config in configs.items()}
+    for side, head in heads.items():
+        prefix = f"{side}."
+        own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        head.load_state_dict(own)
+    return heads
+
+
 @torch.no_grad()
 def folded(head: Head, norm: nn.BatchNorm1d) -> Head:
     """A head whose raw feature is ``norm`` of the given head's, with the statistics that ``norm`` has gathered."""
@@ -324,17 +348,28 @@ def _head(values: torch.Tensor, max_tokens: int, recipe: Recipe, bands: int) -> 
     return head
 
 
+@torch.no_grad()
+def _standardised(head: Head, features: FrozenFeatures) -> FrozenFeatures:
+    """What the head makes of the values before it does anything else, float16 like they are."""
+    values = torch.empty_like(features.values)
+    for start in range(0, len(values), _CHUNK_TOKENS):
+        part = features.values[start : start + _CHUNK_TOKENS].float()[:, None]
+        ones = torch.ones(part.shape[:2], dtype=torch.bool)
+        values[start : start + _CHUNK_TOKENS] = head.standardised(part, ones)[0][:, 0]
+    return FrozenFeatures(values, features.offsets)
+
+
 def _raw_and_states(
     head: Head, values: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The feature before normalisation and the token states it was pooled from, for the price of one pass."""
+    """A feature before normalisation and the token states it is pooled from, of standardised tokens, in one pass."""
     states: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         states.append(output)
 
     hook = head.norm.register_forward_hook(keep)
-    raw = head.raw(values, mask)
+    raw = head.raw_of_standardised(values, mask)
     hook.remove()
     return raw, states[0]
 
@@ -356,7 +391,7 @@ def _fit(
 ) -> tuple[Pair, list[dict[str, float]], float]:
     """The averaged pair after the last epoch, each epoch's loss, and the seconds that all took."""
     recipe = training.recipe
-    pair = training.pair()
+    pair = training.pair
     average = copy.deepcopy(pair).eval()
     optimiser = torch.optim.AdamW(
         [

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from lab import train_heads, train_person
@@ -20,7 +19,6 @@ from lab.train_person import OBJECTIVES, Recipe, folded, run
 from lab.training import SplitData
 from semlink.corpora.corpus import Item, Split
 from semlink.errors import InvalidField
-from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import Head, HeadConfig
 
 RECIPE = Recipe(
@@ -94,14 +92,7 @@ def test_every_objective_learns_and_stores_plain_heads(objective: str, tmp_path:
     assert scores["test"]["text_to_media"]["r_at_1"] > 0.4
     sidecar = json.loads((tmp_path / "heads-person.json").read_text())
     assert sidecar["history"][-1]["loss"] < sidecar["history"][0]["loss"]
-    with safe_open(tmp_path / "heads-person.safetensors", framework="pt") as file:
-        configs = json.loads(file.metadata()["configs"])
-        state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    heads = {}
-    for side in ("text", "media"):
-        heads[side] = Head(HeadConfig(**configs[side]))
-        own = {n.removeprefix(f"{side}."): t for n, t in state.items() if n.startswith(f"{side}.")}
-        heads[side].load_state_dict(own)
+    heads = train_person.load_heads(tmp_path)
     again = train_heads.evaluate(heads["text"], heads["media"], population("test"))
     assert again["text_to_media"]["map"] == pytest.approx(
         scores["test"]["text_to_media"]["map"], abs=0.02

@@ -1,0 +1,148 @@
+"""The ablation of Sew + MCM: its figures, its claims, and what it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lab.experiments import sew_mcm
+from lab.experiments.sew_mcm import CLAIMS, METRICS, RERANKED, VARIANTS, query_figures, run
+from lab.features import FrozenFeatures
+from lab.results import read_rows
+from lab.training import SplitData
+from semlink.corpora.corpus import Item
+from semlink.corpora.pedestrians import Pedestrians
+from semlink.errors import InvalidField
+from semlink.semantics.metrics import retrieval_metrics
+
+PEOPLE, VIEWS = 20, 4
+
+
+def data() -> SplitData:
+    nothing = FrozenFeatures(torch.zeros(0, 4).half(), torch.zeros(1).long())
+    items = [
+        Item(f"{p}-{v}", str(p), "test", ("a", "b")) for p in range(PEOPLE) for v in range(VIEWS)
+    ]
+    return SplitData(
+        items=items,
+        media=nothing,
+        text=nothing,
+        identity=torch.arange(PEOPLE).repeat_interleave(VIEWS),
+        caption_item=torch.arange(len(items)).repeat_interleave(2),
+    )
+
+
+def features(noise: float, seed: int) -> dict[str, Any]:
+    """Text and pictures of people, as good as ``noise`` allows: ``{"text": …, "media": …}``."""
+    who = np.random.default_rng(0).standard_normal((PEOPLE, 12))
+    rng = np.random.default_rng(100 + seed)
+    pictures = np.repeat(who, VIEWS, 0) + 0.5 * rng.standard_normal((PEOPLE * VIEWS, 12))
+    texts = np.repeat(who, 2 * VIEWS, 0) + noise * rng.standard_normal((2 * PEOPLE * VIEWS, 12))
+    return {
+        side: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+        for side, x in (("text", texts), ("media", pictures))
+    }
+
+
+def test_the_figures_of_queries_are_the_metrics() -> None:
+    found, split = features(0.9, 0), data()
+    figures = query_figures(found["text"], found["media"], split)
+    identity, owner = split.identity.numpy(), split.caption_item.numpy()
+    expected = retrieval_metrics(
+        found["text"] @ found["media"].T, identity[owner][:, None] == identity[None, :]
+    )
+    for column, metric in enumerate(METRICS):
+        assert figures[""][:, column].mean() == pytest.approx(expected[metric])
+    assert figures[RERANKED][:, METRICS.index("map")].mean() > expected["map"]
+
+
+NOISE = {v.objective: 1.4 - 0.2 * n for n, v in enumerate(VARIANTS)}
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Any]]:
+    asked: list[Any] = []
+
+    def trained(objective: str, seed: int, corpus: object) -> Path:
+        asked.append((objective, seed))
+        return Path(objective) / str(seed)
+
+    def heads(folder: Path) -> dict[str, Any]:
+        return features(NOISE[str(folder.parent)], int(folder.name))
+
+    monkeypatch.setattr(sew_mcm, "trained", trained)
+    monkeypatch.setattr(sew_mcm, "load_heads", heads)
+    monkeypatch.setattr(sew_mcm, "embed", lambda head, _: head)
+    monkeypatch.setattr(sew_mcm, "split_data", lambda corpus, split: data())
+    return tmp_path, asked
+
+
+def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
+    out, asked = measured
+    report = run(out, seeds=(0, 1, 2), others=Pedestrians(seed=1))
+    assert len(asked) == len(set(asked)) == 3 * len(VARIANTS)
+    content = json.loads((out / "sew-mcm.json").read_text())
+    rows = read_rows(out / "sew-mcm.json")
+    assert len(rows) == len(content["rows"]) == len(report.rows)
+    here = [r for r in rows if r.corpus == "pedestrians"]
+    metrics = [r for r in here if r.metric in METRICS]
+    assert len(metrics) == len(VARIANTS) * 2 * len(METRICS)
+    assert all(r.seeds == 3 and r.sd is not None and r.ci95 for r in metrics)
+    assert len(rows) == 2 * len(here), "the other people get the same rows"
+    claims = [r for r in here if r.metric == "r_at_1_difference"]
+    names = [c.variant for c in claims]
+    assert "sew-mcm vs cmpm-cmpc" in names
+    assert "sew-mcm re-ranked vs sew-mcm" in names
+    assert len(claims) == sum(a[0] in NOISE and b[0] in NOISE for a, b, _ in CLAIMS)
+    for claim in claims:
+        assert claim.ci95 is not None
+        assert claim.ci95[0] <= claim.mean <= claim.ci95[1]
+    by_name = {str(c.variant): c for c in claims}
+    whole = by_name["sew-mcm vs cmpm-cmpc"]
+    of = {(r.method, r.variant): r.mean for r in metrics if r.metric == "r_at_1"}
+    assert whole.mean == pytest.approx(of["sew-mcm", None] - of["cmpm-cmpc", None])
+    assert whole.ci95 is not None
+    assert whole.ci95[0] > 0, "the fixture's difference is large"
+    with (out / "sew-mcm.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    page = (out / "sew-mcm.md").read_text()
+    assert "62.29 / 81.25 / 87.22" in page
+    assert "+5.42" in page
+    assert page.count("\n| ---") == 4
+
+
+def test_components_are_table_5(measured: tuple[Path, list[Any]]) -> None:
+    out, asked = measured
+    NOISE.update({v.objective: 1.0 for v in sew_mcm.COMPONENTS})
+    run(out, seeds=(0,), components=True)
+    assert ("mask-only", 0) in asked
+    assert "MCM without cross-attention" in (out / "sew-mcm.md").read_text()
+
+
+def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def train(objective: str, seed: int, *, out: Path, corpus: object, recipe: object) -> None:
+        calls.append((objective, seed))
+        out.mkdir(parents=True)
+        (out / "heads-person.json").write_text("{}")
+
+    monkeypatch.setattr(sew_mcm, "train", train)
+    monkeypatch.setattr(sew_mcm, "cache_dir", lambda: tmp_path)
+    corpus = Pedestrians()
+    first = sew_mcm.trained("mcm", 0, corpus)
+    assert sew_mcm.trained("mcm", 0, corpus) == first
+    assert sew_mcm.trained("mcm", 1, corpus) != first
+    assert sew_mcm.trained("mcm", 0, Pedestrians(seed=1)) != first
+    assert calls == [("mcm", 0), ("mcm", 1), ("mcm", 0)]
+
+
+def test_no_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidField, match="at least one"):
+        run(tmp_path, seeds=())
