@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from semlink.models import file_sha256
 from semlink.semantics import audio, image, text
 from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead, PrototypeScorer
 from semlink.semantics.spaces import task_of, weights_of
 from semlink.semantics.text import sentence_embeddings
 from semlink.semantics.tokens import Tokens
@@ -32,7 +33,9 @@ __all__ = [
     "heads_path",
     "heads_sha256",
     "load_heads",
+    "load_scorer",
     "media_tokens",
+    "num_components",
     "semantic_encoder",
     "sentence_embeddings",
     "text_tokens",
@@ -86,25 +89,55 @@ def heads_sha256(space: str) -> str:
 
 
 def load_heads(space: str, device: str = "cpu") -> dict[str, Head]:
-    """A space's heads, ``{"text": …, "media": …}``, in evaluation mode without gradients."""
+    """A space's heads, ``{"text": …, "media": …}``, in evaluation mode without gradients.
+
+    Heads that were trained with prototypes are :class:`~semlink.semantics.prototypes.PrototypeHead`.
+    """
     heads: dict[str, Head] = {}
     with safe_open(heads_path(space), framework="pt") as file:
         configs = json.loads(file.metadata()["configs"])
         state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     for side in ("text", "media"):
-        head = Head(HeadConfig(**configs[side]))
-        prefix = f"{side}."
-        head.load_state_dict(
-            {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        config = HeadConfig(**configs[side])
+        head = (
+            PrototypeHead(config, PrototypeConfig(**configs["prototypes"]))
+            if "prototypes" in configs
+            else Head(config)
         )
+        head.load_state_dict(_part(state, side))
         heads[side] = head.eval().requires_grad_(False).to(device)
     return heads
 
 
+def load_scorer(space: str, device: str = "cpu") -> PrototypeScorer | None:
+    """What compares the components of a space; None where its heads have no prototypes."""
+    with safe_open(heads_path(space), framework="pt") as file:
+        config = json.loads(file.metadata()["configs"]).get("prototypes")
+        if config is None:
+            return None
+        names = [n for n in file.keys() if n.startswith("scorer.")]  # noqa: SIM118
+        state = unpack({name: file.get_tensor(name) for name in names})
+    scorer = PrototypeScorer(PrototypeConfig(**config))
+    scorer.load_state_dict(_part(state, "scorer"))
+    return scorer.eval().requires_grad_(False).to(device)
+
+
+def _part(state: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{name}."
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
 def num_components(space: str) -> int:
     """Components that the heads of a space give: the global feature, and prototypes where they are trained."""
-    heads_path(space)
-    return 1
+    path = heads_path(space)
+    return _num_components(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _num_components(path: Path, made_ns: int) -> int:  # noqa: ARG001 - the key of the cache
+    with safe_open(path, framework="pt") as file:
+        prototypes = json.loads(file.metadata()["configs"]).get("prototypes")
+    return 1 if prototypes is None else 1 + PrototypeConfig(**prototypes).num_prototypes
 
 
 class SemanticEncoder:
@@ -127,37 +160,42 @@ class SemanticEncoder:
 
     def image(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Vectors of RGB pictures ``[height, width, 3]``, uint8, any size. For the tasks "person" and "image"."""
-        if self.task == "audio":
-            raise InvalidField(
-                "task 'audio' takes text or audio, not an image", field="query.image"
-            )
-        return self._encode("media", media_tokens(self.task, pictures, self.device))
+        return self._encode("media", self._media_tokens("image", pictures))
 
     def audio(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Vectors of mono 16 kHz waveforms, float32, at most 30 s. For the task "audio"."""
-        if self.task != "audio":
-            raise InvalidField(
-                f"task {self.task!r} takes text or an image, not audio", field="query.audio"
-            )
-        return self._encode("media", media_tokens(self.task, waveforms, self.device))
+        return self._encode("media", self._media_tokens("audio", waveforms))
 
     def components(self, modality: str, contents: Sequence[Any]) -> NDArray[np.float32]:
         """What a message may carry of "text", "image" or "audio" contents: ``[n, num_components, 256]``.
 
-        The most important comes first: the feature that the other methods give.
+        The most important comes first: the feature that the other methods give, then the prototypes, if there are any.
         """
         match modality:
             case "text":
-                features = self.text(contents)
-            case "image":
-                features = self.image(contents)
-            case "audio":
-                features = self.audio(contents)
+                side, tokens = "text", text_tokens(contents, self.device)
+            case "image" | "audio":
+                side, tokens = "media", self._media_tokens(modality, contents)
             case _:
                 raise InvalidField(
                     f"modality is {modality!r}, allowed: text, image, audio", field="modality"
                 )
-        return features[:, None]
+        head = self.head(side)
+        if not isinstance(head, PrototypeHead):
+            return self._encode(side, tokens)[:, None]
+        return _in_batches(head.components, tokens)
+
+    def _media_tokens(self, modality: str, media: Sequence[NDArray[Any]]) -> Tokens:
+        if (modality == "audio") != (self.task == "audio"):
+            allowed, given = (
+                ("text or audio", "an image")
+                if self.task == "audio"
+                else ("text or an image", "audio")
+            )
+            raise InvalidField(
+                f"task {self.task!r} takes {allowed}, not {given}", field=f"query.{modality}"
+            )
+        return media_tokens(self.task, media, self.device)
 
     def head(self, side: str) -> Head:
         """The trained head of ``side``, "text" or "media"."""
@@ -166,15 +204,20 @@ class SemanticEncoder:
                 self._heads = load_heads(self.space, self.device)
             return self._heads[side]
 
-    @torch.inference_mode()
     def _encode(self, side: str, tokens: Tokens) -> NDArray[np.float32]:
-        head = self.head(side)
-        parts = [
-            head(tokens.values[i : i + _BATCH], tokens.mask[i : i + _BATCH])
-            for i in range(0, len(tokens), _BATCH)
-        ]
-        vectors: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
-        return vectors
+        return _in_batches(self.head(side), tokens)
+
+
+@torch.inference_mode()
+def _in_batches(
+    network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tokens: Tokens
+) -> NDArray[np.float32]:
+    parts = [
+        network(tokens.values[i : i + _BATCH], tokens.mask[i : i + _BATCH])
+        for i in range(0, len(tokens), _BATCH)
+    ]
+    vectors: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    return vectors
 
 
 @lru_cache(maxsize=8)
