@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from semlink.corpora.corpus import Split
 from semlink.errors import InvalidField, NotFound
@@ -32,6 +32,7 @@ AUDIO_TYPES: Mapping[str, str] = {
 """Endings of the files that the readers take, in small letters, and what they hold."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_HALF_LETTER = re.compile("[\ud800-\udfff]")
 _UNSAFE_RUN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -132,10 +133,15 @@ def json_entries(place: str, entries: Any) -> Iterator[tuple[str, Mapping[str, A
         yield where, entry
 
 
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a JSON value is text that can be written: JSON can spell halves of letters (``"\\ud83d"``)."""
+    return isinstance(value, str) and not _HALF_LETTER.search(value)
+
+
 def text_of(entry: Mapping[str, Any], key: str, where: str) -> str:
     """The text under ``key``, not blank. Raises InvalidField naming the place and the key."""
     value = entry.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value) or not value.strip():
         raise InvalidField(f"{where}: {key} is {value!r:.80}, expected text", field="root")
     return value
 
@@ -143,7 +149,7 @@ def text_of(entry: Mapping[str, Any], key: str, where: str) -> str:
 def texts_of(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
     """The texts in the list under ``key``, blank ones left out. Raises InvalidField naming the place and the key."""
     value = entry.get(key)
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    if not isinstance(value, list) or not all(is_text(text) for text in value):
         raise InvalidField(
             f"{where}: {key} is {value!r:.80}, expected a list of texts", field="root"
         )
@@ -180,13 +186,14 @@ def item_id_of(name: str) -> str:
     """An item id from a file's name or path that is safe in a URL and the same for the same name (our definition).
 
     Letters, digits, ``.``, ``_`` and ``-`` stay, a slash becomes ``--``; a name with anything else keeps what it can
-    and gets 10 hexadecimal digits of its SHA-256, so that two names never share an id.
+    and gets 10 hexadecimal digits of its SHA-256, so that names differ as ids do, except for a slash and two dashes.
     """
     flat = name.replace("/", "--")
     if _SAFE_NAME.fullmatch(flat):
         return flat
     kept = _UNSAFE_RUN.sub("-", flat).strip("-.")[:80]
-    return f"{kept or 'item'}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+    return f"{kept or 'item'}-{digest[:10]}"
 
 
 def hashed_split(key: str, *, val: float = 0.1, test: float = 0.1) -> Split:

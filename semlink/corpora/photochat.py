@@ -14,6 +14,7 @@ from semlink.corpora.layouts import (
     IMAGE_TYPES,
     Files,
     first_folder,
+    is_text,
     item_id_of,
     json_entries,
     read_json,
@@ -134,7 +135,7 @@ def _dialogue(entry: Mapping[str, Any], where: str) -> _Dialogue:
     sharer: int | None = None
     for turn_where, turn in json_entries(f"{where}, dialogue", entry.get("dialogue")):
         message, shares, user = turn.get("message"), turn.get("share_photo"), turn.get("user_id")
-        if not isinstance(message, str):
+        if not is_text(message):
             raise InvalidField(
                 f"{turn_where}: message is {message!r:.80}, expected text", field="root"
             )
@@ -155,7 +156,7 @@ def _dialogue(entry: Mapping[str, Any], where: str) -> _Dialogue:
         turns=tuple(message for user, message in turns if user == sharer and message),
         shared=sharer is not None,
         photo_names=_photo_names(entry, where),
-        description=description if isinstance(description, str) else "",
+        description=description if is_text(description) else "",
         where=where,
     )
 

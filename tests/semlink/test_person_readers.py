@@ -196,6 +196,8 @@ def test_what_is_skipped_is_counted(
         ({"captions": "one"}, "captions is 'one'"),
         ({"captions": ["one", 2]}, "expected a list of texts"),
         ({"captions": None}, "captions is None"),
+        ({"captions": ["half a letter \ud83d"]}, "expected a list of texts"),
+        ({"PATH": "\ud83d.jpg"}, "expected text"),
         ({"id": "7"}, "id is '7'"),
         ({"id": True}, "id is True"),
         ({"id": -1}, "id is -1"),
