@@ -24,7 +24,7 @@ class CorpusInfo:
     name: str
     task: Task
     media_type: str
-    """MIME type of every item's media, e.g. ``image/jpeg`` or ``audio/ogg``."""
+    """MIME type of the items' media, e.g. ``image/jpeg``: of most of them where a set mixes (see :class:`Media`)."""
     licence: str
     source: str
     description: str
