@@ -27,7 +27,7 @@ from semlink.semantics.tokens import Tokens
 
 MASK_RATIO: Final = 0.1
 """Share of a caption's words that are hidden (Sew + MCM, section 4.2)."""
-COPIES: Final = 4
+COPIES: Final = 3
 """Maskings of each caption that are kept."""
 
 _MASK: Final = "[MASK]"

@@ -93,8 +93,9 @@ class Recipe:
     token_dropout: float = 0.1
     average_decay: float = 0.98
     dropout: float = 0.1
+    width: int = 128
     num_layers: int = 2
-    """Transformer layers of each head."""
+    """Of each head's transformer."""
     text_bands: int = 1
     media_bands: int = 4
     identity_weight: float = 1.0
@@ -341,7 +342,16 @@ def folded(head: Head, norm: nn.BatchNorm1d) -> Head:
 
 
 def _head(values: torch.Tensor, max_tokens: int, recipe: Recipe, bands: int) -> Head:
-    head = Head(HeadConfig(values.shape[1], max_tokens, dropout=recipe.dropout, pooled_bands=bands))
+    head = Head(
+        HeadConfig(
+            values.shape[1],
+            max_tokens,
+            width=recipe.width,
+            num_layers=recipe.num_layers,
+            dropout=recipe.dropout,
+            pooled_bands=bands,
+        )
+    )
     sample = values[:: max(1, len(values) // 50_000)].float()
     head.mean.copy_(sample.mean(0))
     head.deviation.copy_(sample.std(0).clamp_min(1e-3))
