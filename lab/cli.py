@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lab.cli_corpora import corpora_app, evaluate
+from lab.cli_shared import Out, console, errors
 from semlink.errors import InvalidField, SemlinkError
 from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCENARIOS
 from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
@@ -31,16 +32,13 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train what weights/ holds; progress is kept.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 experiment_app = typer.Typer(help="Regenerate a figure: CSV, JSON and plot.", no_args_is_help=True)
+app.add_typer(corpora_app, name="corpora")
+app.command()(evaluate)
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
 
-console = Console(width=None if sys.stdout.isatty() else 140)
-"""80 columns, what rich takes for a file or a pipe, squeeze tables beyond reading."""
-errors = Console(stderr=True)
-
 Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]
-Out = Annotated[Path, typer.Option(help="folder to write to")]
 
 
 def main() -> None:
@@ -305,46 +303,50 @@ def models(
         console.print(f"converted: {prepare_language_model(_settings().cache_dir)}")
 
 
-@app.command()
-def corpora() -> None:
-    """List the embedded corpora: sizes, licence, where from."""
-    from semlink.corpora.corpus import SPLITS
-    from semlink.corpora.registry import EMBEDDED, corpus_named
-
-    table = Table("corpus", "task", "media", "train / val / test", "licence", "from", "what")
-    for name in EMBEDDED:
-        corpus = corpus_named(name)
-        info = corpus.info
-        sizes = " / ".join(str(len(corpus.items(split))) for split in SPLITS)
-        table.add_row(
-            info.name,
-            info.task,
-            info.media_type,
-            sizes,
-            info.licence,
-            info.source,
-            info.description,
-        )
-    console.print(table)
-
-
 # --- training ----------------------------------------------------------------------------------
 
 TaskOption = Annotated[str, typer.Option(help="person, image or audio")]
+TestOption = Annotated[bool, typer.Option(help="score the test split as well: once, at the end")]
 
 
 @train_app.command("heads")
 def train_heads(
     task: TaskOption,
     seed: int = 0,
-    test: Annotated[
-        bool, typer.Option(help="score the test split as well: once, at the end")
-    ] = False,
+    test: TestOption = False,
 ) -> None:
     """Train a task's alignment heads on its embedded corpus."""
     from lab.train_heads import run
 
     run(task, seed=seed, measure_test=test)
+
+
+@train_app.command("person")
+def train_person(
+    objective: Annotated[
+        str, typer.Option(help="cmpm-cmpc, sew-fixed, sew-adaptive, mcm, sew-mcm")
+    ] = "sew-mcm",
+    seed: int = 0,
+    test: TestOption = False,
+    out: Annotated[Path | None, typer.Option(help="folder; default the weights folder")] = None,
+) -> None:
+    """Train the heads of person search by Sew + MCM, or one of the objectives that it is compared to."""
+    from lab.train_person import run
+
+    run(objective, seed, out=out or _settings().weights_dir, measure_test=test)
+
+
+@train_app.command("gpa")
+def train_gpa(
+    task: TaskOption = "audio",
+    seed: int = 0,
+    test: TestOption = False,
+    out: Annotated[Path | None, typer.Option(help="folder; default the weights folder")] = None,
+) -> None:
+    """Train heads with prototypes and their scorer (GPA)."""
+    from lab.train_gpa import run
+
+    run(task, seed=seed, out=out, measure_test=test)
 
 
 @train_app.command("codec")
@@ -575,6 +577,36 @@ def experiment_csi_rate(
     )
     report = run(plan, out, console)
     _say_written(out, report.experiment)
+
+
+@experiment_app.command("sew-mcm")
+def experiment_sew_mcm(
+    seeds: SeedsOption = 3,
+    components: Annotated[
+        bool, typer.Option("--components", help="the paper's table 5 as well")
+    ] = False,
+    out: Out = Path("results"),
+) -> None:
+    """Person search: CMPM + CMPC, Sew with both margins, masked caption modelling, re-ranking (the paper's table 4)."""
+    from lab.experiments.sew_mcm import NAME, run
+
+    run(out, range(seeds), components=components, console=console)
+    _say_written(out, NAME)
+
+
+@experiment_app.command("gpa")
+def experiment_gpa(
+    seeds: SeedsOption = 3,
+    counts: Annotated[
+        list[int] | None, typer.Option("--prototypes", help="K of table 2; can be repeated")
+    ] = None,
+    out: Out = Path("results"),
+) -> None:
+    """Audio and text: global scores against prototypes, generators, scorers, Sinkhorn bias (the paper's tables 1-4)."""
+    from lab.experiments.gpa import run
+
+    run(out, seeds=seeds, counts=tuple(counts or (1, 2, 3, 4, 5, 10)), console=console)
+    _say_written(out, "gpa")
 
 
 def _say_written(out: Path, name: str) -> None:

@@ -10,11 +10,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from semlink.errors import InvalidField
+
 Split = Literal["train", "val", "test"]
 Task = Literal["person", "image", "audio"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 AUDIO_SAMPLE_RATE_HZ = 16_000
+
+
+def check_split(name: str, *, field: str = "split") -> Split:
+    """The split of that name. Raises InvalidField for another word."""
+    for split in SPLITS:
+        if name == split:
+            return split
+    raise InvalidField(f"{field} is {name!r}, allowed: {', '.join(SPLITS)}", field=field)
 
 
 @dataclass(frozen=True, slots=True)
