@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.schemas import Problem
 from semlink.errors import (
+    AlreadyExists,
     CorruptTensor,
     DeadlineExceeded,
     InvalidField,
@@ -30,6 +31,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[dict[type[SemlinkError], tuple[int, str]]] = {
     InvalidField: (422, "Invalid field"),
     NotFound: (404, "Not found"),
+    AlreadyExists: (409, "Already exists"),
     Unavailable: (503, "Service unavailable"),
     DeadlineExceeded: (504, "Deadline exceeded"),
     Overloaded: (429, "Too many requests"),

@@ -62,8 +62,8 @@ def run(
     folder = (folder or Settings().cache_dir / "bench-gallery") / label
     sampler = GallerySampler(real)
     vectors = _vectors(folder, sampler, items)
-    queries, _ = sampler.queries()
-    half = np.arange(len(queries)) % len(real.test_captions) // 2 % 2 == 1
+    queries, owner = sampler.queries()
+    half = owner % 2 == 1
     validation, test = queries[~half], queries[half]
     report = Report("bench-gallery")
 

@@ -278,14 +278,12 @@ class VectorIndex:
                     if gone is None:
                         self._sealing = None
                         return
-                    # Copies: rows may come and go while the new segment is built.
-                    ids = np.concatenate([self._tail.ids.copy(), *(s.ids[s.alive] for s in gone)])
-                    rows = np.concatenate(
-                        [
-                            self._tail.rows.copy(),
-                            *(s.vectors(np.flatnonzero(s.alive)) for s in gone),
-                        ]
-                    )
+                    # Copies of what may change while the new segment is built; a segment's vectors never do.
+                    tail = self._tail.ids.copy(), self._tail.rows.copy()
+                    alive = [np.flatnonzero(s.alive) for s in gone]
+                segments = list(zip(gone, alive, strict=True))
+                ids = np.concatenate([tail[0], *(s.ids[rows] for s, rows in segments)])
+                rows = np.concatenate([tail[1], *(s.vectors(rows) for s, rows in segments)])
                 built = self._build(ids, rows)
                 with self._mutating, self._lock.writing():
                     self._exchange(built, gone, rows)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from receiver.decoding import Decoded, Samples, check_frame, decode
 from receiver.gallery import Gallery, gallery_of
+from receiver.items import add_items, remove_items
 from semlink.batching import MicroBatcher
 from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
@@ -111,8 +112,20 @@ class Receiver:
         """An item's picture or sound. Raises NotFound naming ``corpus`` or ``item_id``."""
         gallery = await asyncio.to_thread(gallery_of, request.corpus)
         item = gallery.item(request.item_id)
-        media = await asyncio.to_thread(gallery.corpus.media, item.item_id)
+        media = await asyncio.to_thread(gallery.media, item.item_id)
         return receiver_pb2.GetMediaResponse(content_type=media.content_type, data=media.data)
+
+    async def add_items(
+        self, request: receiver_pb2.AddItemsRequest
+    ) -> receiver_pb2.AddItemsResponse:
+        """Add or replace items, all or none. Raises NotFound, AlreadyExists, InvalidField."""
+        return await asyncio.to_thread(add_items, request)
+
+    async def remove_items(
+        self, request: receiver_pb2.RemoveItemsRequest
+    ) -> receiver_pb2.RemoveItemsResponse:
+        """Remove items, all or none. Raises NotFound."""
+        return await asyncio.to_thread(remove_items, request)
 
     def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
         return _search(wanted)

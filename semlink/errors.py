@@ -24,6 +24,10 @@ class NotFound(SemlinkError):
     """A link, corpus, item or model that is not there: gRPC NOT_FOUND, HTTP 404."""
 
 
+class AlreadyExists(SemlinkError):
+    """An item that is there already and was not to be replaced: gRPC ALREADY_EXISTS, HTTP 409."""
+
+
 class Unavailable(SemlinkError):
     """A room that this one needs is away: gRPC UNAVAILABLE, HTTP 503."""
 

@@ -86,6 +86,18 @@ class ReceiverRoom(Protocol):
         """An item's picture or sound."""
         ...
 
+    async def add_items(
+        self, request: receiver_pb2.AddItemsRequest
+    ) -> receiver_pb2.AddItemsResponse:
+        """Add or replace items of a gallery."""
+        ...
+
+    async def remove_items(
+        self, request: receiver_pb2.RemoveItemsRequest
+    ) -> receiver_pb2.RemoveItemsResponse:
+        """Remove items of a gallery."""
+        ...
+
 
 class KnowledgeRoom(Protocol):
     """LLM rewrites and predicted CSI."""

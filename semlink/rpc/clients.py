@@ -217,6 +217,18 @@ class ReceiverClient(RoomClient):
         """Call ``GetMedia``."""
         return await self.call("GetMedia", request, receiver_pb2.GetMediaResponse)
 
+    async def add_items(
+        self, request: receiver_pb2.AddItemsRequest
+    ) -> receiver_pb2.AddItemsResponse:
+        """Call ``AddItems``."""
+        return await self.call("AddItems", request, receiver_pb2.AddItemsResponse)
+
+    async def remove_items(
+        self, request: receiver_pb2.RemoveItemsRequest
+    ) -> receiver_pb2.RemoveItemsResponse:
+        """Call ``RemoveItems``."""
+        return await self.call("RemoveItems", request, receiver_pb2.RemoveItemsResponse)
+
 
 class KnowledgeClient(RoomClient):
     """:class:`semlink.rooms.KnowledgeRoom` over gRPC."""

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from semlink.errors import (
+    AlreadyExists,
     CorruptTensor,
     DeadlineExceeded,
     InvalidField,
@@ -35,6 +36,7 @@ _MAX_DETAILS: Final = 2000  # characters: trailers share one 8 KiB header block
 _CODES: Final[dict[type[SemlinkError], grpc.StatusCode]] = {
     InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -1,0 +1,65 @@
+"""Items that users bring: their pictures, sounds and captions as components of the space that a gallery is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.overlay import AddedItem, Overlay, name_of
+from semlink.corpora.media_io import decode_audio, decode_image
+from semlink.semantics.encoders import heads_sha256, semantic_encoder
+from semlink.semantics.spaces import task_of
+from semlink.settings import Settings
+
+
+def encode_items(
+    items: Sequence[AddedItem], media: Sequence[bytes], space: str, *, fields: Sequence[str]
+) -> list[AddedItem]:
+    """The items with the components that the heads of ``space`` give, all of them in one batch.
+
+    ``fields``: what an error calls the media of each. Raises InvalidField for media that do not decode.
+    """
+    modality = "audio" if task_of(space) == "audio" else "image"
+    decode: Any = decode_audio if modality == "audio" else decode_image
+    contents = [
+        decode(data, item.content_type, field)
+        for item, data, field in zip(items, media, fields, strict=True)
+    ]
+    encoder = semantic_encoder(space, Settings().device)
+    components = encoder.components(modality, contents)
+    texts = [caption for item in items for caption in item.captions]
+    of_captions: NDArray[np.float32] = (
+        encoder.components("text", texts)
+        if texts
+        else np.empty((0, *components.shape[1:]), dtype=np.float32)
+    )
+    made_with = heads_sha256(space)
+    encoded, start = [], 0
+    for item, own, data in zip(items, components, media, strict=True):
+        stop = start + len(item.captions)
+        encoded.append(
+            replace(
+                item,
+                components=own,
+                caption_components=of_captions[start:stop],
+                media_name=name_of(data),
+                made_with=made_with,
+            )
+        )
+        start = stop
+    return encoded
+
+
+def encode_anew(overlay: Overlay, space: str, batch: int = 64) -> None:
+    """Give kept items that other heads encoded the components of today's, from their media."""
+    made_with = heads_sha256(space)
+    stale = [item for item in overlay.items() if item.made_with != made_with]
+    for start in range(0, len(stale), batch):
+        items = stale[start : start + batch]
+        media = [overlay.media(item).data for item in items]
+        fields = [f"item {item.item_id}" for item in items]
+        overlay.put(encode_items(items, media, space, fields=fields), [b""] * len(items))

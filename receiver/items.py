@@ -1,0 +1,94 @@
+"""Adding and removing items over the wire: what is asked is checked, encoded, kept and found from then on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from receiver.encoding import encode_items
+from receiver.gallery import gallery_of
+from receiver.overlay import AddedItem
+from semlink.errors import InvalidField
+from semlink.semantics.spaces import space_of
+from semlink.telemetry import timed
+from semlink.v1 import receiver_pb2
+
+MOST_ITEMS: Final = 256
+MOST_CAPTIONS: Final = 20
+MOST_CHARACTERS: Final = 2000
+_ITEM_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_NONE: Final = np.empty(0, dtype=np.float32)
+
+
+def add_items(request: receiver_pb2.AddItemsRequest) -> receiver_pb2.AddItemsResponse:
+    """Add items, all or none. Raises NotFound (corpus), AlreadyExists, InvalidField naming ``items[i].field``."""
+    gallery = gallery_of(request.corpus)
+    if not 1 <= len(request.items) <= MOST_ITEMS:
+        raise InvalidField(f"{len(request.items)} items, allowed: 1…{MOST_ITEMS}", field="items")
+    items = [_checked(item, field=f"items[{i}]") for i, item in enumerate(request.items)]
+    ids = [item.item_id for item in items]
+    _check_distinct(ids)
+    if not request.replace:
+        gallery.demand_free(ids)  # before the costly part; adding asks again
+    media = [item.data for item in request.items]
+    with timed("receiver.encode_items"):
+        encoded = encode_items(
+            items,
+            media,
+            space_of(request.corpus),
+            fields=[f"items[{i}].media" for i in range(len(items))],
+        )
+    added, replaced = gallery.add(encoded, media, replacing=request.replace)
+    return receiver_pb2.AddItemsResponse(added=added, replaced=replaced, size=len(gallery))
+
+
+def remove_items(request: receiver_pb2.RemoveItemsRequest) -> receiver_pb2.RemoveItemsResponse:
+    """Remove items, all or none. Raises NotFound naming ``corpus`` or ``item_id``."""
+    gallery = gallery_of(request.corpus)
+    _check_distinct(request.item_ids)
+    gallery.remove(list(request.item_ids))
+    return receiver_pb2.RemoveItemsResponse(size=len(gallery))
+
+
+def _check_distinct(ids: Sequence[str]) -> None:
+    for n, item_id in enumerate(ids):
+        if item_id in ids[:n]:
+            raise InvalidField(f"item {item_id!r} is given twice", field=f"items[{n}].item_id")
+
+
+def _checked(item: receiver_pb2.NewItem, *, field: str) -> AddedItem:
+    if not _ITEM_ID.fullmatch(item.item_id):
+        raise InvalidField(
+            f"{field}.item_id is {item.item_id!r}, allowed: 1…128 of A-Z a-z 0-9 . _ ~ -",
+            field=f"{field}.item_id",
+        )
+    if len(item.captions) > MOST_CAPTIONS:
+        raise InvalidField(
+            f"{field}.captions are {len(item.captions)}, allowed: at most {MOST_CAPTIONS}",
+            field=f"{field}.captions",
+        )
+    for n, caption in enumerate(item.captions):
+        if not caption.strip() or len(caption) > MOST_CHARACTERS:
+            raise InvalidField(
+                f"{field}.captions[{n}] has {len(caption.strip())} characters, "
+                f"allowed: 1…{MOST_CHARACTERS}",
+                field=f"{field}.captions[{n}]",
+            )
+    if len(item.identity) > MOST_CHARACTERS:
+        raise InvalidField(
+            f"{field}.identity has {len(item.identity)} characters, allowed: {MOST_CHARACTERS}",
+            field=f"{field}.identity",
+        )
+    return AddedItem(
+        item_id=item.item_id,
+        identity=item.identity,
+        captions=tuple(item.captions),
+        content_type=item.content_type,
+        media_name="",
+        components=_NONE,
+        caption_components=_NONE,
+        made_with="",
+    )
