@@ -10,8 +10,8 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -22,6 +22,7 @@ from starlette.routing import Match
 from swagger_ui_bundle import swagger_ui_path
 
 from gateway import schemas
+from gateway.items import add_item_routes, media_url
 from gateway.problems import BodyLimit, install
 from semlink.corpora.registry import default_corpus
 from semlink.deadlines import deadline_in
@@ -91,6 +92,7 @@ def create_app(rooms: Rooms, *, default_scenario: str = "umi-los") -> FastAPI:
     _add_queries(app, rooms, default_scenario)
     _add_links(app, rooms, default_scenario)
     _add_corpora(app, rooms)
+    add_item_routes(app, rooms.receiver, within=_within, decode=_base64, errors=ERRORS)
     _add_operations(app, rooms)
     return app
 
@@ -257,11 +259,6 @@ def _link_answer(report: channel_pb2.LinkReport) -> schemas.LinkAnswer:
     )
 
 
-def media_url(corpus: str, item_id: str) -> str:
-    """Where the gateway serves an item's media."""
-    return f"/v1/corpora/{quote(corpus, safe='')}/items/{quote(item_id, safe='')}/media"
-
-
 # --- links -------------------------------------------------------------------------------------
 
 
@@ -372,20 +369,21 @@ def _add_corpora(app: FastAPI, rooms: Rooms) -> None:
         responses={
             **ERRORS,
             200: {"content": {"image/*": {}, "audio/*": {}}, "description": "The media itself"},
+            304: {"description": "What the client has still stands"},
         },
         response_class=Response,
         tags=["corpora"],
     )
-    async def get_media(name: str, item_id: str) -> Response:
-        """An item's picture or sound."""
+    async def get_media(name: str, item_id: str, request: Request) -> Response:
+        """An item's picture or sound. An item may be replaced: a browser that has one asks whether it still stands."""
         async with _within(READ_DEADLINE_S):
-            request = receiver_pb2.GetMediaRequest(corpus=name, item_id=item_id)
-            media = await rooms.receiver.get_media(request)
-        return Response(
-            media.data,
-            media_type=media.content_type,
-            headers={"Cache-Control": "public, max-age=86400"},
-        )
+            wanted = receiver_pb2.GetMediaRequest(corpus=name, item_id=item_id)
+            media = await rooms.receiver.get_media(wanted)
+        tag = f'"{blake2b(media.data, digest_size=12).hexdigest()}"'
+        headers = {"Cache-Control": "no-cache", "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(media.data, media_type=media.content_type, headers=headers)
 
 
 # --- operations --------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from lab.features import (
     other_takes,
 )
 from semlink.corpora.corpus import Corpus, Item, Split
+from semlink.corpora.registry import EMBEDDED
 from semlink.semantics.eight_bits import SCALE
 from semlink.semantics.gallery import generator_version
 from semlink.semantics.metrics import retrieval_metrics
@@ -63,7 +64,7 @@ def describe_data(corpus: Corpus) -> dict[str, Any]:
     splits: tuple[Split, ...] = ("train", "val", "test")
     return {
         "corpus": corpus.info.name,
-        "generator_version": generator_version(corpus),
+        "generator_version": generator_version(corpus) if corpus.info.name in EMBEDDED else None,
         "seed": getattr(corpus, "seed", None),
         "items": {split: len(corpus.items(split)) for split in splits},
         "captions": {split: sum(len(i.captions) for i in corpus.items(split)) for split in splits},

@@ -78,13 +78,13 @@ class Gallery:
         settings: Settings | None = None,
         scorer: Scorer | None = None,
     ) -> None:
-        name = corpus.info.name
         settings = settings or Settings()
+        self.name = embeddings.corpus  # an added corpus is not called as its reader is
         self.corpus = corpus
         self.feature_size = int(embeddings.items.shape[1])
         self._scorer = scorer
-        self._overlay = overlay or Overlay(settings.data_dir / "galleries" / embeddings.corpus)
-        self._split = gallery_split(name)
+        self._overlay = overlay or Overlay(settings.data_dir / "galleries" / self.name)
+        self._split = gallery_split(self.name)
         self._lock = ReadersWriterLock()
         self._mutating = threading.Lock()
         self._shipped = frozenset(embeddings.item_ids)
@@ -203,7 +203,7 @@ class Gallery:
         for n, item_id in enumerate(item_ids):
             if item_id in self._items:
                 raise AlreadyExists(
-                    f"item {item_id!r} is in corpus {self.corpus.info.name!r} already",
+                    f"item {item_id!r} is in corpus {self.name!r} already",
                     field=f"items[{n}].item_id",
                 )
 
@@ -235,13 +235,13 @@ class Gallery:
             index.add(np.arange(len(vectors)), vectors)
             index.settle()
             return index
-        label = f"{self.corpus.info.name} {side} {hash_of(vectors)}"
+        label = f"{self.name} {side} {hash_of(vectors)}"
 
         def told(rows: int) -> None:
             _log.info("gallery %s: %d of %d vectors indexed", label, rows, len(vectors))
 
         return build_index(
-            settings.data_dir / "galleries" / self.corpus.info.name / f"{kind}-{side}",
+            settings.data_dir / "galleries" / self.name / f"{kind}-{side}",
             lambda start, stop: vectors[start:stop],
             len(vectors),
             kind=kind,
@@ -304,7 +304,6 @@ class Gallery:
             self._near.forget(changed, np.ascontiguousarray(vectors[:, 0]))
 
     def _check(self, scoring: str, *, captions: bool, reranked: bool) -> None:
-        name = self.corpus.info.name
         if scoring not in SCORINGS:
             raise InvalidField(
                 f"scoring is {scoring!r}, allowed: {', '.join(SCORINGS)}", field="retrieval.scoring"
@@ -312,7 +311,7 @@ class Gallery:
         made = self._scorer is not None and self._sides[captions].num_prototypes > 0
         if scoring == "prototypes" and not made:
             raise InvalidField(
-                f"scoring is 'prototypes', but the heads of corpus {name!r} make none; allowed: global",
+                f"scoring is 'prototypes', but the heads of corpus {self.name!r} make none; allowed: global",
                 field="retrieval.scoring",
             )
         if captions and reranked:
@@ -349,9 +348,7 @@ class Gallery:
         return held
 
     def _unknown(self, item_id: str) -> NotFound:
-        return NotFound(
-            f"item {item_id!r} is not in corpus {self.corpus.info.name!r}", field="item_id"
-        )
+        return NotFound(f"item {item_id!r} is not in corpus {self.name!r}", field="item_id")
 
 
 def _caption_entries(item_id: str, captions: Sequence[str]) -> list[Entry]:

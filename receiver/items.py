@@ -19,7 +19,7 @@ from semlink.v1 import receiver_pb2
 MOST_ITEMS: Final = 256
 MOST_CAPTIONS: Final = 20
 MOST_CHARACTERS: Final = 2000
-_ITEM_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_ITEM_ID: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
 _NONE: Final = np.empty(0, dtype=np.float32)
 
 
@@ -62,7 +62,7 @@ def _check_distinct(ids: Sequence[str]) -> None:
 def _checked(item: receiver_pb2.NewItem, *, field: str) -> AddedItem:
     if not _ITEM_ID.fullmatch(item.item_id):
         raise InvalidField(
-            f"{field}.item_id is {item.item_id!r}, allowed: 1…128 of A-Z a-z 0-9 . _ ~ -",
+            f"{field}.item_id is {item.item_id!r}, allowed: 1…128 of A-Z a-z 0-9 . _ ~ -, not starting with a dot",
             field=f"{field}.item_id",
         )
     if len(item.captions) > MOST_CAPTIONS:

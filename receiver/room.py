@@ -17,6 +17,7 @@ from semlink.batching import MicroBatcher
 from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
 from semlink.headers import parse_header
+from semlink.semantics.gallery import gallery_file
 from semlink.settings import Settings
 from semlink.telemetry import timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
@@ -90,7 +91,9 @@ class Receiver:
         request: receiver_pb2.ListCorporaRequest,  # noqa: ARG002 - the protocol's signature
     ) -> receiver_pb2.ListCorporaResponse:
         """Every gallery of this receiver."""
-        galleries = await asyncio.to_thread(lambda: [gallery_of(name) for name in known_corpora()])
+        galleries = await asyncio.to_thread(
+            lambda: [gallery_of(name) for name in known_corpora() if gallery_file(name).is_file()]
+        )
         return receiver_pb2.ListCorporaResponse(corpora=[_describe(g) for g in galleries])
 
     async def get_item(self, request: receiver_pb2.GetItemRequest) -> receiver_pb2.GalleryItem:
@@ -188,7 +191,7 @@ def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
 def _describe(gallery: Gallery) -> receiver_pb2.CorpusDescription:
     info = gallery.corpus.info
     return receiver_pb2.CorpusDescription(
-        name=info.name,
+        name=gallery.name,
         task=info.task,
         media_type=info.media_type,
         licence=info.licence,

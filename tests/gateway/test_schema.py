@@ -69,6 +69,17 @@ class Obliging:
     ) -> receiver_pb2.GetMediaResponse:
         return receiver_pb2.GetMediaResponse(content_type="image/jpeg", data=b"\xff\xd8")
 
+    async def add_items(
+        self, request: receiver_pb2.AddItemsRequest
+    ) -> receiver_pb2.AddItemsResponse:
+        return receiver_pb2.AddItemsResponse(added=len(request.items), size=1)
+
+    async def remove_items(
+        self,
+        request: receiver_pb2.RemoveItemsRequest,
+    ) -> receiver_pb2.RemoveItemsResponse:
+        return receiver_pb2.RemoveItemsResponse()
+
     async def health(self) -> dict[str, str]:
         return {"transmitter": "ok"}
 

@@ -91,6 +91,12 @@ class Receiver:
     async def get_media(self, request: Any) -> receiver_pb2.GetMediaResponse:
         return await self._call(request, receiver_pb2.GetMediaResponse(data=b"x"))
 
+    async def add_items(self, request: Any) -> receiver_pb2.AddItemsResponse:
+        return await self._call(request, receiver_pb2.AddItemsResponse())
+
+    async def remove_items(self, request: Any) -> receiver_pb2.RemoveItemsResponse:
+        return await self._call(request, receiver_pb2.RemoveItemsResponse())
+
 
 class Channel:
     """A channel whose `transmit` calls a receiver, the other methods nothing."""
