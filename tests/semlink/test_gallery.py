@@ -9,7 +9,7 @@ import pytest
 
 from semlink.corpora.corpus import AudioCorpus, ImageCorpus
 from semlink.corpora.registry import EMBEDDED, corpus_named
-from semlink.errors import NotFound
+from semlink.errors import InvalidField, NotFound
 from semlink.semantics import gallery as gallery_module
 from semlink.semantics.encoders import SemanticEncoder
 from semlink.semantics.gallery import GalleryEmbeddings, StaleGallery, gallery_path
@@ -80,6 +80,51 @@ def test_saved_and_loaded_vectors_keep_their_direction(
     assert again.item_ids == shipped.item_ids
     assert (again.items * shipped.items).sum(1).min() > 1 - 1e-5
     assert (again.captions * shipped.captions).sum(1).min() > 1 - 1e-4
+
+
+def test_prototypes_and_biases_are_kept_with_the_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def unit(*shape: int) -> np.ndarray:  # type: ignore[type-arg]
+        x = rng.normal(size=(*shape, 256)).astype(np.float32)
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    made = GalleryEmbeddings(
+        corpus="soundscapes",
+        item_ids=("a", "b"),
+        items=unit(2),
+        captions=unit(5),
+        item_prototypes=unit(2, 3),
+        caption_prototypes=unit(5, 3),
+        caption_bias=rng.normal(size=5).astype(np.float32),
+        caption_bias_global=rng.normal(size=5).astype(np.float32),
+    )
+    path = tmp_path / "gallery.safetensors"
+    made.save(path)
+    monkeypatch.setattr(gallery_module, "gallery_path", lambda corpus: path)
+    again = GalleryEmbeddings.load("soundscapes")
+    assert again.num_prototypes == 3
+    for name in ("items", "captions", "item_prototypes", "caption_prototypes"):
+        cosines = (getattr(again, name) * getattr(made, name)).sum(-1)
+        assert cosines.min() > 1 - 1e-4, name
+    for name in ("caption_bias", "caption_bias_global"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(made, name))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"items": np.ones((1, 256), np.float32)},
+        {"item_prototypes": np.ones((2, 3, 256), np.float32)},
+        {"caption_bias": np.ones(4, np.float32)},
+    ],
+)
+def test_arrays_that_do_not_fit_each_other_are_refused(values: dict[str, object]) -> None:
+    fitting = {"items": np.ones((2, 256), np.float32), "captions": np.ones((5, 256), np.float32)}
+    with pytest.raises(InvalidField):
+        GalleryEmbeddings(corpus="scenes", item_ids=("a", "b"), **(fitting | values))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["heads_sha256", "generator_version", "seed"])
