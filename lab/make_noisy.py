@@ -30,6 +30,7 @@ from semlink.corpora.noisy import (
     draw,
     write_texts,
 )
+from semlink.corpora.registry import EMBEDDED
 from semlink.errors import InvalidField
 from semlink.links import stable_seed
 from semlink.models import MODELS, cache_dir
@@ -86,7 +87,7 @@ def make_pool(
         raise InvalidField(f"{bare} has no caption to continue", field="corpus")
     provenance = {
         "corpus": corpus.info.name,
-        "generator_version": generator_version(corpus),
+        "generator_version": generator_version(corpus) if corpus.info.name in EMBEDDED else None,
         "split": split,
         "version": VERSION,
         "model": MODEL_NAME,
