@@ -166,13 +166,13 @@ class Gallery:
 
     def media(self, item_id: str) -> Media:
         """An item's picture or sound, also by the id of one of its captions. Raises NotFound."""
-        held = self._held(item_id)
-        if held.added is None:
-            return self.corpus.media(held.item.item_id)
-        try:
-            return self._overlay.media(held.added)
-        except FileNotFoundError as error:  # removed since
-            raise self._unknown(item_id) from error
+        while (added := (held := self._held(item_id)).added) is not None:
+            try:
+                return self._overlay.media(added)
+            except FileNotFoundError:
+                if self._held(item_id) is held:  # else replaced or removed since: look again
+                    raise
+        return self.corpus.media(held.item.item_id)
 
     def __contains__(self, item_id: object) -> bool:
         """Whether there is an item of that id."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from receiver import gallery as gallery_module
 from receiver.gallery import Gallery
 from receiver.overlay import AddedItem, Overlay, name_of
 from semlink.corpora.corpus import Corpus, CorpusInfo, Item, Media, Split
@@ -31,6 +32,12 @@ DIM, K, N = 32, 2, 300
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
     x = rng.normal(size=(*shape, DIM)).astype(np.float32)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture(autouse=True)
+def small_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a gallery of 300 is worth an index that is built."""
+    monkeypatch.setattr(gallery_module, "SEALED_ROWS", 100)
 
 
 class Pictures(Corpus):
@@ -213,6 +220,7 @@ def test_items_come_change_and_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["exact", "hnsw"])
 def test_changes_survive_a_restart(tmp_path: Path, kind: str) -> None:
     g = gallery(tmp_path, kind)
+    assert (tmp_path / "galleries" / "scenes" / "hnsw-items").is_dir() == (kind == "hnsw")
     put(g, new_item("a", 1), new_item("b", 2))
     put(g, new_item("i3", 3), replacing=True)
     g.remove(["a", "i4"])
