@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lab import caption_biases
 from lab.features import FrozenFeatures
 from lab.training import describe_data, rounded, split_data, two_way_metrics
 from semlink.corpora.registry import corpus_named, gallery_split
-from semlink.semantics.encoders import heads_sha256, load_heads
+from semlink.semantics.encoders import heads_sha256, load_heads, load_scorer
 from semlink.semantics.gallery import GalleryEmbeddings, gallery_file
 from semlink.semantics.heads import Head
-from semlink.semantics.prototypes import PrototypeHead
-from semlink.semantics.spaces import space_of
+from semlink.semantics.prototypes import PrototypeHead, PrototypeScorer
+from semlink.semantics.spaces import space_of, task_of
 
 
 def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
@@ -34,6 +35,10 @@ def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
     data = split_data(corpus_named(corpus), gallery_split(corpus))
     items = components(heads["media"], data.media)
     captions = components(heads["text"], data.text)
+    scorer = load_scorer(space)
+    biases: dict[str, NDArray[np.float32]] = {}
+    if scorer is not None and task_of(space) == "audio":
+        biases = _biases(corpus, heads, scorer, captions)
     gallery = GalleryEmbeddings(
         corpus=corpus,
         item_ids=tuple(item.item_id for item in data.items),
@@ -41,6 +46,7 @@ def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
         captions=captions[:, 0],
         item_prototypes=items[:, 1:] if items.shape[1] > 1 else None,
         caption_prototypes=captions[:, 1:] if items.shape[1] > 1 else None,
+        **biases,
     )
     path = out / path.name if out else path
     gallery.save(path)
@@ -53,6 +59,24 @@ def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
     }
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
     return gallery
+
+
+def _biases(
+    corpus: str, heads: dict[str, Head], scorer: PrototypeScorer, captions: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    train = split_data(corpus_named(corpus), "train").media
+    val = split_data(corpus_named(corpus), "val")
+    sounds = components(heads["media"], train)
+    return caption_biases.biases(
+        scorer,
+        training_sounds=sounds[:: max(1, len(sounds) // caption_biases.TRAINING_QUERIES)],
+        val=(
+            components(heads["text"], val.text),
+            components(heads["media"], val.media),
+            val.caption_item.numpy(),
+        ),
+        gallery_captions=captions,
+    )
 
 
 @torch.inference_mode()
