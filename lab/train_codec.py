@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from lab.build_gallery import components
 from lab.link_bank import LinkBank, cached_bank
 from lab.progress import progress
-from lab.train_heads import contrastive_loss, embed
+from lab.train_heads import contrastive_loss
 from lab.training import (
     SplitData,
     describe_data,
@@ -65,12 +66,39 @@ class CodecRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Frozen vectors of a split, float32: text [captions, 256], media [items, 256], and whose they are."""
+    """Frozen vectors of a split, float32: text [captions, 256], media [items, 256], and whose they are.
+
+    ``text_prototypes`` [captions, K, 256] and ``media_prototypes`` [items, K, 256] where the heads make them: the other
+    components that a message may carry.
+    """
 
     text: torch.Tensor
     media: torch.Tensor
     caption_item: torch.Tensor
     identity: torch.Tensor
+    text_prototypes: torch.Tensor | None = None
+    media_prototypes: torch.Tensor | None = None
+
+    def drawn_component(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What messages of one step carry, text and media: the global feature every other time, else a prototype."""
+        if self.text_prototypes is None or self.media_prototypes is None:
+            return self.text, self.media
+        count = self.text_prototypes.shape[1]
+        place = int(torch.randint(2 * count, ()))
+        if place >= count:
+            return self.text, self.media
+        return self.text_prototypes[:, place], self.media_prototypes[:, place]
+
+    def sample(self) -> torch.Tensor:
+        """Features of all kinds in equal number, [n, 256]: what a codec's linear part is fitted to."""
+        picked = torch.randperm(len(self.text))[: len(self.media)]
+        parts = [self.text[picked], self.media]
+        if self.text_prototypes is not None and self.media_prototypes is not None:
+            parts += [
+                self.text_prototypes[picked].flatten(0, 1),
+                self.media_prototypes.flatten(0, 1),
+            ]
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +201,18 @@ def run(
 def embedded(task: str, data: SplitData) -> Embedded:
     """The split's vectors by the installed heads."""
     heads = load_heads(task)
+    text, media = (
+        torch.from_numpy(components(heads[side], features))
+        for side, features in (("text", data.text), ("media", data.media))
+    )
+    several = text.shape[1] > 1
     return Embedded(
-        text=torch.from_numpy(embed(heads["text"], data.text)),
-        media=torch.from_numpy(embed(heads["media"], data.media)),
+        text=text[:, 0].contiguous(),
+        media=media[:, 0].contiguous(),
         caption_item=data.caption_item,
         identity=data.identity,
+        text_prototypes=text[:, 1:] if several else None,
+        media_prototypes=media[:, 1:] if several else None,
     )
 
 
@@ -186,9 +221,7 @@ def _fit(
 ) -> tuple[Codec, float]:
     torch.manual_seed(seed)
     codec = Codec(CodecConfig())
-    codec.start_from(
-        torch.cat([train.text[torch.randperm(len(train.text))[: len(train.media)]], train.media])
-    )
+    codec.start_from(train.sample())
     optimiser = torch.optim.AdamW(
         codec.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -246,15 +279,16 @@ def _fit(
 
 
 def _loss(codec: Codec, train: Embedded, bank: BankTensors, recipe: CodecRecipe) -> torch.Tensor:
-    captions = torch.randint(len(train.text), (recipe.batch,))
+    text, media = train.drawn_component()
+    captions = torch.randint(len(text), (recipe.batch,))
     items = train.caption_item[captions]
     identity = train.identity[items]
     positive = identity[:, None] == identity[None, :]
     k = SYMBOL_COUNTS[int(torch.randint(len(SYMBOL_COUNTS), ()))]
     total = torch.zeros(())
     for sent, gallery in (
-        (train.text[captions], train.media[items]),
-        (train.media[items], train.text[captions]),
+        (text[captions], media[items]),
+        (media[items], text[captions]),
     ):
         snr_db, variance, error = bank.draw(recipe.batch, k)
         received = codec.decode(codec.encode(sent, snr_db, k) + error, variance)

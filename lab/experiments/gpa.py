@@ -27,14 +27,16 @@ from lab.progress import track
 from lab.results import Report, Row, over_seeds
 from lab.train_gpa import (
     LEARNING_RATES,
-    VERSION,
+    EncodedSplit,
     GpaModel,
     GpaRecipe,
+    components_of,
     components_of_split,
+    encoded,
+    model_path,
     score_matrix,
     trained,
 )
-from lab.training import SplitData, describe_data, split_data
 from semlink.corpora.corpus import Corpus, Split
 from semlink.corpora.soundscapes import Soundscapes
 from semlink.models import cache_dir
@@ -42,6 +44,8 @@ from semlink.semantics.sinkhorn import sinkhorn_bias
 
 NUM_ITEMS: Final[dict[Split, int]] = {"train": 3_000, "val": 1_000, "test": 1_000}
 SINKHORN_TEMPERATURES: Final = (0.02, 0.05, 0.1, 0.2)
+RANKS_VERSION: Final = 1
+"""Raised whenever the same model would give other ranks."""
 TRAINING_QUERIES: Final = 1_000
 """Sounds of the train split, evenly spaced, that the Sinkhorn bias is computed from."""
 CUTOFFS: Final = (1, 5, 10)
@@ -199,7 +203,7 @@ def run(
     for number, table in wanted.items():
         for line in table:
             report.rows += _rows(number, line, measured[line.recipe], corpus, split)
-    owner = split_data(corpus, "test").caption_item.numpy()
+    owner = _split(corpus, "test").data.caption_item.numpy()
     report.rows += _claims(measured, owner, corpus)
     report.seconds = time.monotonic() - started
     report.write(out, "gpa")
@@ -211,11 +215,11 @@ def run(
 
 def ranks_of(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Ranks:
     """Ranks on test, with the Sinkhorn temperature that val prefers for this model; from the cache or measured now."""
-    key = json.dumps([VERSION, asdict(recipe), describe_data(corpus), seed, SINKHORN_TEMPERATURES])
+    key = json.dumps([model_path(recipe, corpus, seed).name, SINKHORN_TEMPERATURES, RANKS_VERSION])
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     path = cache_dir() / "gpa" / f"{corpus.info.name}-ranks-{digest}.safetensors"
     if not path.is_file():
-        model, _ = trained(recipe, corpus, seed, val=_split(corpus, "val"))
+        model, _ = trained(recipe, corpus, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _measured(model, corpus)
         temporary = path.with_suffix(".part")
@@ -228,7 +232,7 @@ def _measured(model: GpaModel, corpus: Corpus) -> Ranks:
     temperature = chosen_temperature(model, corpus)
     test = _split(corpus, "test")
     scores, bias = scores_and_bias(model, corpus, test, (temperature,))
-    owner = test.caption_item.numpy()
+    owner = test.data.caption_item.numpy()
     plain = scores.numpy()
     return Ranks(
         t2a=first_ranks(plain, owner),
@@ -241,7 +245,7 @@ def chosen_temperature(model: GpaModel, corpus: Corpus) -> float:
     """The Sinkhorn temperature with the highest audio-to-text R@1 + mAP@10 on val."""
     val = _split(corpus, "val")
     scores, biases = scores_and_bias(model, corpus, val, SINKHORN_TEMPERATURES)
-    owner = val.caption_item.numpy()
+    owner = val.data.caption_item.numpy()
 
     def quality(temperature: float) -> float:
         ranks = own_ranks((scores + biases[temperature][:, None]).numpy().T, owner)
@@ -253,11 +257,12 @@ def chosen_temperature(model: GpaModel, corpus: Corpus) -> float:
 
 @torch.inference_mode()
 def scores_and_bias(
-    model: GpaModel, corpus: Corpus, data: SplitData, temperatures: Sequence[float]
+    model: GpaModel, corpus: Corpus, split: EncodedSplit, temperatures: Sequence[float]
 ) -> tuple[torch.Tensor, dict[float, torch.Tensor]]:
     """Scores ``[num_captions, num_items]`` of a split, and the captions' Sinkhorn bias at each temperature."""
-    own = components_of_split(model, data)
-    seen = components_of_split(model, training_queries(corpus)).media
+    own = components_of_split(model, split)
+    media = components_of(model.media, _split(corpus, "train").media)
+    seen = media[:: max(1, len(media) // TRAINING_QUERIES)]
     against = score_matrix(model.scorer, own.text, seen).T
     return score_matrix(model.scorer, own.text, own.media), {
         temperature: sinkhorn_bias(against, temperature) for temperature in temperatures
@@ -265,29 +270,8 @@ def scores_and_bias(
 
 
 @cache
-def _cached_queries(corpus: Corpus) -> SplitData:
-    train = _split(corpus, "train")
-    step = max(1, len(train.items) // TRAINING_QUERIES)
-    rows = range(0, len(train.items), step)
-    media = train.media
-    picked = [media.values[media.offsets[n] : media.offsets[n + 1]] for n in rows]
-    lengths = torch.tensor([0, *(len(part) for part in picked)])
-    first_texts = replace(train.text, offsets=train.text.offsets[:2])
-    return replace(
-        train,
-        media=replace(media, values=torch.cat(picked), offsets=lengths.cumsum(0)),
-        text=first_texts,
-    )
-
-
-def training_queries(corpus: Corpus) -> SplitData:
-    """The training sounds that stand for queries to come (its captions are one, unused)."""
-    return _cached_queries(corpus)
-
-
-@cache
-def _split(corpus: Corpus, split: Split) -> SplitData:
-    return split_data(corpus, split)
+def _split(corpus: Corpus, split: Split) -> EncodedSplit:
+    return encoded(corpus, split)
 
 
 def first_ranks(scores: NDArray[Any], right: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -85,17 +85,17 @@ class Head(nn.Module):
 
     def raw_of_standardised(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """:meth:`raw` of what :meth:`standardised` gave: training does that once, not at each step."""
-        return self._global(values, self._transformed(values, mask), mask)
+        return self.readout(self._transformed(values, mask), mask, self.pooled(values, mask))
 
-    def _global(
-        self, values: torch.Tensor, states: torch.Tensor, mask: torch.Tensor
+    def readout(
+        self, states: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor
     ) -> torch.Tensor:
-        """From standardised tokens and their states to the feature before normalisation."""
+        """From token states (:meth:`hidden`) and :meth:`pooled` tokens to the feature before normalisation."""
         queries = self.queries.expand(len(states), -1, -1)
-        pooled = self.pool(queries, states, mask)
-        out: torch.Tensor = self.out(self.dropout(pooled.flatten(1)))
+        attended = self.pool(queries, states, mask)
+        out: torch.Tensor = self.out(self.dropout(attended.flatten(1)))
         if self.skip is not None:
-            out = out + self.skip(self._pooled(values, mask))
+            out = out + self.skip(pooled)
         return out
 
     def hidden(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -112,9 +112,14 @@ class Head(nn.Module):
         x = torch.addcmul(-self.mean / self.deviation, values, 1.0 / self.deviation)
         return x.clamp_(-8.0, 8.0), mask[:, : self.config.max_tokens]
 
-    def _pooled(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Maximum over the tokens and their mean in each band, ``[batch, (pooled_bands + 1)·in_dim]``."""
+    def pooled(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Maximum of standardised tokens and their mean in each band, ``[batch, (pooled_bands + 1)·in_dim]``.
+
+        Without bands it is empty, ``[batch, 0]``.
+        """
         bands = self.config.pooled_bands
+        if not bands:
+            return x.new_zeros(len(x), 0)
         place = (mask.cumsum(1) - 1) * bands // mask.sum(1, keepdim=True)
         share = F.one_hot(place.clamp_min(0), bands).to(x.dtype) * mask[..., None]
         share = share / share.sum(1, keepdim=True).clamp_min(1.0)

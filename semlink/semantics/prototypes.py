@@ -60,17 +60,15 @@ class PrototypeConfig:
 class PrototypeHead(Head):
     """A head that also gives K prototypes. ``forward`` stays the global feature, so it stands wherever a head does.
 
-    A token feature t_j is the state h_j after the transformer beside the standardised frozen token (our definition: the
-    paper takes the last states of encoders that it trains; ours are frozen and what they know is in the token).
-    ``mask``, eq. 1: ``p_k = Σ_j t_j · relu(W h_j + b)_k``. ``attention``: K learned queries, ``p_k = Σ_j
-    softmax_j(q_k · W h_j / √d) t_j``. A layer norm and an MLP, shared by all k, take p_k to the 256-d space; the layer
-    norm makes the sum's scale, that is the sound's length, irrelevant.
+    A token feature t_j is the state after the head's transformer. ``mask``, eq. 1: ``p_k = Σ_j t_j · relu(W t_j +
+    b)_k``. ``attention`` (the paper gives no formula; this is ours): K learned queries, ``p_k = Σ_j softmax_j(q_k · W
+    t_j / √d) t_j``. A layer norm and an MLP, shared by all k, take p_k to the 256-d space; the layer norm (ours) makes
+    the sum's scale, that is the sound's length, irrelevant.
     """
 
     def __init__(self, config: HeadConfig, prototypes: PrototypeConfig) -> None:
         super().__init__(config)
         self.prototypes = prototypes
-        token_dim = config.width + config.in_dim
         if prototypes.generator == "mask":
             self.mask_of = nn.Linear(config.width, prototypes.num_prototypes)
         else:
@@ -78,10 +76,10 @@ class PrototypeHead(Head):
             self.prototype_queries = nn.Parameter(
                 torch.randn(prototypes.num_prototypes, config.width)
             )
-        self.prototype_norm = nn.LayerNorm(token_dim)
+        self.prototype_norm = nn.LayerNorm(config.width)
         self.prototype_mlp = nn.Sequential(
             nn.Dropout(config.dropout),
-            nn.Linear(token_dim, prototypes.hidden),
+            nn.Linear(config.width, prototypes.hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
             nn.Linear(prototypes.hidden, FEATURE_DIM),
@@ -89,17 +87,16 @@ class PrototypeHead(Head):
 
     def components(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tokens and their mask to ``[batch, 1 + K, 256]``, the global feature first, unit norm each."""
-        return self.components_and_raw(*self.standardised(values, mask))[0]
+        values, mask = self.standardised(values, mask)
+        states = self._transformed(values, mask)
+        return self.components_and_raw(states, mask, self.pooled(values, mask))[0]
 
     def components_and_raw(
-        self, values: torch.Tensor, mask: torch.Tensor
+        self, states: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """:meth:`components` of what :meth:`standardised` gave, and the global feature before normalisation."""
-        states = self._transformed(values, mask)
-        raw = self._global(values, states, mask)
-        weights = self._token_weights(states, mask)
-        # Two products instead of one over the tokens side by side: the wide copy would cost more than they do.
-        sums = torch.cat([weights @ states, weights @ values], dim=-1)
+        """:meth:`components` and the global feature before normalisation, from what :meth:`readout` takes."""
+        raw = self.readout(states, mask, pooled)
+        sums = self._token_weights(states, mask) @ states
         prototypes = self.prototype_mlp(self.prototype_norm(sums))
         return F.normalize(torch.cat([raw[:, None], prototypes], dim=1), dim=-1), raw
 

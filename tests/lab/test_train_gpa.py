@@ -14,8 +14,9 @@ from lab.features import FrozenFeatures
 from lab.train_gpa import (
     GpaModel,
     GpaRecipe,
-    _WordDropout,
-    gathered,
+    States,
+    _states,
+    components_of,
     triplet_sum_loss,
 )
 from lab.training import save_weights
@@ -30,7 +31,8 @@ from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead
 def model(recipe: GpaRecipe) -> GpaModel:
     torch.manual_seed(1)
     text = HeadConfig(in_dim=384, max_tokens=128, pooled_bands=1)
-    return GpaModel(text, HeadConfig(in_dim=60, max_tokens=20), recipe.prototypes, 7)
+    heads = {"text": Head(text), "media": Head(HeadConfig(in_dim=60, max_tokens=20))}
+    return GpaModel(heads, recipe.prototypes, 7)
 
 
 def test_triplet_sum_is_the_sum_over_pairs() -> None:
@@ -45,24 +47,42 @@ def test_triplet_sum_is_the_sum_over_pairs() -> None:
     assert float(triplet_sum_loss(torch.eye(4), 0.2)) == 0.0
 
 
-def test_one_gather_is_the_batch_of_the_features() -> None:
-    lengths = torch.tensor([3, 1, 4])
+@pytest.mark.parametrize("scoring", ["dp", "lass"])
+def test_states_give_what_the_whole_head_gives(scoring: str) -> None:
+    made = model(GpaRecipe(scoring=scoring)).eval()  # type: ignore[arg-type]
+    lengths = torch.tensor([3, 1, 20])
     features = FrozenFeatures(
-        torch.randn(8, 6).half(), torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        torch.randn(24, 60).half(), torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     )
-    rows = torch.tensor([2, 0, 1])
-    ours, expected = gathered(features, rows), features.batch(rows)
-    assert torch.equal(ours.mask, expected.mask)
-    assert torch.equal(ours.values[ours.mask], expected.values[expected.mask])
+    found = _states(made.media, features, "states")
+    states = States(FrozenFeatures(found["values"], found["offsets"]), found["pooled"])
+    tokens = features.batch(range(3))
+    ours = components_of(made.media, states)
+    whole = (
+        made.media.encode_components(tokens)
+        if isinstance(made.media, PrototypeHead)
+        else made.media.encode(tokens)[:, None]
+    )
+    torch.testing.assert_close(ours, whole, atol=5e-3, rtol=0)
 
 
-def test_fast_dropout_keeps_the_mean_and_hides_the_share() -> None:
-    torch.manual_seed(0)
-    dropout, x = _WordDropout(0.2), torch.ones(333, 301)
-    out = dropout(x)
-    assert float(out.mean()) == pytest.approx(1.0, abs=0.01)
-    assert float((out == 0).float().mean()) == pytest.approx(51 / 256, abs=0.01)
-    assert torch.equal(dropout.eval()(x), x)
+def test_only_what_stands_on_the_encoder_is_trained() -> None:
+    made = model(GpaRecipe())
+    frozen = {name for name, p in made.text.named_parameters() if not p.requires_grad}
+    assert frozen
+    assert all(name.startswith(("project", "positions", "layers", "norm.")) for name in frozen)
+    learned = {
+        name.partition(".")[0] for name, p in made.text.named_parameters() if p.requires_grad
+    }
+    assert learned == {
+        "queries",
+        "pool",
+        "out",
+        "skip",
+        "mask_of",
+        "prototype_norm",
+        "prototype_mlp",
+    }
 
 
 def test_recipes_say_what_they_are() -> None:
