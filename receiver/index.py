@@ -107,6 +107,7 @@ class VectorIndex:
             there = self._contains(ids)
             if there.any():
                 raise InvalidField(f"id {ids[there][0]} is in the index already", field="ids")
+            self._tail.make_room(len(ids))
             with self._lock.writing():
                 self._tail.add(ids, vectors)
             self._seal_if_due()
@@ -125,6 +126,7 @@ class VectorIndex:
         ids, vectors = self._paired(ids, vectors)
         with self._mutating:
             self._demand(ids)
+            self._tail.make_room(len(ids))
             with self._lock.writing():
                 self._take_out(ids)
                 self._tail.add(ids, vectors)
@@ -362,14 +364,21 @@ class _Tail:
         out[held] = self._vectors[rows[held]]
         return held
 
+    def make_room(self, more: int) -> None:
+        """Room for so many more. Searches may go on: what they read stands in the old place and in the new one."""
+        n = len(self._row)
+        if n + more <= len(self._ids):
+            return
+        room = max(n + more, 2 * n)
+        vectors = np.empty((room, self._vectors.shape[1]), dtype=np.float32)
+        vectors[:n] = self.rows
+        ids = np.empty(room, dtype=np.int64)
+        ids[:n] = self.ids
+        self._vectors, self._ids = vectors, ids
+
     def add(self, ids: Ids, vectors: Vectors) -> None:
         n, more = len(self._row), len(ids)
-        if n + more > len(self._ids):
-            room = max(n + more, 2 * n)
-            grown = np.empty((room, self._vectors.shape[1]), dtype=np.float32)
-            grown[:n] = self.rows
-            self._vectors = grown
-            self._ids = np.concatenate([self.ids, np.empty(room - n, dtype=np.int64)])
+        self.make_room(more)
         self._vectors[n : n + more] = vectors
         self._ids[n : n + more] = ids
         self._row.update(zip(ids.tolist(), range(n, n + more), strict=True))
