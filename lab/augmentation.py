@@ -1,4 +1,4 @@
-"""Other takes of a sound for training: as if recorded by another device, at another pace (our definition)."""
+"""Other takes of a sound or picture for training: another device, another pace, another view (our definition)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import soxr
 from numpy.typing import NDArray
+from PIL import Image
 
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ
 from semlink.links import stable_seed
@@ -17,6 +18,27 @@ SPEED: Final = (0.93, 1.12)
 """Pace and pitch together, as a tape at another speed; below one the end is cut, at most 0.7 s of 10."""
 EQUALISER_DB: Final = 4.0
 """Deviation of the gain at each of eight frequencies from 60 Hz to 8 kHz."""
+
+VIEW: Final = (0.72, 0.95)
+"""Sides of the window that another view shows, as a share of the picture's."""
+
+
+def another_view(pixels: NDArray[np.uint8], item_id: str, take: int) -> NDArray[np.uint8]:
+    """The picture seen otherwise, ``[height, width, 3]``, uint8, same shape: odd takes in the mirror, all from nearer
+    but the first.
+
+    Deterministic in ``item_id`` and ``take``. Not for corpora whose captions tell left from right.
+    """
+    rng = np.random.Generator(np.random.Philox(key=stable_seed("view", VERSION, item_id, take)))
+    view = pixels[:, ::-1] if take % 2 else pixels
+    if take > 1:
+        height, width = pixels.shape[:2]
+        share = rng.uniform(*VIEW)
+        rows, columns = max(1, round(height * share)), max(1, round(width * share))
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        window = Image.fromarray(view[top : top + rows, left : left + columns])
+        view = np.asarray(window.resize((width, height), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(view)
 
 
 def another_take(waveform: NDArray[np.float32], item_id: str, take: int) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """Frozen features of a corpus, computed once and kept in shards: what the heads are trained on.
 
-A shard is named by a digest of all that its content depends on (generator version, seed, item ids, captions, the
-backbone's SHA-256, the layout's version), so that a stale one is never read and an interrupted run goes on.
+A shard is named by a digest of all that its content depends on (generator version and seed of an embedded corpus, the
+files of any other, item ids, captions, the backbone's SHA-256, the layout's version), so that a stale one is never
+read, an interrupted run goes on, and a set may move to another folder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from lab import augmentation
 from lab.progress import track
 from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
+from semlink.corpora.registry import EMBEDDED
 from semlink.models import MODELS, cache_dir
 from semlink.semantics.encoders import backbone_of, media_tokens, text_tokens
 from semlink.semantics.gallery import generator_version
@@ -60,7 +62,7 @@ def media_features(corpus: Corpus, split: Split) -> FrozenFeatures:
 
 
 def other_takes(corpus: Corpus, split: Split, takes: int) -> list[FrozenFeatures]:
-    """Tokens of ``takes`` other takes (:mod:`lab.augmentation`) of every sound, each like :func:`media_features`."""
+    """Tokens of ``takes`` other takes (:mod:`lab.augmentation`) of every item, each like :func:`media_features`."""
     return [_cached(corpus, split, "media", take) for take in range(1, takes + 1)]
 
 
@@ -107,11 +109,7 @@ def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str
     model = backbone_of(task) if kind == "media" else "minilm"
     parts: list[object] = [LAYOUT_VERSION[model], kind, task, MODELS[model].sha256]
     if kind == "media":
-        parts += [
-            generator_version(corpus),
-            getattr(corpus, "seed", ""),
-            [i.item_id for i in group],
-        ]
+        parts += [*_origin(corpus, group), [i.item_id for i in group]]
     else:
         parts += [[item.captions for item in group]]
     if take:
@@ -119,11 +117,26 @@ def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str
     return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
 
+def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
+    """What the media of a group come from: the generator, or for a corpus that was read the bytes of its files."""
+    if corpus.info.name in EMBEDDED:
+        return [generator_version(corpus), getattr(corpus, "seed", "")]
+    content = hashlib.blake2b(digest_size=10)
+    for item in group:
+        content.update(hashlib.blake2b(corpus.media(item.item_id).data).digest())
+    return [type(corpus).__name__, content.hexdigest()]
+
+
 def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
     media: list[NDArray[Any]]
     match corpus:
-        case ImageCorpus() if take == 0:
+        case ImageCorpus():
             media = [corpus.pixels(item.item_id) for item in group]
+            if take:
+                media = [
+                    augmentation.another_view(pixels, item.item_id, take)
+                    for pixels, item in zip(media, group, strict=True)
+                ]
         case AudioCorpus():
             media = [corpus.waveform(item.item_id) for item in group]
             if take:
@@ -132,7 +145,7 @@ def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
                     for waveform, item in zip(media, group, strict=True)
                 ]
         case _:
-            raise TypeError(f"corpus {corpus.info.name} has no take {take}")
+            raise TypeError(f"corpus {corpus.info.name} holds neither pictures nor sounds")
     return media_tokens(corpus.info.task, media)
 
 
