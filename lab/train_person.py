@@ -42,6 +42,7 @@ from semlink.errors import InvalidField
 from semlink.semantics.eight_bits import pack, unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
 from semlink.semantics.text import MAX_TOKENS
+from semlink.semantics.tokens import Tokens
 
 _CHUNK_TOKENS: Final = 1 << 14
 
@@ -56,13 +57,14 @@ Captions = Literal["whole", "masked", "modelled", "modelled-without-image"]
 class Objective:
     """What is minimised: a matching loss, and what becomes of the captions.
 
-    ``margin_bounds``: of Sew; equal bounds are a fixed margin. ``captions``: "masked" hides words and asks for nothing
-    (table 5, "mask"), "modelled" has the decoder name them.
+    ``margin_bounds`` and ``alpha``: of Sew; equal bounds are a fixed margin. ``captions``: "masked" hides words and
+    asks for nothing (table 5, "mask"), "modelled" has the decoder name them.
     """
 
     matching: Matching
     margin_bounds: tuple[float, float] = (person_losses.FIXED_MARGIN, person_losses.FIXED_MARGIN)
     captions: Captions = "whole"
+    alpha: float = person_losses.ALPHA
 
 
 OBJECTIVES: Final[dict[str, Objective]] = {
@@ -102,6 +104,8 @@ class Recipe:
     """Of CMPC, or of the identity loss of Sew."""
     modelling_weight: float = 1.0
     """λ2 of Sew + MCM eq. 12."""
+    matches_masked: bool = True
+    """Whether the matching loss, too, reads the captions with hidden words (algorithm 1); else it reads them whole."""
     phrase_weight: float = 0.0
     """Of the side task of :mod:`lab.train_heads`."""
 
@@ -144,12 +148,11 @@ class _Batch:
     picked: torch.Tensor
     identity: torch.Tensor
     lengths: torch.Tensor
-    text: torch.Tensor
-    text_mask: torch.Tensor
-    media: torch.Tensor
-    media_mask: torch.Tensor
+    media: Tokens
+    whole: Tokens
+    masked: Tokens | None
+    """The captions with hidden words, which are ``words`` [n, num_tokens], −1 where seen."""
     words: torch.Tensor | None
-    """Hidden words [n, num_tokens], −1 where seen."""
 
 
 class _Training:
@@ -192,37 +195,31 @@ class _Training:
         chosen = torch.stack(
             [self.captions[n][torch.randint(len(self.captions[n]), ())] for n in picked.tolist()]
         )
-        words = None
-        if self.masked:
-            text, words = self.masked.batch(chosen)
-        else:
-            text = self.text.batch(chosen)
-        media = self.media.batch(picked)
+        masked, words = self.masked.batch(chosen) if self.masked else (None, None)
         return _Batch(
             picked=picked,
             identity=self.data.identity[picked],
             lengths=self.lengths[chosen],
-            text=text.values,
-            text_mask=text.mask,
-            media=media.values,
-            media_mask=media.mask,
+            media=self.media.batch(picked),
+            whole=self.text.batch(chosen),
+            masked=masked,
             words=words,
         )
 
     def loss(self, pair: Pair, batch: _Batch) -> torch.Tensor:
-        values, hidden = batch.text, None
-        if batch.words is not None:
+        raw_media, media_states, media_mask = self._passed(pair.media, batch.media)
+        raw_text, named = None, None
+        if batch.masked is not None and batch.words is not None:
             hidden = batch.words >= 0
-            values = torch.where(hidden[..., None], pair.hidden_word, values)
-        text_mask = thinned(batch.text_mask, self.recipe.token_dropout)
-        media_mask = thinned(batch.media_mask, self.recipe.token_dropout)
-        raw_text, text_states = _raw_and_states(pair.text, values, text_mask)
-        raw_media, media_states = _raw_and_states(pair.media, batch.media, media_mask)
-        text, media = pair.text_norm(raw_text), pair.media_norm(raw_media)
-        total = self._matching(pair, media, text, batch)
-        if pair.decoder is not None and batch.words is not None and hidden is not None:
-            logits = pair.decoder(text_states, text_mask, media_states, media_mask, hidden)
-            named = F.cross_entropy(logits, batch.words[hidden])
+            values = torch.where(hidden[..., None], pair.hidden_word, batch.masked.values)
+            raw_text, states, mask = self._passed(pair.text, Tokens(values, batch.masked.mask))
+            if pair.decoder is not None:
+                logits = pair.decoder(states, mask, media_states, media_mask, hidden)
+                named = F.cross_entropy(logits, batch.words[hidden])
+        if raw_text is None or not self.recipe.matches_masked:
+            raw_text, _, _ = self._passed(pair.text, batch.whole)
+        total = self._matching(pair, pair.media_norm(raw_media), pair.text_norm(raw_text), batch)
+        if named is not None:
             total = total + self.recipe.modelling_weight * named
         if pair.phrases is not None and self.phrases is not None:
             named = F.binary_cross_entropy_with_logits(
@@ -230,6 +227,13 @@ class _Training:
             )
             total = total + self.recipe.phrase_weight * 10.0 * named
         return total
+
+    def _passed(
+        self, head: Head, tokens: Tokens
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Raw feature, token states, and which tokens are left after dropout."""
+        mask = thinned(tokens.mask, self.recipe.token_dropout)
+        return *_raw_and_states(head, tokens.values, mask), mask
 
     def _matching(
         self, pair: Pair, media: torch.Tensor, text: torch.Tensor, batch: _Batch
@@ -243,8 +247,11 @@ class _Training:
                 margin = person_losses.adaptive_margin(
                     batch.lengths, self.shortest, self.longest, self.objective.margin_bounds
                 )
-                by_identity = person_losses.sew_identity(media, text, identity, weights, margin)
-                matched = person_losses.sew_match(media, text, identity, margin)
+                alpha = self.objective.alpha
+                by_identity = person_losses.sew_identity(
+                    media, text, identity, weights, margin, alpha
+                )
+                matched = person_losses.sew_match(media, text, identity, margin, alpha)
             case "infonce":
                 scale = pair.log_scale.clamp(max=float(np.log(100.0))).exp()
                 scores = scale * F.normalize(text, dim=1) @ F.normalize(media, dim=1).T

@@ -156,7 +156,7 @@ def test_an_epoch_holds_every_item_once_and_persons_together(per_identity: int) 
 def test_the_margin_uses_the_captions_own_lengths() -> None:
     training = train_person._Training(OBJECTIVES["sew-adaptive"], RECIPE, None)  # type: ignore[arg-type]
     batch = next(training.batches())
-    assert torch.equal(batch.lengths, batch.text_mask.sum(1) - 2)
+    assert torch.equal(batch.lengths, batch.whole.mask.sum(1) - 2)
     assert training.shortest < training.longest
 
 
