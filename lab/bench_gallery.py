@@ -23,7 +23,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from lab.gallery_samples import GallerySampler, real_vectors
+from lab.gallery_samples import VERSION, GallerySampler, real_vectors
 from lab.progress import progress
 from lab.results import Report, Row
 from receiver.building import build_index
@@ -65,7 +65,7 @@ def run(
     """Measure and write ``out/bench-gallery.json``. The vectors and indices stay in ``folder`` (default: the cache)."""
     started = time.monotonic()
     real = real_vectors(corpus)
-    label = f"{corpus}-{heads_sha256(space_of(corpus))[:12]}-{items}"
+    label = f"{corpus}-{heads_sha256(space_of(corpus))[:12]}-{items}-{VERSION}"
     folder = (folder or Settings().cache_dir / "bench-gallery") / label
     sampler = GallerySampler(real)
     vectors = _vectors(folder, sampler, items)

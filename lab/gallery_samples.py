@@ -4,7 +4,8 @@ A timing over Gaussian noise or over tidy clusters says nothing: how hard an ind
 lie. Ours are drawn as the corpus's own were made: an *identity*, then views of it.
 
 - Identities: a mixture of Gaussians with one covariance, fitted to the mean vectors of the training identities
-  (k-means into ``COMPONENTS`` groups, at most an eighth as many as identities; the covariance within them, full).
+  (k-means into ``COMPONENTS`` groups, at most an eighth as many as identities; the covariance within them, full, less
+  what a mean of few views owes to the views).
 - Views: around the identity's vector, Gaussian with the full covariance that the training items show within an
   identity (where an item is its own identity: none), as many views as the corpus has, then unit norm.
 - The corpus's real test items stand among them, so that every query has its true item.
@@ -30,6 +31,8 @@ from semlink.semantics.encoders import load_heads
 from semlink.semantics.spaces import space_of
 
 COMPONENTS: Final = 64
+VERSION: Final = 2
+"""Raised when other vectors are drawn from the same real ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,12 @@ class GallerySampler:
         self.views = max(1, round(float(views.mean())))
         within = real.train_items - means[identity]
         freedom = len(identity) - len(views)
-        self._view_factor = _factor(within.T @ within / freedom) if freedom else None
-        self._centres, self._weights, self._identity_factor = _mixture(means)
+        between_views = within.T @ within / max(1, freedom)
+        self._view_factor = _factor(between_views) if freedom else None
+        # A mean of few views still moves with them: that share is not the identities' own.
+        self._centres, self._weights, self._identity_factor = _mixture(
+            means, between_views / self.views
+        )
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start:stop``, float32, unit norm; the first are the corpus's own test items."""
@@ -123,9 +130,9 @@ def spread(
 
 
 def _mixture(
-    means: NDArray[np.float64],
+    means: NDArray[np.float64], of_views: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Centres, weights and the common covariance's factor of a mixture fitted by k-means."""
+    """Centres, weights and the common covariance's factor, less ``of_views``, of a mixture fitted by k-means."""
     components = max(1, min(COMPONENTS, len(means) // 8))
     clustering = faiss.Kmeans(
         means.shape[1], components, niter=20, seed=1, min_points_per_centroid=1
@@ -138,7 +145,7 @@ def _mixture(
     centres /= np.maximum(counts, 1)[:, None]
     within = means - centres[of]
     covariance = within.T @ within / max(1, len(means) - components)
-    return centres, counts / counts.sum(), _factor(covariance)
+    return centres, counts / counts.sum(), _factor(covariance - of_views)
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
