@@ -66,9 +66,9 @@ class Recipe:
     ``as_written``: KL(p‖q), eq. 4 as printed, else KL(q‖p), which is the usual one (Hinton et al. 2015).
     """
 
-    epochs: int = 12
+    epochs: int = 6
     batch: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 30
     scale: float = 0.0

@@ -143,7 +143,8 @@ def run(
     ]
     rates = chosen_rates(val, students, fine)
     report = Report("itrieval")
-    report.rows += encoding_rows(val, students[0]["itrieval-kd"])
+    report.rows += encoding_rows(val, "val", students[0]["itrieval-kd"])
+    report.rows += encoding_rows(test, "test", students[0]["itrieval-kd"])
     report.rows += long_rows(test, students[0]["itrieval-kd"])
     measured: dict[tuple[Condition, str], list[NDArray[np.int64]]] = {}
     own = {m: [_with_head(test, fine[s][rates[m]]) for s in range(seeds)] for m in METHODS}
@@ -285,21 +286,25 @@ def chosen_rates(
     return {m: max(FINE_RATES, key=lambda r, m=m: np.mean(found[m, r])) for m in METHODS}  # type: ignore[misc]
 
 
-def encoding_rows(val: NoisySplit, student: SentenceScorer) -> list[Row]:
-    """R@1 on val when the kept sentences are encoded as one text, or each by itself and averaged; 3 noise sentences."""
+def encoding_rows(
+    split: NoisySplit, name: Split, student: SentenceScorer, num_texts: int = 200
+) -> list[Row]:
+    """R@1 when the kept sentences are encoded as one text, or each by itself and averaged; 3 noise sentences."""
     head = load_heads(SPACE)["text"]
-    drawn = draw_texts(val, {"itrieval-kd": student}, "continuations", MAX_NOISE, 0)
+    drawn = draw_texts(split, {"itrieval-kd": student}, "continuations", MAX_NOISE, 0)
+    texts = drawn.texts[:num_texts]
     rows = []
     for method in ("key", "raw", "itrieval-kd"):
+        choice = drawn.choices[method][:num_texts]
         queries = {
-            "mean of the sentences' features": mean_features(
-                val, drawn.texts, drawn.choices[method]
-            ),
-            "joined to one text": _joined(head, drawn.texts, drawn.choices[method]),
+            "mean of the sentences' features": mean_features(split, texts, choice),
+            "joined to one text": _joined(head, texts, choice),
         }
-        for name, features in queries.items():
-            first = ranks(val, drawn.texts, features) == 0
-            rows.append(_row("r_at_1", [float(first.mean())], method, f"encoding: {name}", "val"))
+        for encoding, features in queries.items():
+            first = ranks(split, texts, features) == 0
+            rows.append(
+                _row("r_at_1", [float(first.mean())], method, f"encoding: {encoding}", name)
+            )
     return rows
 
 

@@ -2,9 +2,9 @@
 
 Liu et al. 2023 (paper 002), §3.2, in the form of BERTSUM (Liu 2019): [CLS] before and [SEP] after each sentence,
 interval segments, at most 256 word pieces, a sigmoid over each [CLS] (eq. 3). Where we differ: the trunk is the frozen
-MiniLM that the transmitter has anyway, each sentence by itself, as MiniLM was trained; sentences meet in two small
-trained layers over the tokens of all of them, and only these are stored. A text beyond 256 word pieces is not cut but
-scored in windows of whole sentences.
+MiniLM that the transmitter has anyway, each sentence by itself, as MiniLM was trained; sentences meet in what is
+trained and stored: a layer over the tokens of all of them, how much each agrees with the others (learned cosines), and
+BERTSUM's inter-sentence layer. A text beyond 256 word pieces is not cut but scored in windows of whole sentences.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class StudentConfig:
     """Shape of the trained part. ``joint`` False lets each sentence see only itself: the ablation."""
 
     width: int = 128
-    num_layers: int = 2
+    num_layers: int = 1
     num_heads: int = 4
+    num_cosines: int = 8
     dropout: float = 0.1
     joint: bool = True
 
@@ -83,6 +84,9 @@ def sentence_batch(texts: Sequence[Sequence[torch.Tensor]]) -> SentenceBatch:
 class SentenceScorer(nn.Module):
     """The trained part: the trunk's states, interval segments, positions, joint layers, a score for each [CLS].
 
+    Agreement (our definition): the means of two sentences' states are compared by ``num_cosines`` learned cosines; a
+    sentence's [CLS] is told the mean and the maximum of each over the other sentences.
+
     ``forward(batch) -> [batch, sentences]``: ``ŝ`` before the sigmoid (eq. 3); meaningless where ``real`` is False.
     """
 
@@ -93,37 +97,66 @@ class SentenceScorer(nn.Module):
         self.project = nn.Linear(TRUNK_WIDTH, config.width)
         self.segments = nn.Parameter(torch.randn(2, config.width) * 0.02)
         self.positions = nn.Parameter(torch.randn(MAX_TOKENS, config.width) * 0.02)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.width,
-                config.num_heads,
-                2 * config.width,
-                config.dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(config.num_layers)
-        )
+        self.layers = nn.ModuleList(_layer(config) for _ in range(config.num_layers))
+        if config.joint:
+            self.compare = nn.Linear(TRUNK_WIDTH, TRUNK_WIDTH, bias=False)
+            nn.init.orthogonal_(self.compare.weight)
+            self.agreement = nn.Linear(2 * config.num_cosines, config.width)
+            self.between = _layer(config)
         self.out_norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, 1)
 
     def forward(self, batch: SentenceBatch) -> torch.Tensor:
         """See the class."""
         sentence = batch.sentence
-        x = self.project(self.norm(batch.values)) + self.positions[: sentence.shape[1]]
+        normed = self.norm(batch.values)
+        x = self.project(normed) + self.positions[: sentence.shape[1]]
         x = x + self.segments[sentence.clamp_min(0) % 2]
         hidden = (sentence < 0)[:, None, :].expand(-1, sentence.shape[1], -1)
         if not self.config.joint:
             hidden = hidden | (sentence[:, :, None] != sentence[:, None, :])
-        # A padded place must see something, or its softmax is not a number: itself.
-        hidden = hidden & ~torch.eye(sentence.shape[1], dtype=torch.bool, device=hidden.device)
-        mask = hidden.repeat_interleave(self.config.num_heads, dim=0)
         for layer in self.layers:
-            x = layer(x, src_mask=mask)
-        heads = x.gather(1, batch.starts[:, :, None].expand(-1, -1, x.shape[2]))
-        out: torch.Tensor = self.out(self.out_norm(heads)).squeeze(-1)
+            x = layer(x, src_mask=self._mask(hidden))
+        h = x.gather(1, batch.starts[:, :, None].expand(-1, -1, x.shape[2]))
+        if self.config.joint:
+            h = h + self.agreement(self._agreement(normed, batch))
+            unseen = ~batch.real[:, None, :].expand(-1, h.shape[1], -1)
+            h = self.between(h, src_mask=self._mask(unseen))
+        out: torch.Tensor = self.out(self.out_norm(h)).squeeze(-1)
         return out
+
+    def _mask(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What a place must not see, for every head; itself it always sees, or its softmax is not a number."""
+        own = torch.eye(hidden.shape[1], dtype=torch.bool, device=hidden.device)
+        return (hidden & ~own).repeat_interleave(self.config.num_heads, dim=0)
+
+    def _agreement(self, normed: torch.Tensor, batch: SentenceBatch) -> torch.Tensor:
+        """Mean and maximum of each cosine over the other sentences, [batch, sentences, 2 · num_cosines]."""
+        num = batch.real.shape[1]
+        member = batch.sentence[:, :, None] == torch.arange(num, device=normed.device)
+        share = member.float() / member.sum(1, keepdim=True).clamp_min(1)
+        means = self.compare(torch.einsum("bts,btd->bsd", share, normed))
+        parts = nn.functional.normalize(
+            means.view(*means.shape[:2], self.config.num_cosines, -1), dim=-1
+        )
+        cosines = torch.einsum("bihd,bjhd->bijh", parts, parts)
+        other = batch.real[:, None, :] & ~torch.eye(num, dtype=torch.bool, device=normed.device)
+        mean = (cosines * other[..., None]).sum(2) / other.sum(2).clamp_min(1)[..., None]
+        largest = cosines.masked_fill(~other[..., None], -1.0).amax(2)
+        largest = largest * other.any(2)[..., None]
+        return torch.cat((mean, largest), dim=-1)
+
+
+def _layer(config: StudentConfig) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        config.width,
+        config.num_heads,
+        2 * config.width,
+        config.dropout,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
 
 
 class Student:
@@ -143,10 +176,7 @@ class Student:
         flat = [sentence for text in texts for sentence in text]
         if not flat:
             return []
-        tokens = minilm(self.device).token_states(flat)
-        states = [
-            values[mask].cpu() for values, mask in zip(tokens.values, tokens.mask, strict=True)
-        ]
+        states = [rows.cpu() for rows in minilm(self.device).packed_states(flat)]
         spans = [span for text in _numbered(texts) for span in _windows(text, states)]
         scored: list[float] = []
         for start in range(0, len(spans), _BATCH):

@@ -10,7 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from semlink.corpora.noisy import NoiseKind, draw, embedded_pool
+from semlink.corpora.registry import corpus_named
+from semlink.errors import InvalidField
 from semlink.semantics.eight_bits import pack
+from semlink.semantics.sentences import extract
+from semlink.semantics.spaces import weights_file
 from semlink.semantics.student import (
     MAX_TOKENS,
     SentenceScorer,
@@ -19,6 +24,7 @@ from semlink.semantics.student import (
     load_student,
     sentence_batch,
 )
+from semlink.semantics.text import minilm
 
 LENGTHS = ((5, 3, 7), (4,), (6, 2, 2, 9))
 
@@ -110,3 +116,33 @@ def test_rounding_to_eight_bits_keeps_the_order(tmp_path: Path) -> None:
     stored, exact = load_student(path).scores([text])[0], Student(scorer, 3).scores([text])[0]
     assert stored == pytest.approx(exact, abs=0.02)
     assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.skipif(
+    not weights_file("image", "student").is_file(), reason="no student: semlink train student"
+)
+@pytest.mark.parametrize("kind", ["continuations", "other-captions"])
+def test_the_shipped_student_takes_the_noise_out_of_texts(kind: NoiseKind) -> None:
+    items = corpus_named("scenes").items("val")
+    pool = embedded_pool("val")
+    pooled = [item for item in items if item.item_id in pool.continuations]
+    texts = draw(pooled, 3, seed=11, pool=pool, kind=kind)[:40]
+    found = extract([t.text for t in texts], "itrieval-kd", space="image", key_sentences=3)
+    right = [
+        k
+        for text, scored in zip(texts, found, strict=True)
+        for k, s in zip(text.key, scored, strict=True)
+        if s.kept
+    ]
+    assert len(right) == 3 * len(texts)
+    assert sum(right) / len(right) >= 0.95
+
+
+def test_texts_laid_end_to_end_have_the_states_of_texts_apart() -> None:
+    texts = [f"A {'red ' * (n % 7)}dog runs past {n} trees." for n in range(40)] + ["so " * 300]
+    packed = minilm().packed_states(texts)
+    apart = minilm().token_states(texts)
+    for states, values, mask in zip(packed, apart.values, apart.mask, strict=True):
+        assert torch.allclose(states, values[mask], atol=1e-4)
+    with pytest.raises(InvalidField, match="text 1 is empty"):
+        minilm().packed_states(["a dog", " "])
