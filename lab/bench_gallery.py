@@ -45,11 +45,11 @@ QUERIES: Final = 1000
 """Queries of each half."""
 
 PARAMETERS: Final[dict[Literal["hnsw", "ivf-pq"], IndexParameters]] = {
-    "ivf-pq": IndexParameters(lists=2048, code_bytes=64),
+    "ivf-pq": IndexParameters(code_bytes=64),
     "hnsw": IndexParameters(links=16, ef_construction=64),
 }
 _BREADTHS: Final = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
-_PROBES: Final = (32, 48, 64, 96, 128, 192, 256)
+_PROBES: Final = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 _RESCORED: Final = (4, 10)
 
 
