@@ -367,9 +367,9 @@ def train_vq(task: TaskOption) -> None:
 
 @train_app.command("gallery")
 def train_gallery(
-    corpus: Annotated[str, typer.Option(help="pedestrians, scenes or soundscapes")],
+    corpus: Annotated[str, typer.Option(help="embedded or added")],
 ) -> None:
-    """Encode a corpus's test gallery with the installed heads."""
+    """Encode a corpus's gallery with the heads of its space."""
     from lab.build_gallery import run
 
     run(corpus)
@@ -429,6 +429,18 @@ def bench_codec(
 
     report = run(threads, console)
     console.print(f"written: {report.write(out, report.experiment)}")
+
+
+@bench_app.command("gallery")
+def bench_gallery(
+    items: Annotated[int, typer.Option(help="vectors of 256")] = 1_000_000,
+    out: Out = Path("results"),
+) -> None:
+    """Exact search against HNSW and IVF-PQ: time, recall@10, memory, building. Goes on where it was interrupted."""
+    from lab.bench_gallery import run
+
+    run(out, items=items)
+    _say_written(out, "bench-gallery")
 
 
 @bench_app.command("serve")
