@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -106,8 +107,8 @@ class Table:
 class NoisySplit:
     """What training and the experiment ask of a split.
 
-    ``items``: those whose texts are drawn; ``num_pooled`` of them, the first, have continuations. ``media``: float32
-    [num gallery, 256], the features of all items of the split; ``place``: an item's row in it.
+    ``items``: all of the split or its first; ``num_pooled`` of them, the first, have continuations. ``media``: float32
+    [items, 256], their features; ``place``: an item's row in it.
     """
 
     items: Sequence[Item]
@@ -136,9 +137,8 @@ class NoisySplit:
 def noisy_split(
     corpus: Corpus, split: Split, heads: dict[str, Head], *, num_items: int | None = None
 ) -> NoisySplit:
-    """A split with its pool, states and features. ``num_items``: texts are drawn for so many at most."""
-    everything = corpus.items(split)
-    items = everything[:num_items]
+    """A split, or its first ``num_items``, with its pool, states and features."""
+    items = corpus.items(split)[:num_items]
     pool = noise_pool(corpus, split, items)
     num_pooled = sum(item.item_id in pool.continuations for item in items)
     table = _table(corpus, split, items, pool)
@@ -148,9 +148,14 @@ def noisy_split(
         pool=pool,
         table=table,
         text=embed(heads["text"], table.frozen()),
-        media=embed(heads["media"], media_features(corpus, split)),
-        place={item.item_id: n for n, item in enumerate(everything)},
+        media=embed(heads["media"], _first(media_features(corpus, split), len(items))),
+        place={item.item_id: n for n, item in enumerate(items)},
     )
+
+
+def _first(features: FrozenFeatures, count: int) -> FrozenFeatures:
+    offsets = features.offsets[: count + 1]
+    return FrozenFeatures(features.values[: int(offsets[-1])], offsets)
 
 
 def noise_pool(corpus: Corpus, split: Split, items: Sequence[Item]) -> NoisePool:
@@ -217,7 +222,7 @@ def run(
     heads = load_heads(space)
     train = noisy_split(corpus, "train", heads, num_items=NUM_TRAIN)
     val = noisy_split(corpus, "val", heads)
-    scorer, history = fit(train, val, recipe, logit_scale(space), seed)
+    scorer, history = trained(train, val, recipe, space, seed)
     scores = _scores(scorer, val, seed)
     kappa = max(scores["r_at_1_by_kappa"], key=lambda k: scores["r_at_1_by_kappa"][k])
     path = out or weights_file(space, "student")
@@ -253,6 +258,29 @@ def logit_scale(space: str) -> float:
     """The learned inverse temperature of a space's dual encoder."""
     sidecar = json.loads(weights_of(space, "heads").with_suffix(".json").read_text())
     return float(sidecar["logit_scale"])
+
+
+def trained(
+    train: NoisySplit, val: NoisySplit, recipe: Recipe, space: str, seed: int
+) -> tuple[SentenceScorer, list[dict[str, float]]]:
+    """:func:`fit`, from the cache where it was done before."""
+    key = [asdict(recipe), seed, file_sha256(weights_of(space, "heads"))]
+    for split in (train, val):
+        key += [[i.item_id for i in split.items], split.num_pooled, dict(split.pool.provenance)]
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
+    path = cache_dir() / "students" / f"{space}-{digest}.safetensors"
+    if not path.is_file():
+        scorer, history = fit(train, val, recipe, logit_scale(space), seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        save_file(scorer.state_dict(), temporary, {"history": json.dumps(history)})
+        temporary.replace(path)
+    with safe_open(path, framework="pt") as file:
+        history = json.loads(file.metadata()["history"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    scorer = SentenceScorer(recipe.student)
+    scorer.load_state_dict(state)
+    return scorer.eval(), history
 
 
 def fit(

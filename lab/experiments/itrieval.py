@@ -11,11 +11,9 @@ captions of other pictures, which no style gives away.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 
 from lab.experiments.bootstrap import interval, paired_difference, resampled_means
 from lab.experiments.tables import cell
@@ -40,22 +37,20 @@ from lab.train_student import (
     NoisySplit,
     Recipe,
     Table,
-    fit,
     kept,
     logit_scale,
     mean_features,
     noisy_split,
     ranks,
     student_scores,
+    trained,
 )
 from semlink.corpora.corpus import Split
 from semlink.corpora.noisy import N_KEY, NOISE_KINDS, NoiseKind, NoisyText
 from semlink.corpora.registry import corpus_named, default_corpus
-from semlink.models import cache_dir, file_sha256
 from semlink.semantics.encoders import load_heads, text_tokens
 from semlink.semantics.heads import Head
 from semlink.semantics.sentences import textrank_scores, tf_idf_scores
-from semlink.semantics.spaces import weights_of
 from semlink.semantics.student import SentenceScorer
 
 SPACE: Final = "image"
@@ -67,7 +62,7 @@ STUDENTS: Final[dict[str, Recipe]] = {
 }
 METHODS: Final = ("key", "raw", "tf-idf", "tf-idf, corpus", "textrank", *STUDENTS, "teacher")
 FINE_RATES: Final = (1e-4, 5e-4)
-FINE_EPOCHS: Final = 4
+FINE_EPOCHS: Final = 2
 FINE_BATCH: Final = 128
 NUM_ITEMS: Final[dict[Split, int | None]] = {"train": NUM_TRAIN, "val": None, "test": None}
 """Items of a split that texts are drawn of, the first; all by default."""
@@ -131,7 +126,7 @@ def run(
     )
     students = [
         {
-            name: trained(train, val, recipe, seed)
+            name: trained(train, val, recipe, SPACE, seed)[0]
             for name, recipe in STUDENTS.items()
             if name == "itrieval-kd" or seed < ablation_seeds
         }
@@ -169,24 +164,6 @@ def run(
     (out / "itrieval.md").write_text(page)
     console.print(page)
     return report
-
-
-def trained(train: NoisySplit, val: NoisySplit, recipe: Recipe, seed: int) -> SentenceScorer:
-    """A student, from the cache or trained now."""
-    key = [asdict(recipe), seed, file_sha256(weights_of(SPACE, "heads"))]
-    for split in (train, val):
-        key += [[i.item_id for i in split.items], split.num_pooled, dict(split.pool.provenance)]
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
-    path = cache_dir() / "itrieval" / f"student-{digest}.safetensors"
-    if not path.is_file():
-        scorer, _ = fit(train, val, recipe, logit_scale(SPACE), seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file(scorer.state_dict(), temporary)
-        temporary.replace(path)
-    scorer = SentenceScorer(recipe.student)
-    scorer.load_state_dict(load_file(path))
-    return scorer.eval()
 
 
 def fine_tuned(head: Head, train: NoisySplit, rate: float, seed: int) -> Head:
