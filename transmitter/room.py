@@ -52,6 +52,8 @@ class _Work:
     query: CheckedQuery
     text: str = ""
     """What is sent of a text: all of it, or its key sentences."""
+    kept: tuple[str, ...] = ()
+    """The key sentences, where they were chosen."""
     sentences: list[transmitter_pb2.Sentence] = field(default_factory=list)
     components: NDArray[np.float32] | None = None
     rewrites: list[knowledge_pb2.Rewrite] = field(default_factory=list)
@@ -155,7 +157,8 @@ class Transmitter:
             ]
         )
         for w, (sentences, milliseconds) in zip(choosing, extracted, strict=True):
-            w.text = " ".join(s.text for s in sentences if s.kept)
+            w.kept = tuple(s.text for s in sentences if s.kept)
+            w.text = " ".join(w.kept)
             w.sentences = [
                 transmitter_pb2.Sentence(text=s.text, score=s.score, kept=s.kept) for s in sentences
             ]
@@ -163,13 +166,16 @@ class Transmitter:
 
     async def _encode_sources(self, work: list[_Work]) -> None:
         encoded = await self._encoder.submit_many(
-            [Content(w.query.space, w.query.modality, w.text or w.query.content) for w in work]
+            [
+                Content(w.query.space, w.query.modality, w.kept or w.text or w.query.content)
+                for w in work
+            ]
         )
         for w, (components, milliseconds) in zip(work, encoded, strict=True):
             w.components = _sent(w, components)
             w.timings.append(_timing("transmitter.encode", milliseconds))
-        texts = [w for w in work if w.text]
-        for w, note in zip(texts, doubts([w.text for w in texts]), strict=True):
+        read = [(w, text) for w in work for text in w.kept or (w.text,) if text]
+        for (w, _), note in zip(read, doubts([text for _, text in read]), strict=True):
             w.degraded.extend(_degradation("text", reason) for reason in note)
 
     async def _ask_knowledge(self, work: list[_Work]) -> None:
