@@ -38,6 +38,8 @@ class PrototypeConfig:
     aggregator: Aggregator = "lass"
     hidden: int = 256
     """Width of the MLP between the sums over tokens and the shared space."""
+    frozen_tokens: bool = True
+    """Whether a token's feature is its state beside the standardised frozen token, or its state alone."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_prototypes <= MAX_PROTOTYPES:
@@ -60,10 +62,11 @@ class PrototypeConfig:
 class PrototypeHead(Head):
     """A head that also gives K prototypes. ``forward`` stays the global feature, so it stands wherever a head does.
 
-    A token feature t_j is the state after the head's transformer. ``mask``, eq. 1: ``p_k = Σ_j t_j · relu(W t_j +
-    b)_k``. ``attention`` (the paper gives no formula; this is ours): K learned queries, ``p_k = Σ_j softmax_j(q_k · W
-    t_j / √d) t_j``. A layer norm and an MLP, shared by all k, take p_k to the 256-d space; the layer norm (ours) makes
-    the sum's scale, that is the sound's length, irrelevant.
+    A token's feature t_j is its state h_j after the head's transformer beside the standardised frozen token
+    (``frozen_tokens``, ours: past the narrow transformer, as the global feature's linear path; else h_j alone).
+    ``mask``, eq. 1: ``p_k = Σ_j t_j · relu(W h_j + b)_k``. ``attention`` (the paper gives no formula; this is ours): K
+    learned queries, ``p_k = Σ_j softmax_j(q_k · W h_j / √d) t_j``. A layer norm and an MLP, shared by all k, take p_k
+    to the 256-d space; the layer norm (ours) makes the sum's scale, that is the sound's length, irrelevant.
     """
 
     def __init__(self, config: HeadConfig, prototypes: PrototypeConfig) -> None:
@@ -76,10 +79,11 @@ class PrototypeHead(Head):
             self.prototype_queries = nn.Parameter(
                 torch.randn(prototypes.num_prototypes, config.width)
             )
-        self.prototype_norm = nn.LayerNorm(config.width)
+        token_dim = config.width + (config.in_dim if prototypes.frozen_tokens else 0)
+        self.prototype_norm = nn.LayerNorm(token_dim)
         self.prototype_mlp = nn.Sequential(
             nn.Dropout(config.dropout),
-            nn.Linear(config.width, prototypes.hidden),
+            nn.Linear(token_dim, prototypes.hidden),
             nn.GELU(),
             nn.Dropout(config.dropout),
             nn.Linear(prototypes.hidden, FEATURE_DIM),
@@ -89,14 +93,25 @@ class PrototypeHead(Head):
         """Tokens and their mask to ``[batch, 1 + K, 256]``, the global feature first, unit norm each."""
         values, mask = self.standardised(values, mask)
         states = self._transformed(values, mask)
-        return self.components_and_raw(states, mask, self.pooled(values, mask))[0]
+        return self.components_and_raw(states, mask, self.pooled(values, mask), values)[0]
 
     def components_and_raw(
-        self, states: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor
+        self,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        pooled: torch.Tensor,
+        values: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """:meth:`components` and the global feature before normalisation, from what :meth:`readout` takes."""
+        """:meth:`components`, and the global feature before normalisation, from what :meth:`readout` takes.
+
+        ``values``: the standardised tokens, for ``frozen_tokens``.
+        """
         raw = self.readout(states, mask, pooled)
-        sums = self._token_weights(states, mask) @ states
+        weights = self._token_weights(states, mask)
+        sums = weights @ states
+        if self.prototypes.frozen_tokens:
+            assert values is not None
+            sums = torch.cat([sums, weights @ values], dim=-1)
         prototypes = self.prototype_mlp(self.prototype_norm(sums))
         return F.normalize(torch.cat([raw[:, None], prototypes], dim=1), dim=-1), raw
 

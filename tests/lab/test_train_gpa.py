@@ -47,15 +47,17 @@ def test_triplet_sum_is_the_sum_over_pairs() -> None:
     assert float(triplet_sum_loss(torch.eye(4), 0.2)) == 0.0
 
 
-@pytest.mark.parametrize("scoring", ["dp", "lass"])
-def test_states_give_what_the_whole_head_gives(scoring: str) -> None:
-    made = model(GpaRecipe(scoring=scoring)).eval()  # type: ignore[arg-type]
+@pytest.mark.parametrize(("scoring", "frozen"), [("dp", False), ("lass", False), ("lass", True)])
+def test_states_give_what_the_whole_head_gives(scoring: str, frozen: bool) -> None:
+    made = model(GpaRecipe(scoring=scoring, frozen_tokens=frozen)).eval()  # type: ignore[arg-type]
     lengths = torch.tensor([3, 1, 20])
     features = FrozenFeatures(
         torch.randn(24, 60).half(), torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     )
     found = _states(made.media, features, "states")
-    states = States(FrozenFeatures(found["values"], found["offsets"]), found["pooled"])
+    states = States(
+        FrozenFeatures(found["values"], found["offsets"]), found["pooled"], found["frozen"]
+    )
     tokens = features.batch(range(3))
     ours = components_of(made.media, states)
     whole = (
@@ -168,6 +170,8 @@ def test_the_tables_are_the_papers() -> None:
                 scoring=line.recipe.scoring,
                 generator=line.recipe.generator,
                 num_prototypes=line.recipe.num_prototypes,
+                frozen_tokens=line.recipe.scoring != "dp",
+                global_weight=float(line.recipe.scoring != "dp"),
                 loss=line.recipe.loss,
                 learning_rate=line.recipe.learning_rate,
             )

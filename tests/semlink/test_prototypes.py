@@ -165,13 +165,14 @@ def test_neither_batch_mates_nor_padding_change_components(generator: Generator)
 def test_mask_prototypes_are_the_weighted_sums_of_eq_1() -> None:
     made = head()
     values, mask = torch.randn(2, 6, 20), torch.arange(6) < torch.tensor([[6], [4]])
+    inside, _ = made.standardised(values, mask)
     states = made.hidden(values, mask)
     for n, count in ((0, 6), (1, 4)):
         for k in range(K):
-            total = torch.zeros(32)
+            total = torch.zeros(52)
             for j in range(count):
                 share = (made.mask_of.weight[k] @ states[n, j] + made.mask_of.bias[k]).relu()
-                total += share * states[n, j]
+                total += share * torch.cat([states[n, j], inside[n, j]])
             expected = F.normalize(made.prototype_mlp(made.prototype_norm(total)), dim=-1)
             torch.testing.assert_close(
                 made.components(values, mask)[n, 1 + k], expected, atol=1e-5, rtol=1e-4
