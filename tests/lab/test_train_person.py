@@ -99,6 +99,24 @@ def test_every_objective_learns_and_stores_plain_heads(objective: str, tmp_path:
     )
 
 
+def test_what_the_matching_loss_reads_matters_where_words_are_hidden(tmp_path: Path) -> None:
+    def of(objective: str, matches_masked: bool) -> float:
+        recipe = replace(RECIPE, epochs=1, matches_masked=matches_masked)
+        run(objective, out=tmp_path, recipe=recipe)
+        history = json.loads((tmp_path / "heads-person.json").read_text())["history"]
+        return float(history[0]["loss"])
+
+    assert of("sew-mcm", True) != of("sew-mcm", False)
+    assert of("mask-only", True) == of("mask-only", False) != of("cmpm-cmpc", False)
+
+
+def test_every_objective_has_a_recipe() -> None:
+    assert train_person.RECIPES.keys() == OBJECTIVES.keys()
+    # What the ablation compares differs in nothing but what each loss was given on val.
+    common = {(r.epochs, r.batch, r.width, r.num_layers) for r in train_person.RECIPES.values()}
+    assert len(common) == 1
+
+
 def test_an_interrupted_run_ends_as_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
