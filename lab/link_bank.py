@@ -214,10 +214,15 @@ def build_bank(
     return LinkBank(**{name: np.concatenate([getattr(b, name) for b in banks]) for name in _FIELDS})
 
 
+def bank_path(cache_dir: Path, **arguments: int) -> Path:
+    """Where the cache keeps a bank, or would."""
+    name = "-".join(f"{k}{v}" for k, v in sorted(arguments.items())) or "default"
+    return cache_dir.expanduser() / "link-bank" / f"v{VERSION}-{name}.safetensors"
+
+
 def cached_bank(cache_dir: Path, **arguments: int) -> LinkBank:
     """The bank from the cache, drawn on first use."""
-    name = "-".join(f"{k}{v}" for k, v in sorted(arguments.items())) or "default"
-    path = cache_dir.expanduser() / "link-bank" / f"v{VERSION}-{name}.safetensors"
+    path = bank_path(cache_dir, **arguments)
     if path.exists():
         return LinkBank.load(path)
     bank = build_bank(**arguments)

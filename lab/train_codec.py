@@ -1,4 +1,4 @@
-"""Train a task's codec through realisations of the emulated link: ``semlink train codec --task person``.
+"""Train a space's codec through realisations of the emulated link: ``semlink train codec --task person``.
 
 A message is ``û = u + e``: u from the encoder under the SNR that the transmitter predicted, e and its estimated
 variance from a bank of frames that crossed the real chain (:mod:`lab.link_bank`). Messages are features of both
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lab.build_gallery import components
-from lab.link_bank import LinkBank, cached_bank
+from lab.link_bank import LinkBank, bank_path, cached_bank
 from lab.progress import progress
 from lab.train_heads import contrastive_loss
 from lab.training import (
@@ -33,19 +33,21 @@ from lab.training import (
     save_weights,
     split_data,
 )
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.registry import TASKS, corpus_named, default_corpus
 from semlink.models import cache_dir
 from semlink.semantics.codec import MAX_SYMBOLS, SYMBOL_COUNTS, Codec, CodecConfig
 from semlink.semantics.eight_bits import pack, unpack
 from semlink.semantics.encoders import heads_sha256, load_heads
 from semlink.semantics.metrics import retrieval_metrics
+from semlink.semantics.spaces import weights_file
 from semlink.settings import Settings
 
 SCORED_SNR_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
 
 BANK: Final = {"frames_per_link": 96, "seeds": 2}
-"""Size of the bank that training draws from the emulated link: 9,216 frames in about three minutes."""
+"""Size of the bank that training draws from the emulated link: 9,216 frames."""
+RAYLEIGH_FRAMES: Final = 9_216
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,41 +155,45 @@ def rayleigh_bank(num_frames: int, seed: int = 0) -> LinkBank:
 
 
 def run(
-    task: str,
+    space: str,
     *,
     seed: int = 0,
     out: Path | None = None,
     recipe: CodecRecipe | None = None,
     bank: LinkBank | None = None,
 ) -> dict[str, Any]:
-    """Train and write ``out/codec-{task}.safetensors`` and ``.json``; returns the scores on val.
+    """Train a space's codec, write it to where both ends read it or into ``out``; returns val's scores.
 
-    ``out`` defaults to the weights directory, ``bank`` to the emulated link's. An interrupted run goes on after its
-    last checkpoint.
+    ``space``: a task, or an added corpus that has heads of its own. ``bank`` defaults to :func:`_bank_of`. An
+    interrupted run goes on after its last checkpoint. A corpus without a val split is scored on train.
     """
     recipe = recipe or CodecRecipe()
-    source = "emulated link (lab.link_bank)" if bank is None else "bank given by the caller"
-    tensors = BankTensors.of(cached_bank(Settings().cache_dir, **BANK) if bank is None else bank)
-    corpus = corpus_named(default_corpus(task))
-    train = embedded(task, split_data(corpus, "train"))
-    val = embedded(task, split_data(corpus, "val"))
+    path = weights_file(space, "codec")
+    source = "bank given by the caller"
+    if bank is None:
+        bank, source = _bank_of(space)
+    tensors = BankTensors.of(bank)
+    corpus = corpus_named(default_corpus(space) if space in TASKS else space)
+    train = embedded(space, split_data(corpus, "train"))
+    val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else train
     started = time.monotonic()
-    codec, loss = _fit(task, train, tensors, recipe, seed)
+    codec, loss = _fit(space, train, tensors, recipe, seed)
     # as shipped: the rounding to eight bits is part of what is measured
     codec.load_state_dict(unpack(pack(codec.state_dict())))
     scores = {
         "against_snr": against_snr(codec, val),
         "over_the_bank": over_bank(codec, val, tensors),
     }
+    whose = f"--task {space}" if space in TASKS else f"--corpus {space}"
     save_weights(
-        (out or Settings().weights_dir) / f"codec-{task}.safetensors",
+        out / path.name if out else path,
         pack(codec.state_dict()),
         {"config": json.dumps(codec.config.as_dict())},
         {
-            "command": f"semlink train codec --task {task}" + (f" --seed {seed}" if seed else ""),
+            "command": f"semlink train codec {whose}" + (f" --seed {seed}" if seed else ""),
             "data": describe_data(corpus),
             "bank": {"source": source, "frames": len(tensors.error)},
-            "heads_sha256": heads_sha256(task),
+            "heads_sha256": heads_sha256(space),
             "recipe": asdict(recipe),
             "seed": seed,
             "final_loss": round(loss, 4),
@@ -198,9 +204,21 @@ def run(
     return scores
 
 
-def embedded(task: str, data: SplitData) -> Embedded:
-    """The split's vectors by the installed heads."""
-    heads = load_heads(task)
+def _bank_of(space: str) -> tuple[LinkBank, str]:
+    """What a space's codec is trained over, and what its sidecar says of it.
+
+    A task's: the emulated link, drawn now where it is not kept yet (many minutes). An added corpus's: the same where it
+    is kept, else Rayleigh fading of the same sizes and SNRs, which is there at once.
+    """
+    folder = Settings().cache_dir
+    if space in TASKS or bank_path(folder, **BANK).is_file():
+        return cached_bank(folder, **BANK), "emulated link (lab.link_bank)"
+    return rayleigh_bank(RAYLEIGH_FRAMES), "Rayleigh fading (lab.train_codec.rayleigh_bank)"
+
+
+def embedded(space: str, data: SplitData) -> Embedded:
+    """The split's vectors by the space's heads."""
+    heads = load_heads(space)
     text, media = (
         torch.from_numpy(components(heads[side], features))
         for side, features in (("text", data.text), ("media", data.media))
@@ -217,7 +235,7 @@ def embedded(task: str, data: SplitData) -> Embedded:
 
 
 def _fit(
-    task: str, train: Embedded, bank: BankTensors, recipe: CodecRecipe, seed: int
+    space: str, train: Embedded, bank: BankTensors, recipe: CodecRecipe, seed: int
 ) -> tuple[Codec, float]:
     torch.manual_seed(seed)
     codec = Codec(CodecConfig())
@@ -228,11 +246,11 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps)
     )
-    path = cache_dir() / "training" / f"codec-{task}.pt"
+    path = cache_dir() / "training" / f"codec-{space}.pt"
     key = json.dumps(
         [
             asdict(recipe),
-            heads_sha256(task),
+            heads_sha256(space),
             seed,
             len(bank.error),
             float(bank.noise_variance[0, 0]),
@@ -249,7 +267,7 @@ def _fit(
     path.parent.mkdir(parents=True, exist_ok=True)
     mean_loss = float("nan")
     with progress() as bar:
-        line = bar.add_task(f"codec of {task}", total=recipe.steps, completed=first)
+        line = bar.add_task(f"codec of {space}", total=recipe.steps, completed=first)
         for step in range(first, recipe.steps):
             if step % recipe.checkpoint_steps == 0:
                 # A stream of its own from each checkpoint on: a resumed run draws what the whole one would have drawn.
@@ -263,7 +281,7 @@ def _fit(
                         "schedule": schedule.state_dict(),
                     }
                     torch.save(state, path)
-                    bar.print(f"codec of {task}, step {step}: loss {mean_loss:.3f}")
+                    bar.print(f"codec of {space}, step {step}: loss {mean_loss:.3f}")
             loss = _loss(codec, train, bank, recipe)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

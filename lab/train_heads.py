@@ -91,13 +91,15 @@ def run(
     *,
     seed: int = 0,
     out: Path | None = None,
+    path: Path | None = None,
     recipe: Recipe | None = None,
     corpus: Corpus | None = None,
     measure_test: bool = False,
 ) -> dict[str, Any]:
     """Train and write ``out/heads-{task}.safetensors`` and ``.json``; returns the scores.
 
-    ``out`` defaults to the weights directory. An interrupted run goes on after its last whole epoch.
+    ``out`` defaults to the weights directory, ``path`` names another file. An interrupted run goes on after its last
+    whole epoch.
     """
     recipe = recipe or RECIPES[task]
     corpus = corpus or corpus_named(default_corpus(task))
@@ -113,7 +115,7 @@ def run(
     if measure_test:
         scores["test"] = evaluate(average.text, average.media, split_data(corpus, "test"))
     _save(
-        out or Settings().weights_dir,
+        path or (out or Settings().weights_dir) / f"heads-{task}.safetensors",
         task,
         average,
         corpus,
@@ -338,7 +340,7 @@ class Checkpoint:
 
 
 def _save(
-    out: Path,
+    path: Path,
     task: str,
     pair: _Pair,
     corpus: Corpus,
@@ -355,7 +357,7 @@ def _save(
     }
     configs = {"text": pair.text.config.as_dict(), "media": pair.media.config.as_dict()}
     save_weights(
-        out / f"heads-{task}.safetensors",
+        path,
         pack(tensors),
         {"configs": json.dumps(configs)},
         {

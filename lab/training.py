@@ -59,9 +59,16 @@ def split_data(corpus: Corpus, split: Split, takes: int = 0) -> SplitData:
     )
 
 
+def caption_groups(items: Sequence[Item]) -> torch.Tensor:
+    """A number for each item, [num_items], int64: one an identity; one a category where captions say no more."""
+    keys = [item.captions if "category" in item.attributes else item.identity for item in items]
+    number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([number[key] for key in keys])
+
+
 def describe_data(corpus: Corpus) -> dict[str, Any]:
     """What a sidecar says of the data."""
-    splits: tuple[Split, ...] = ("train", "val", "test")
+    splits = corpus.splits
     return {
         "corpus": corpus.info.name,
         "generator_version": generator_version(corpus) if corpus.info.name in EMBEDDED else None,

@@ -33,6 +33,8 @@ ENVELOPE: Final = (20, 5)
 """Mel bands and steps a bin of the coarse spectrogram that a token also carries: it keeps onsets and counts."""
 FLOOR_FRAMES: Final = 5
 """Mel frames (10 ms each) that are averaged before the least of a bin is taken."""
+SILENCE: Final = 0.1
+"""Level above a clip's floor, in Whisper's units of 40 dB, under which a bin is silent."""
 WIDTH: Final = NUM_STATES * 384 + ENVELOPE[0] * ENVELOPE[1] + NUM_MEL_BINS
 BATCH: Final = 8
 
@@ -197,6 +199,27 @@ class WhisperTiny:
                 extractor = extractor_class(feature_size=NUM_MEL_BINS, chunk_length=seconds)
                 self._encoders[seconds] = (encoder, extractor)
             return self._encoders[seconds]
+
+
+def clip_feature(tokens: Tokens) -> torch.Tensor:
+    """One vector a clip from the bins that hold sound: mean, deviation and maximum, [batch, 6300], float32.
+
+    A bin holds sound when its coarse spectrogram rises above the clip's floor anywhere: recordings are often padded
+    with digital silence, and :class:`WhisperTiny` pads as well. A clip of silence alone is described by its first bin.
+    Our definition.
+    """
+    first = NUM_STATES * 384
+    coarse = tokens.values[..., first : first + ENVELOPE[0] * ENVELOPE[1]]
+    loudest = coarse.amax(-1)
+    floor = coarse.masked_fill(~tokens.mask[..., None], torch.inf).amin((1, 2))
+    sounds = tokens.mask & (loudest - floor[:, None] > SILENCE)
+    sounds[:, 0] |= ~sounds.any(1)
+    weight = sounds[..., None].to(tokens.values.dtype)
+    count = weight.sum(1)
+    mean = (tokens.values * weight).sum(1) / count
+    variance = ((tokens.values - mean[:, None]).square() * weight).sum(1) / count
+    largest = tokens.values.masked_fill(~sounds[..., None], -torch.inf).amax(1)
+    return torch.cat([mean, variance.sqrt(), largest], 1)
 
 
 def floor_of(mel: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from semlink.models import file_sha256
 from semlink.semantics import audio, image, text
 from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.pooled import PooledConfig, PooledHead
 from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead, PrototypeScorer
 from semlink.semantics.spaces import task_of, weights_of
 from semlink.semantics.text import sentence_embeddings
@@ -91,22 +92,28 @@ def heads_sha256(space: str) -> str:
 def load_heads(space: str, device: str = "cpu") -> dict[str, Head]:
     """A space's heads, ``{"text": …, "media": …}``, in evaluation mode without gradients.
 
-    Heads that were trained with prototypes are :class:`~semlink.semantics.prototypes.PrototypeHead`.
+    Heads that were trained with prototypes are :class:`~semlink.semantics.prototypes.PrototypeHead`, those of small
+    real sets :class:`~semlink.semantics.pooled.PooledHead`.
     """
     heads: dict[str, Head] = {}
     with safe_open(heads_path(space), framework="pt") as file:
-        configs = json.loads(file.metadata()["configs"])
+        metadata: dict[str, str] = file.metadata()
         state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    configs = json.loads(metadata["configs"])
     for side in ("text", "media"):
-        config = HeadConfig(**configs[side])
-        head = (
-            PrototypeHead(config, PrototypeConfig(**configs["prototypes"]))
-            if "prototypes" in configs
-            else Head(config)
-        )
+        head = _new_head(metadata.get("kind"), configs, side)
         head.load_state_dict(_part(state, side))
         heads[side] = head.eval().requires_grad_(False).to(device)
     return heads
+
+
+def _new_head(kind: str | None, configs: Mapping[str, Any], side: str) -> Head:
+    if kind == "pooled":
+        return PooledHead(PooledConfig(**configs[side]))
+    config = HeadConfig(**configs[side])
+    if "prototypes" in configs:
+        return PrototypeHead(config, PrototypeConfig(**configs["prototypes"]))
+    return Head(config)
 
 
 def load_scorer(space: str, device: str = "cpu") -> PrototypeScorer | None:

@@ -54,6 +54,7 @@ class EfficientNetLite0:
         model = EfficientNet.from_name("efficientnet-lite0")
         model.load_state_dict(weights)
         self.device = torch.device(device)
+        self._last_layer = _last_layer(model.eval())
         self._model: Any = _folded(model.eval()).to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -72,6 +73,13 @@ class EfficientNetLite0:
         values = torch.cat(parts)
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=self.device))
 
+    def last_layer(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight [1280, 320] and bias [1280] of the layer before the classifier's pooling, batch norm folded in.
+
+        It reads the last 320 channels of a token, ReLU6 follows: what of a picture tells a thousand classes apart.
+        """
+        return self._last_layer
+
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [batch, 3, height, width] in 0…255 to tokens [batch, num_tokens, 1072]."""
         # The model's own normalisation: (x − 127) / 128.
@@ -88,6 +96,13 @@ class EfficientNetLite0:
         cells = torch.cat([F.adaptive_avg_pool2d(m, (rows, columns)) for m in maps[:4]], 1)
         grid = torch.cat([F.pixel_unshuffle(cells, CELL), maps[4]], 1)
         return grid.flatten(2).transpose(1, 2).contiguous()
+
+
+def _last_layer(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    folded: Any = fuse_conv_bn_eval(model._conv_head, model._bn1)
+    return folded.weight.detach()[:, :, 0, 0].clone(), folded.bias.detach().clone()
 
 
 def _folded(model: Any) -> Any:
