@@ -309,16 +309,31 @@ TaskOption = Annotated[str, typer.Option(help="person, image or audio")]
 TestOption = Annotated[bool, typer.Option(help="score the test split as well: once, at the end")]
 
 
+AddedOption = Annotated[str, typer.Option(help="added with `semlink corpora add`")]
+
+
 @train_app.command("heads")
 def train_heads(
-    task: TaskOption,
+    task: Annotated[str, typer.Option(help="person, image or audio; or give --corpus")] = "",
+    corpus: AddedOption = "",
     seed: int = 0,
     test: TestOption = False,
 ) -> None:
-    """Train a task's alignment heads on its embedded corpus."""
+    """Train alignment heads: a task's on its embedded corpus, or an added corpus's own on its train split."""
+    if _space(task, corpus) == corpus:
+        from lab.add_corpus import heads
+
+        heads(corpus, seed=seed, measure_test=test)
+        return
     from lab.train_heads import run
 
     run(task, seed=seed, measure_test=test)
+
+
+def _space(task: str, corpus: str) -> str:
+    if bool(task) == bool(corpus):
+        raise InvalidField("give --task or --corpus, one of them", field="task")
+    return task or corpus
 
 
 @train_app.command("person")
@@ -350,11 +365,15 @@ def train_gpa(
 
 
 @train_app.command("codec")
-def train_codec(task: TaskOption, seed: int = 0) -> None:
-    """Train a task's JSCC codec over the emulated link."""
+def train_codec(
+    task: Annotated[str, typer.Option(help="person, image or audio; or give --corpus")] = "",
+    corpus: AddedOption = "",
+    seed: int = 0,
+) -> None:
+    """Train the JSCC codec of a task, or of an added corpus that has heads of its own, over the emulated link."""
     from lab.train_codec import run
 
-    run(task, seed=seed)
+    run(_space(task, corpus), seed=seed)
 
 
 @train_app.command("vq")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -204,17 +203,22 @@ def _standardise(pair: nn.ModuleDict, train: SplitData) -> _Pooled:
     parts = {}
     for side, features in (("media", train.media), ("text", train.text)):
         head = _head(pair, side)
-        pooled = torch.cat([*_pooled(head, features, f"pooling {side}")])
+        pooled = _pooled(head, features, f"pooling {side}")
         head.mean.copy_(pooled.mean(0))
         head.deviation.copy_(pooled.std(0).clamp_min(1e-3))
         parts[side] = head.deviations(pooled)
     return _Pooled(parts["media"], parts["text"], train.caption_item, caption_groups(train.items))
 
 
-def _pooled(head: PooledHead, features: FrozenFeatures, title: str) -> Iterator[torch.Tensor]:
-    for start in track(range(0, len(features), POOLING_BATCH), title):
-        tokens = features.batch(range(start, min(start + POOLING_BATCH, len(features))))
-        yield head.pooled(tokens.values, tokens.mask)
+def _pooled(head: PooledHead, features: FrozenFeatures, title: str) -> torch.Tensor:
+    """All inputs pooled, [n, pooled_dim]."""
+    pooled = torch.empty(len(features), head.shape.pooled_dim)
+    # By length: little of a batch is padding.
+    order = torch.argsort(features.offsets.diff(), stable=True)
+    for picked in track(torch.split(order, POOLING_BATCH), title):
+        tokens = features.batch(picked)
+        pooled[picked] = head.pooled(tokens.values, tokens.mask)
+    return pooled
 
 
 @torch.no_grad()
@@ -225,27 +229,38 @@ def _correlate(pair: nn.ModuleDict, data: _Pooled, recipe: PooledRecipe) -> None
     )
     caption = torch.zeros(len(data.media), data.text.shape[1])
     caption.index_add_(0, data.caption_item, data.text).div_(count.clamp_min(1)[:, None])
-    media_axes = _whitening(data.media, recipe.ridge_media)
-    text_axes = _whitening(data.text, recipe.ridge_text)
-    cross = (data.media @ media_axes).T @ (caption @ text_axes) / len(data.media)
-    left, correlation, right = torch.linalg.svd(cross, full_matrices=False)
-    # Fewer pairs than the feature is wide, on tiny sets: the rest stays zero.
-    kept = min(FEATURE_DIM, len(correlation))
+    for side, axes in zip(
+        ("media", "text"),
+        canonical_axes(data.media, caption, data.text, recipe),
+        strict=True,
+    ):
+        _head(pair, side).get_buffer("correlated")[: axes.shape[1]] = axes.T
+
+
+def canonical_axes(
+    media: torch.Tensor, caption: torch.Tensor, text: torch.Tensor, recipe: PooledRecipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Axes [p, r] of media and [q, r] of text along which they correlate most, weighted by their correlation.
+
+    ``media`` [n, p] and ``caption`` [n, q] belong together; ``text`` [m, q], all captions, gives the variance of one.
+    r is 256, or less for tiny sets.
+    """
+    whiten_media = _whitening(media, recipe.ridge_media)
+    whiten_text = _whitening(text, recipe.ridge_text)
+    cross = whiten_media.T @ (media.T @ caption / len(media)) @ whiten_text
+    kept = min(FEATURE_DIM, *cross.shape, len(media))
+    # The randomised decomposition (Halko et al., 2011) of the few axes that are kept: a tenth of the whole one's time.
+    left, correlation, right = torch.svd_lowrank(cross, min(kept + 44, *cross.shape), niter=6)
     weight = correlation[:kept].clamp_min(1e-12) ** recipe.correlation_power
-    for side, axes, pairs in (("media", media_axes, left), ("text", text_axes, right.T)):
-        _head(pair, side).get_buffer("correlated")[:kept] = (axes @ (pairs[:, :kept] * weight)).T
+    return whiten_media @ (left[:, :kept] * weight), whiten_text @ (right[:, :kept] * weight)
 
 
 def _whitening(x: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Axes that give x [n, d] unit covariance where its variance is far above the ridge, [d, min(n, d)]."""
-    if len(x) < x.shape[1]:
-        # The same axes from the smaller matrix of dot products.
-        variance, left = torch.linalg.eigh(x @ x.T / len(x))
-        axes = F.normalize(x.T @ left, dim=0)
-    else:
-        variance, axes = torch.linalg.eigh(x.T @ x / len(x))
-    whitening: torch.Tensor = axes / (variance.clamp_min(0.0) + ridge).sqrt()
-    return whitening
+    """W [d, d] with WᵀCW = 1 for the covariance C of x [n, d] plus the ridge."""
+    covariance = x.T @ x / len(x)
+    lower = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)))
+    inverse: torch.Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False)
+    return inverse.T
 
 
 def _fit(
@@ -362,5 +377,4 @@ def _correct_hubs(pair: nn.ModuleDict, data: _Pooled, val: SplitData | None) -> 
 
 
 def _together(head: PooledHead, features: FrozenFeatures) -> torch.Tensor:
-    parts = [head.together(head.deviations(p)) for p in _pooled(head, features, "val")]
-    return torch.cat(parts)
+    return head.together(head.deviations(_pooled(head, features, "val")))

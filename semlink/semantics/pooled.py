@@ -48,7 +48,7 @@ class PooledConfig:
     @property
     def pooled_dim(self) -> int:
         """Width of the pooled vector."""
-        return 2 * self.in_dim + 2 * self.lifted + self.lexicon
+        return self.in_dim + (2 * self.lifted or self.in_dim) + self.lexicon
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -90,14 +90,21 @@ class PooledHead(Head):
         )
 
     def pooled(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Mean and maximum of tokens and of their lifted channels, and the lexicon's responses, [batch, pooled_dim]."""
+        """What all tokens say together, [batch, pooled_dim].
+
+        Their mean, the mean and maximum of their lifted channels (without lift: their maximum), the lexicon's strongest
+        responses.
+        """
         shape = self.shape
         x = values[:, : shape.max_tokens, : shape.in_dim]
         mask = mask[:, : shape.max_tokens, None]
-        parts = _mean_and_max(x, mask)
+        parts = [_mean(x, mask)]
         if shape.lifted:
             lift, bias = self.get_buffer("lift"), self.get_buffer("lift_bias")
-            parts += _mean_and_max(F.relu6(F.linear(x[..., -shape.lift_from :], lift, bias)), mask)
+            x_lifted = F.relu6(F.linear(x[..., -shape.lift_from :], lift, bias))
+            parts += [_mean(x_lifted, mask), _maximum(x_lifted, mask)]
+        else:
+            parts.append(_maximum(x, mask))
         if shape.lexicon:
             direction = F.normalize(x - self.get_buffer("token_mean"), dim=-1)
             near = F.relu(direction @ self.get_buffer("lexicon").T - NEAREST)
@@ -149,6 +156,9 @@ class PooledHead(Head):
         return out
 
 
-def _mean_and_max(x: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
-    mean = (x * mask).sum(1) / mask.sum(1).clamp_min(1)
-    return [mean, x.masked_fill(~mask, -torch.inf).amax(1)]
+def _mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (x * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def _maximum(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return x.masked_fill(~mask, -torch.inf).amax(1)
