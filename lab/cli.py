@@ -306,15 +306,14 @@ def models(
 # --- training ----------------------------------------------------------------------------------
 
 TaskOption = Annotated[str, typer.Option(help="person, image or audio")]
+SpaceOption = Annotated[str, typer.Option(help="person, image or audio; or give --corpus")]
 TestOption = Annotated[bool, typer.Option(help="score the test split as well: once, at the end")]
-
-
 AddedOption = Annotated[str, typer.Option(help="added with `semlink corpora add`")]
 
 
 @train_app.command("heads")
 def train_heads(
-    task: Annotated[str, typer.Option(help="person, image or audio; or give --corpus")] = "",
+    task: SpaceOption = "",
     corpus: AddedOption = "",
     seed: int = 0,
     test: TestOption = False,
@@ -365,11 +364,7 @@ def train_gpa(
 
 
 @train_app.command("codec")
-def train_codec(
-    task: Annotated[str, typer.Option(help="person, image or audio; or give --corpus")] = "",
-    corpus: AddedOption = "",
-    seed: int = 0,
-) -> None:
+def train_codec(task: SpaceOption = "", corpus: AddedOption = "", seed: int = 0) -> None:
     """Train the JSCC codec of a task, or of an added corpus that has heads of its own, over the emulated link."""
     from lab.train_codec import run
 
@@ -377,11 +372,19 @@ def train_codec(
 
 
 @train_app.command("vq")
-def train_vq(task: TaskOption) -> None:
-    """Measure the statistics that the digital baselines code a task's features by."""
+def train_vq(task: SpaceOption = "", corpus: AddedOption = "") -> None:
+    """Measure the statistics that the digital baselines code features by: of a task, or of an added corpus."""
     from lab.train_vq import run
 
-    run(task)
+    run(_space(task, corpus))
+
+
+@train_app.command("student")
+def train_student(task: SpaceOption = "", corpus: AddedOption = "", seed: int = 0) -> None:
+    """Train ItrievalKD's student, which finds the key sentences of a noisy text: of task image, or of an added corpus."""
+    from lab.train_student import run
+
+    run(_space(task, corpus), seed=seed)
 
 
 @train_app.command("gallery")
@@ -623,6 +626,15 @@ def experiment_sew_mcm(
 
     run(out, range(seeds), components=components, console=console)
     _say_written(out, NAME)
+
+
+@experiment_app.command("itrieval")
+def experiment_itrieval(seeds: SeedsOption = 3, out: Out = Path("results")) -> None:
+    """Noisy text to picture: raw, tf-idf, TextRank, ItrievalKD, key sentences; zero-shot and fine-tuned."""
+    from lab.experiments.itrieval import run
+
+    run(out, seeds=seeds, console=console)
+    _say_written(out, "itrieval")
 
 
 @experiment_app.command("gpa")

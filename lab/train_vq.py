@@ -1,12 +1,11 @@
 """Make a task's source coders of the digital methods: ``semlink train vq --task person``.
 
 Principal axes, deviations and the stages of the residual vector quantiser come from features of the train split, as
-many of texts as of media; what a payload is worth (mAP) is measured on val. No network is trained: two minutes.
+many of texts as of media; what a payload is worth (mAP) is measured on val. No network is trained: a minute.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from lab.train_codec import Embedded, embedded
 from lab.training import describe_data, rounded, save_weights, split_data
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.registry import TASKS, corpus_named, default_corpus
 from semlink.semantics.digital import (
     DIGITAL_CODINGS,
     MAX_STAGE_COMPONENTS,
@@ -30,20 +29,21 @@ from semlink.semantics.digital import (
 from semlink.semantics.eight_bits import pack
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.metrics import retrieval_metrics
-from semlink.settings import Settings
+from semlink.semantics.spaces import weights_file
 
 NUM_STAGES: Final = 12
 K_MEANS_ROUNDS: Final = 30
 
 
-def run(task: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]:
-    """Write ``out/vq-{task}.safetensors`` and ``.json``; returns the scores on val.
+def run(space: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]:
+    """Write the statistics and their sidecar; returns the scores on val (on train where there is no val).
 
-    ``out`` defaults to the weights directory.
+    ``space``: a task, or an added corpus with heads of its own. ``out``: a folder other than the space's.
     """
-    corpus = corpus_named(default_corpus(task))
-    train = embedded(task, split_data(corpus, "train"))
-    val = embedded(task, split_data(corpus, "val"))
+    corpus = corpus_named(default_corpus(space) if space in TASKS else space)
+    train = embedded(space, split_data(corpus, "train"))
+    val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else train
+    path = weights_file(space, "vq")
     started = time.monotonic()
     statistics = with_quality(fit(train, seed), val)
     scores = {
@@ -58,13 +58,14 @@ def run(task: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]:
         for coding in DIGITAL_CODINGS
     }
     save_weights(
-        (out or Settings().weights_dir) / f"vq-{task}.safetensors",
+        out / path.name if out else path,
         pack(statistics.tensors()),
         {},
         {
-            "command": f"semlink train vq --task {task}" + (f" --seed {seed}" if seed else ""),
+            "command": f"semlink train vq --{'task' if space in TASKS else 'corpus'} {space}"
+            + (f" --seed {seed}" if seed else ""),
             "data": describe_data(corpus),
-            "heads_sha256": heads_sha256(task),
+            "heads_sha256": heads_sha256(space),
             "stages": [int((row >= 0).sum()) for row in statistics.stages],
             "seed": seed,
             "scores": rounded(scores),
@@ -196,12 +197,3 @@ def _through(coder: SourceCoder, text: torch.Tensor, bits: int) -> torch.Tensor:
 
 def _cosine(coder: SourceCoder, data: Embedded, bits: int) -> float:
     return float((_through(coder, data.text, bits) * data.text).sum(1).mean())
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--task", required=True, choices=("person", "image", "audio"))
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    print(run(arguments.task, seed=arguments.seed))
