@@ -381,7 +381,7 @@ def train_vq(task: SpaceOption = "", corpus: AddedOption = "") -> None:
 
 @train_app.command("student")
 def train_student(task: SpaceOption = "", corpus: AddedOption = "", seed: int = 0) -> None:
-    """Train ItrievalKD's student, which finds the key sentences of a noisy text: of task image, or of an added corpus."""
+    """Train ItrievalKD's student, which finds a noisy text's key sentences: of task image, or of an added corpus."""
     from lab.train_student import run
 
     run(_space(task, corpus), seed=seed)
