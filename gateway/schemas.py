@@ -167,7 +167,8 @@ class RetrievalBody(_Body):
         description="prototypes: global feature and prototypes (GPA), where the corpus has them",
     )
     reranking: methods.Reranking | None = Field(
-        None, description="neighbours: the first candidates again, by shared neighbours (Sew+MCM)"
+        None,
+        description="neighbours: the first candidates again, by shared neighbours (Sew+MCM); weighted: ours",
     )
     extraction: methods.Extraction | None = Field(
         None, description="which sentences of a text are sent; none: all"

@@ -28,7 +28,7 @@ from semlink.corpora.registry import corpus_named, gallery_split
 from semlink.errors import AlreadyExists, InvalidField, NotFound
 from semlink.semantics.encoders import heads_path, load_scorer
 from semlink.semantics.gallery import GalleryEmbeddings, gallery_path
-from semlink.semantics.reranking import NEIGHBOURS
+from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS
 from semlink.semantics.reranking import reranked as with_neighbours
 from semlink.semantics.spaces import space_of
 from semlink.settings import Settings
@@ -117,17 +117,17 @@ class Gallery:
         *,
         captions: bool,
         scoring: str = "global",
-        reranked: bool = False,
+        reranking: str = "none",
     ) -> list[list[Hit]]:
         """The ``top_k`` best entries for each query (``[batch, num_components, feature_size]``, unit norm), best first.
 
         ``captions`` searches the items' captions (audio to text) instead of the items. ``scoring`` "global": the
         cosine of the first components, which a caption's Sinkhorn bias may correct; "prototypes": GPA's eq. 9 over all
-        components. ``reranked`` adds the Jaccard index of the query's and the item's five nearest items (Sew + MCM).
+        components. ``reranking`` adds the Jaccard index of the query's and the item's five nearest items (Sew + MCM).
         Beyond plain cosines the exact scores are those of the candidates that the index gives.
         Raises InvalidField for a scoring that this gallery has no vectors for.
         """
-        self._check(scoring, captions=captions, reranked=reranked)
+        weight = self._check(scoring, captions=captions, reranking=reranking)
         side = self._sides[captions]
         features = np.ascontiguousarray(components[:, 0], dtype=np.float32)
         prototypes = scoring == "prototypes"
@@ -136,7 +136,7 @@ class Gallery:
             wanted = min(top_k, len(side))
             if not wanted:
                 return [[] for _ in features]
-            rescored = prototypes or reranked or biased
+            rescored = prototypes or biased or weight > 0.0
             count = max(FEWEST_CANDIDATES, CANDIDATES_A_HIT * top_k) if rescored else wanted
             cosines, slots = side.index.search(features, min(count, len(side)))
             scores: NDArray[np.floating] = cosines
@@ -146,9 +146,9 @@ class Gallery:
                     scores = self._prototype_scores(components, side.components(present), captions)
                 if biased:
                     scores = scores + side.bias(present, prototypes=prototypes)
-                if reranked:
+                if weight:
                     near = self._near.of(present)
-                    scores = with_neighbours(scores, slots[:, :NEIGHBOURS], near)
+                    scores = with_neighbours(scores, slots[:, :NEIGHBOURS], near, weight)
                 scores = np.where(slots < 0, -np.inf, scores)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :wanted]
             return [
@@ -303,7 +303,8 @@ class Gallery:
             changed = np.array([*slots, *(held.slot for held in leaving)], dtype=np.int64)
             self._near.forget(changed, np.ascontiguousarray(vectors[:, 0]))
 
-    def _check(self, scoring: str, *, captions: bool, reranked: bool) -> None:
+    def _check(self, scoring: str, *, captions: bool, reranking: str) -> float:
+        """The weight of the neighbours, if the gallery can do what is asked. Raises InvalidField otherwise."""
         if scoring not in SCORINGS:
             raise InvalidField(
                 f"scoring is {scoring!r}, allowed: {', '.join(SCORINGS)}", field="retrieval.scoring"
@@ -314,12 +315,19 @@ class Gallery:
                 f"scoring is 'prototypes', but the heads of corpus {self.name!r} make none; allowed: global",
                 field="retrieval.scoring",
             )
-        if captions and reranked:
+        weight = {str(name): value for name, value in WEIGHTS.items()}.get(reranking)
+        if weight is None:
             raise InvalidField(
-                "reranking is 'neighbours', but captions are searched, which have no neighbours "
+                f"reranking is {reranking!r}, allowed: {', '.join(WEIGHTS)}",
+                field="retrieval.reranking",
+            )
+        if captions and weight:
+            raise InvalidField(
+                f"reranking is {reranking!r}, but captions are searched, which have no neighbours "
                 "among pictures; allowed: none",
                 field="retrieval.reranking",
             )
+        return weight
 
     def _prototype_scores(self, query: Vectors, candidates: Vectors, captions: bool) -> Vectors:
         assert self._scorer is not None  # _check saw to it

@@ -145,7 +145,7 @@ def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
 
 def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
     """Search every gallery once for all that want it; an erased message has no matches."""
-    groups: dict[tuple[str, bool, bool, bool, tuple[int, ...]], list[int]] = {}
+    groups: dict[tuple[str, bool, bool, str, tuple[int, ...]], list[int]] = {}
     receptions: dict[int, receiver_pb2.Reception] = {}
     for i, w in enumerate(wanted):
         if w.erased:
@@ -153,9 +153,9 @@ def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
             continue
         header = w.header
         to_text = header.task == "audio" and header.modality == "audio"
-        alike = (header.corpus, to_text, header.prototypes, header.reranked, w.components.shape)
+        alike = (header.corpus, to_text, header.prototypes, header.reranking, w.components.shape)
         groups.setdefault(alike, []).append(i)
-    for (corpus, to_text, prototypes, reranked, shape), members in groups.items():
+    for (corpus, to_text, prototypes, reranking, shape), members in groups.items():
         gallery = gallery_of(corpus)
         if shape[-1] != gallery.feature_size or not shape[0]:
             raise InvalidField(
@@ -169,7 +169,7 @@ def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
                 max(wanted[i].header.top_k for i in members),
                 captions=to_text,
                 scoring="prototypes" if prototypes else "global",
-                reranked=reranked,
+                reranking=reranking or "none",
             )
         timing = common_pb2.Timing(stage="receiver.search", milliseconds=clock.milliseconds)
         for i, found in zip(members, hits, strict=True):

@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError
 
 from semlink.errors import InvalidField
 from semlink.links import MAX_LAYERS, MAX_USERS
+from semlink.methods import RERANKINGS
 from semlink.semantics.digital import DIGITAL_CODINGS
 from semlink.signal.coding import scheme_of
 from semlink.v1 import channel_pb2
@@ -47,6 +48,11 @@ def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
         raise InvalidField(
             f"{field}.modality is {header.modality!r}, allowed: {', '.join(MODALITIES)}",
             field=f"{field}.modality",
+        )
+    if header.reranking and header.reranking not in RERANKINGS[1:]:
+        raise InvalidField(
+            f"{field}.reranking is {header.reranking!r}, allowed: '' (none), {', '.join(RERANKINGS[1:])}",
+            field=f"{field}.reranking",
         )
     _check_coding(header, field=field)
     return header

@@ -12,7 +12,7 @@ from semlink.errors import InvalidField
 Fusion = Literal["none", "mean", "similarity"]
 Coding = Literal["jscc", "separation", "vq-digital"]
 Scoring = Literal["global", "prototypes"]
-Reranking = Literal["none", "neighbours"]
+Reranking = Literal["none", "neighbours", "weighted-neighbours"]
 Extraction = Literal["none", "tf-idf", "textrank", "itrieval-kd"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 RERANKINGS: tuple[Reranking, ...] = get_args(Reranking)
@@ -102,7 +102,7 @@ METHODS: dict[str, Method] = {
             "Sew + MCM: heads by Sew calibration and masked captions, re-ranked; link as deepsc-mimo",
             "Wei et al., Calibrating Cross-modal Features for Text-Based Person Searching; link is ours",
             available=True,
-            reranking="neighbours",
+            reranking="weighted-neighbours",
             tasks=("person",),
         ),
         Method(

@@ -489,7 +489,7 @@ def _header(
         coding="" if coding == "jscc" else coding,
         mcs=mcs,
         prototypes=query.retrieval.scoring == "prototypes",
-        reranked=query.retrieval.reranking == "neighbours",
+        reranking="" if (how := query.retrieval.reranking) == "none" else how,
     )
 
 

@@ -145,6 +145,7 @@ async def test_another_mcs_than_was_sent_is_noticed(vectors: GalleryEmbeddings) 
         ({"modality": "video"}, "modality"),
         ({"first_stream": 1}, "first_stream"),
         ({"num_streams": 33}, "num_streams"),
+        ({"reranking": "none"}, "reranking"),
     ],
 )
 def test_headers_that_say_what_cannot_be_are_named(values: dict[str, object], field: str) -> None:

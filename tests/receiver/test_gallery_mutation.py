@@ -160,7 +160,7 @@ def test_reranking_is_right_after_any_change(tmp_path: Path) -> None:
     def check() -> None:
         ids = list(model)
         expected = reranked_by_definition(np.stack(list(model.values())), ids, queries[:, 0])
-        hits = g.search(queries, 10, captions=False, reranked=True)
+        hits = g.search(queries, 10, captions=False, reranking="neighbours")
         assert [[h.item_id for h in row] for row in hits] == expected
 
     check()
@@ -229,7 +229,7 @@ def test_changes_survive_a_restart(tmp_path: Path, kind: str) -> None:
     assert len(again) == N
     rng = np.random.default_rng(9)
     queries = unit(rng, 40, 1 + K)
-    for how in ({}, {"scoring": "prototypes"}, {"reranked": True}):
+    for how in ({}, {"scoring": "prototypes"}, {"reranking": "neighbours"}):
         assert g.search(queries, 20, captions=False, **how) == again.search(  # type: ignore[arg-type]
             queries,
             20,
@@ -259,7 +259,7 @@ def test_a_refused_change_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InvalidField, match="prototypes"):
         g.search(unit(np.random.default_rng(0), 1, 1), 5, captions=False, scoring="other")
     with pytest.raises(InvalidField, match="captions"):
-        g.search(unit(np.random.default_rng(0), 1, 1), 5, captions=True, reranked=True)
+        g.search(unit(np.random.default_rng(0), 1, 1), 5, captions=True, reranking="neighbours")
 
 
 def test_a_gallery_without_prototypes_refuses_to_score_with_them(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_no_answer_is_torn_while_items_change(tmp_path: Path) -> None:
     def ask() -> None:
         while not stop.is_set():
             floor = removed[0]
-            for how in ({"scoring": "prototypes"}, {"reranked": True}, {}):
+            for how in ({"scoring": "prototypes"}, {"reranking": "neighbours"}, {}):
                 labels = found(g, centre, **how)
                 pairs = [x for x in labels if x.startswith("p")]
                 generations = {int(x[1:-1]) for x in pairs}

@@ -105,6 +105,10 @@ def test_a_neighbourhood_lifts_its_images_over_a_nearer_stranger() -> None:
         nearest(gallery, gallery, 5)[None],
     )
     assert lifted[0].argmax() < 5
+    # What is added is the index times its weight, whatever the weight.
+    near = (nearest(text, gallery, 5), nearest(gallery, gallery, 5)[None])
+    assert np.allclose(reranked(scores, *near, 0.2) - scores, 0.2 * (lifted - scores))
+    assert np.array_equal(reranked(scores, *near, 0.0), scores)
 
 
 @pytest.mark.parametrize(
