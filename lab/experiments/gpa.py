@@ -174,13 +174,15 @@ def run(
     seeds: int = 3,
     counts: Sequence[int] = (1, 2, 3, 4, 5, 10),
     count_seeds: int | None = None,
+    trained_only: bool = False,
     corpus: Corpus | None = None,
     console: Console | None = None,
 ) -> Report:
     """Measure the tables and write ``out/gpa.{json,csv,md}``.
 
     ``seeds``: trainings a line; ``counts``: numbers of prototypes in Table 2 (3 is always there), trained
-    ``count_seeds`` times each, as is the other generator, where that is given; ``corpus``: soundscapes where not given.
+    ``count_seeds`` times each, as is the other generator, where that is given; ``trained_only``: nothing is trained,
+    lines have as many seeds as are there, and those that have none are left out; ``corpus``: soundscapes by default.
     """
     started = time.monotonic()
     console = console or Console()
@@ -195,9 +197,15 @@ def run(
         for recipe in lines
         if seed < (count_seeds if count_seeds and recipe in few else seeds)
     ]
-    measured: dict[GpaRecipe, list[Ranks]] = {recipe: [] for recipe in lines}
+    if trained_only:
+        runs = [(r, seed) for r, seed in runs if model_path(r, corpus, seed).is_file()]
+    measured: dict[GpaRecipe, list[Ranks]] = {recipe: [] for recipe, _ in runs}
     for recipe, seed in track(runs, "gpa"):
         measured[recipe].append(ranks_of(recipe, corpus, seed))
+    wanted = {
+        number: [line for line in table if line.recipe in measured]
+        for number, table in wanted.items()
+    }
     report = Report("gpa")
     split = "test"
     for number, table in wanted.items():
@@ -363,8 +371,13 @@ def _claims(
         ]
     rows = []
     for name, better, better_way, worse, worse_way in pairs:
+        if better not in measured or worse not in measured:
+            continue
         clusters = owner if better_way == "t2a" else np.arange(int(owner.max()) + 1)
-        a, b = _hits(measured[better], better_way), _hits(measured[worse], worse_way)
+        # Seeds are paired: where one line has more, the rest of them are left out here.
+        count = min(len(measured[better]), len(measured[worse]))
+        a = _hits(measured[better][:count], better_way)
+        b = _hits(measured[worse][:count], worse_way)
         mean_gain, ci = paired_difference(a, b, clusters)
         means = resampled_means(np.stack([a, b], axis=1), clusters)
         relative = interval(means[:, 0] / means[:, 1] - 1.0)
@@ -372,7 +385,7 @@ def _claims(
             metric="r_at_1_difference",
             mean=mean_gain,
             ci95=ci,
-            seeds=min(len(measured[better]), len(measured[worse])),
+            seeds=count,
             task="audio",
             corpus=corpus.info.name,
             split="test",
@@ -401,7 +414,7 @@ def markdown(
     lines = [
         f"# GPA on {corpus.info.name}, test",
         "",
-        f"`{report.command}`; {seeds} seeds, mean ± sd in percent; in brackets the paper's figure on AudioCaps.",
+        f"`{report.command}`; up to {seeds} seeds, mean ± sd in percent; in brackets the paper's figure on AudioCaps.",
     ]
     for number, table in wanted.items():
         lines += ["", f"## {TITLES[number]}", ""]

@@ -54,7 +54,7 @@ class ProductCodes:
         axes = torch.linalg.eigh((x - mean).T @ (x - mean))[1].flip(1)
         # Axis a goes to part a mod parts: each has a strong one, a weaker one, and so on.
         dealt = torch.arange(parts * AXES_A_PART).view(AXES_A_PART, parts).T.flatten()
-        axes = axes[:, dealt].T.half()
+        axes = axes[:, dealt].T.contiguous().half()
         mean = mean.half()
         generator = torch.Generator().manual_seed(seed)
         turned = ((x - mean.float()) @ axes.float().T).view(len(x), parts, AXES_A_PART)
