@@ -40,6 +40,8 @@ from semlink.semantics.pooled import PooledConfig, PooledHead
 from semlink.semantics.text import MAX_TOKENS
 
 POOLING_BATCH: Final = 256
+CHECKPOINT_EPOCHS: Final = 5
+"""A state is a hundred megabytes, an epoch a few seconds."""
 LEXICON_TOKENS: Final = 40_000
 LEXICON_ROUNDS: Final = 6
 HUB_CHOICES: Final = tuple((s, w) for s in (15.0, 20.0, 30.0) for w in (0.0, 0.3, 0.5, 0.7, 0.9))
@@ -97,7 +99,7 @@ def run(
     """Train on the corpus's train split and write ``path`` (safetensors) with its sidecar; returns the scores.
 
     ``train`` and ``val`` stand for the corpus's own splits where they are given. An interrupted run goes on after its
-    last whole epoch. Raises NotFound when the corpus has no train split.
+    last checkpoint. Raises NotFound when the corpus has no train split.
     """
     if train is None and "train" not in corpus.splits:
         raise NotFound(f"corpus {name!r} has no train split to train on", field="corpus")
@@ -105,6 +107,8 @@ def run(
     train = train or split_data(corpus, "train")
     if val is None and "val" in corpus.splits:
         val = split_data(corpus, "val")
+    if val is not None:
+        val = replace(val, identity=caption_groups(val.items))
     started = time.monotonic()
     torch.manual_seed(seed)
     pair = _new_pair(corpus, train, recipe)
@@ -320,6 +324,8 @@ def _fit(
                 follow(average, live, recipe.average_decay)
                 loss_value = loss.item()
             bar.advance(line)
+            if (epoch + 1) % CHECKPOINT_EPOCHS:
+                continue
             checkpoint.save(
                 {
                     "epoch": epoch + 1,

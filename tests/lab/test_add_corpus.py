@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ from rich.console import Console
 from lab import add_corpus, evaluate, train_codec, train_pooled
 from lab.train_codec import CodecRecipe
 from lab.train_pooled import PooledRecipe
-from semlink.corpora.registry import added_corpora, corpus_folder, unregister_corpus
+from semlink.corpora.registry import (
+    added_corpora,
+    corpus_folder,
+    corpus_named,
+    unregister_corpus,
+)
 from semlink.errors import InvalidField, NotFound
 from semlink.semantics.codec import load_codec
 from semlink.semantics.encoders import load_heads, semantic_encoder
@@ -213,3 +219,27 @@ def test_closed_form_correlation_finds_what_both_sides_share() -> None:
     # Axes of one side do not overlap.
     own = torch.corrcoef(x[:, :6].T) - torch.eye(6)
     assert float(own.abs().max()) < 0.1
+
+
+@pytest.mark.usefixtures("root")
+def test_an_interrupted_training_ends_where_a_whole_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = corpus_named("colours")
+    monkeypatch.setattr(train_pooled, "CHECKPOINT_EPOCHS", 1)
+    whole = train_pooled.run(corpus, "whole", tmp_path / "whole.safetensors", recipe=FEW)
+    real, calls = train_pooled.follow, iter(range(100))
+
+    def broken(*arguments: Any) -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(train_pooled, "follow", broken)
+    path = tmp_path / "again.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_pooled.run(corpus, "again", path, recipe=FEW)
+    assert not path.exists()
+    monkeypatch.setattr(train_pooled, "follow", real)
+    assert train_pooled.run(corpus, "again", path, recipe=FEW) == whole
+    assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
