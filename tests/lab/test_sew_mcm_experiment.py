@@ -120,8 +120,11 @@ def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
 def test_components_are_table_5(measured: tuple[Path, list[Any]]) -> None:
     out, asked = measured
     NOISE.update({v.objective: 1.0 for v in sew_mcm.COMPONENTS})
-    run(out, seeds=(0,), components=True)
-    assert ("mask-only", 0) in asked
+    run(out, seeds=(0, 1), components=True)
+    assert {("mask-only", 0), ("mask-only", 1), (sew_mcm.BEFORE, 0)} <= set(asked)
+    assert (sew_mcm.BEFORE, 1) not in asked, "one seed will do for a reference"
+    rows = read_rows(out / "sew-mcm.json")
+    assert {r.seeds for r in rows if r.method == sew_mcm.BEFORE} == {1}
     assert "MCM without cross-attention" in (out / "sew-mcm.md").read_text()
 
 
