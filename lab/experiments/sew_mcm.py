@@ -31,11 +31,18 @@ from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.models import cache_dir
 from semlink.semantics.metrics import CUTOFFS, average_precision, ranked_relevance
-from semlink.semantics.reranking import NEIGHBOURS, nearest, reranked
+from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS, nearest, reranked
 
 NAME: Final = "sew-mcm"
 METRICS: Final = (*(f"r_at_{k}" for k in CUTOFFS), "map", "minp")
 RERANKED: Final = "re-ranked"
+WEIGHTED: Final = "re-ranked, weighted"
+KINDS: Final = {
+    "": WEIGHTS["none"],
+    RERANKED: WEIGHTS["neighbours"],
+    WEIGHTED: WEIGHTS["weighted-neighbours"],
+}
+"""How candidates are ordered, and what the Jaccard index of neighbours then counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ COMPONENTS: Final = (
 Before it, the baseline over the batches that Sew trains on, and :mod:`lab.train_heads`'s larger heads.
 """
 Key = tuple[str, str]
-"""A variant's objective, and ``RERANKED`` or nothing."""
+"""A variant's objective, and one of :data:`KINDS`."""
 CLAIMS: Final[tuple[tuple[Key, Key, float | None], ...]] = (
     (("sew-fixed", ""), ("cmpm-cmpc", ""), 3.12),
     (("sew-adaptive", ""), ("sew-fixed", ""), 0.61),
@@ -77,6 +84,8 @@ CLAIMS: Final[tuple[tuple[Key, Key, float | None], ...]] = (
     (("sew-mcm", ""), ("mcm", ""), 2.55),
     (("sew-mcm", ""), ("cmpm-cmpc", ""), 5.42),
     (("sew-mcm", RERANKED), ("sew-mcm", ""), 3.38),
+    (("sew-mcm", WEIGHTED), ("sew-mcm", ""), None),
+    (("sew-mcm", WEIGHTED), ("cmpm-cmpc", WEIGHTED), None),
     (("sew-mcm", ""), ("cmpm-cmpc-shuffled", ""), None),
     (("sew-mcm", ""), (BEFORE, ""), None),
     (("mask-only", ""), ("cmpm-cmpc", ""), 1.36),
@@ -150,17 +159,16 @@ def trained(objective: str, seed: int, corpus: Corpus) -> Path:
 def query_figures(
     text: NDArray[np.float32], media: NDArray[np.float32], data: SplitData
 ) -> dict[str, NDArray[np.float64]]:
-    """:data:`METRICS` of each query, float64 ``[queries, 5]``, under "" (cosine) and under :data:`RERANKED`."""
+    """:data:`METRICS` of each query, float64 ``[queries, 5]``, under each of :data:`KINDS`."""
     identity, owner = data.identity.numpy(), data.caption_item.numpy()
     relevant = identity[owner][:, None] == identity[None, :]
     scores = text @ media.T
-    of_images = nearest(media, media, NEIGHBOURS)
-    better = reranked(
-        scores,
-        nearest(text, media, NEIGHBOURS),
-        np.broadcast_to(of_images, (*scores.shape, NEIGHBOURS)),
-    )
-    return {"": _figures(scores, relevant), RERANKED: _figures(better, relevant)}
+    of_text, of_images = nearest(text, media, NEIGHBOURS), nearest(media, media, NEIGHBOURS)
+    candidates = np.broadcast_to(of_images, (*scores.shape, NEIGHBOURS))
+    return {
+        kind: _figures(reranked(scores, of_text, candidates, weight), relevant)
+        for kind, weight in KINDS.items()
+    }
 
 
 def _figures(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -180,7 +188,7 @@ def _all_figures(
     folders: Mapping[tuple[str, int], Path],
     data: SplitData,
 ) -> dict[Key, NDArray[np.float64]]:
-    """Per query figures, ``[seeds, queries, 5]``, of every variant with and without re-ranking."""
+    """Per query figures, ``[seeds, queries, 5]``, of every variant under each of :data:`KINDS`."""
     figures: dict[Key, NDArray[np.float64]] = {}
     for variant in variants:
         found = []
@@ -191,7 +199,7 @@ def _all_figures(
                     embed(heads["text"], data.text), embed(heads["media"], data.media), data
                 )
             )
-        for kind in ("", RERANKED):
+        for kind in KINDS:
             figures[variant.objective, kind] = np.stack([one[kind] for one in found])
     return figures
 
@@ -261,7 +269,7 @@ def _tables(variants: Sequence[Variant], report: Report) -> list[tuple[list[str]
     for corpus in dict.fromkeys(row.corpus for row in report.rows):
         here = [row for row in report.rows if row.corpus == corpus]
         lines = []
-        for kind in ("", RERANKED):
+        for kind in KINDS:
             for variant in variants:
                 found = {
                     row.metric: row
@@ -270,7 +278,7 @@ def _tables(variants: Sequence[Variant], report: Report) -> list[tuple[list[str]
                     and row.variant == (kind or None)
                     and row.metric in METRICS
                 }
-                paper = variant.paper_reranked if kind else variant.paper
+                paper = {"": variant.paper, RERANKED: variant.paper_reranked}.get(kind)
                 shown = " / ".join(f"{v:.2f}" for v in paper) if paper else ""
                 lines.append(
                     [f"{variant.label}{', ' + kind if kind else ''}"]

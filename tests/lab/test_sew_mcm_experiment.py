@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lab.experiments import sew_mcm
-from lab.experiments.sew_mcm import CLAIMS, METRICS, RERANKED, VARIANTS, query_figures, run
+from lab.experiments.sew_mcm import CLAIMS, KINDS, METRICS, RERANKED, VARIANTS, query_figures, run
 from lab.features import FrozenFeatures
 from lab.results import read_rows
 from lab.training import SplitData
@@ -92,7 +92,7 @@ def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
     assert len(rows) == len(content["rows"]) == len(report.rows)
     here = [r for r in rows if r.corpus == "pedestrians"]
     metrics = [r for r in here if r.metric in METRICS]
-    assert len(metrics) == len(VARIANTS) * 2 * len(METRICS)
+    assert len(metrics) == len(VARIANTS) * len(KINDS) * len(METRICS)
     assert all(r.seeds == 3 and r.sd is not None and r.ci95 for r in metrics)
     assert len(rows) == 2 * len(here), "the other people get the same rows"
     claims = [r for r in here if r.metric == "r_at_1_difference"]
