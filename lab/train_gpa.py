@@ -1,12 +1,12 @@
 """Add prototypes (GPA) to a task's heads, and train the baseline they are measured against: ``semlink train gpa``.
 
 Every row of the paper's tables is a :class:`GpaRecipe`: how a pair is scored (*dp*, the global cosine alone, or one of
-the aggregators over prototypes), how prototypes are made, how many, and the loss. All rows start from the installed
-heads (``semlink train heads``), as the paper starts from pre-trained encoders. Their transformers stay frozen (ours:
-two cores train three dozen rows); what stands on them is trained on: the pooling and the linear paths of the global
-feature in every row, and prototypes and scorer where there are any. Data, epochs, batches, regularisation, side task
-(naming the words of an item's captions from its media feature) and the choice of the epoch are the same for all rows;
-the learning rate is chosen on val for the baseline and for GPA apart. A step sees one caption of each item, so a clip's
+the aggregators over prototypes), how prototypes are made, how many, and the loss. All rows start from the plain heads
+of ``semlink train heads``, as the paper starts from pre-trained encoders. Their transformers stay frozen (ours: two
+cores train three dozen rows); what stands on them is trained on: the pooling and the linear paths of the global feature
+in every row, and prototypes and scorer where there are any. Data, epochs, batches, regularisation, side task (naming
+the words of an item's captions from its media feature) and the choice of the epoch are the same for all rows; the
+learning rate is chosen on val for the baseline and for GPA apart. A step sees one caption of each item, so a clip's
 other captions are never negatives. The weights are an exponential mean over steps.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lab import train_heads
 from lab.features import FrozenFeatures
 from lab.progress import progress, track
 from lab.train_heads import contrastive_loss
@@ -46,7 +48,7 @@ from semlink.corpora.soundscapes import Soundscapes
 from semlink.errors import InvalidField
 from semlink.models import cache_dir
 from semlink.semantics.eight_bits import pack, unpack
-from semlink.semantics.encoders import heads_path, load_heads
+from semlink.semantics.encoders import heads_path, num_components, read_heads
 from semlink.semantics.heads import FEATURE_DIM, Head
 from semlink.semantics.metrics import retrieval_metrics
 from semlink.semantics.prototypes import (
@@ -212,7 +214,7 @@ def run(
     corpus: Corpus | None = None,
     measure_test: bool = False,
 ) -> dict[str, Any]:
-    """Train prototypes on the installed heads; write ``out/heads-{task}.safetensors`` and ``.json``, return the scores.
+    """Train prototypes on plain heads; write ``out/heads-{task}.safetensors`` and ``.json``, return the scores.
 
     ``out`` defaults to the weights directory. The frozen part is copied as stored. The scorer lies in the same file,
     its shape in the metadata.
@@ -235,7 +237,7 @@ def run(
     configs = {"text": model.text.config.as_dict(), "media": model.media.config.as_dict()}
     if recipe.prototypes is not None:
         configs["prototypes"] = recipe.prototypes.as_dict()
-    before = json.loads(heads_path(task).with_suffix(".json").read_text())
+    before = json.loads(plain_heads(task).with_suffix(".json").read_text())
     save_weights(
         (out or Settings().weights_dir) / f"heads-{task}.safetensors",
         tensors,
@@ -244,7 +246,7 @@ def run(
             "command": f"semlink train gpa --task {task}" + (f" --seed {seed}" if seed else ""),
             **sidecar,
             "scores": scores,
-            "encoder": before.get("encoder", before),
+            "encoder": before,
         },
     )
     return scores
@@ -277,7 +279,7 @@ def trained(recipe: GpaRecipe, corpus: Corpus, seed: int) -> tuple[GpaModel, dic
     path = model_path(recipe, corpus, seed)
     if not path.is_file():
         _train(recipe, corpus, seed, path)
-    heads = load_heads(corpus.info.task)
+    heads = read_heads(plain_heads(corpus.info.task))
     stored = unpack(load_file(path))
     model = GpaModel(heads, recipe.prototypes, len(stored["phrases.bias"]), recipe.temperature)
     model.load_state_dict(stored)
@@ -295,9 +297,26 @@ def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
     return cache_dir() / "gpa" / f"{corpus.info.name}-{recipe.scoring}-{digest}.safetensors"
 
 
+def plain_heads(task: str) -> Path:
+    """The heads that all rows start from: plain ones, kept in the cache since the installed file gets prototypes.
+
+    The installed heads where they are plain, else trained now as ``semlink train heads`` does.
+    """
+    path = cache_dir() / "gpa" / f"heads-{task}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if num_components(task) > 1:
+            train_heads.run(task, out=path.parent)
+        else:
+            installed = heads_path(task)
+            shutil.copy(installed.with_suffix(".json"), path.with_suffix(".json"))
+            shutil.copy(installed, path)
+    return path
+
+
 def stored_encoder(task: str) -> dict[str, torch.Tensor]:
-    """The frozen tensors of a task's heads, as stored."""
-    with safe_open(heads_path(task), framework="pt") as file:
+    """The frozen tensors of a task's plain heads, as stored."""
+    with safe_open(plain_heads(task), framework="pt") as file:
         return {
             name: file.get_tensor(name)
             for name in file.keys()  # noqa: SIM118
@@ -314,13 +333,13 @@ def encoder_digest(task: str) -> str:
 
 
 def encoded(corpus: Corpus, split: Split) -> EncodedSplit:
-    """A split's states under the installed heads' frozen part, computed once and cached."""
+    """A split's states under the plain heads' frozen part, computed once and cached."""
     data = split_data(corpus, split)
     key = json.dumps([encoder_digest(corpus.info.task), describe_data(corpus), split])
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     path = cache_dir() / "gpa" / f"{corpus.info.name}-states-1-{split}-{digest}.safetensors"
     if not path.is_file():
-        heads = load_heads(corpus.info.task)
+        heads = read_heads(plain_heads(corpus.info.task))
         found = {
             f"{side}.{name}": tensor
             for side, features in (("text", data.text), ("media", data.media))
@@ -489,7 +508,7 @@ def _train(recipe: GpaRecipe, corpus: Corpus, seed: int, path: Path) -> None:
     items = train.data.items
     targets = phrase_targets(items)
     torch.manual_seed(seed)
-    heads = load_heads(corpus.info.task)
+    heads = read_heads(plain_heads(corpus.info.task))
     model = GpaModel(heads, recipe.prototypes, targets.shape[1], recipe.temperature)
     average = copy.deepcopy(model).eval()
     learned = [p for p in model.parameters() if p.requires_grad]

@@ -95,8 +95,13 @@ def load_heads(space: str, device: str = "cpu") -> dict[str, Head]:
     Heads that were trained with prototypes are :class:`~semlink.semantics.prototypes.PrototypeHead`, those of small
     real sets :class:`~semlink.semantics.pooled.PooledHead`.
     """
+    return read_heads(heads_path(space), device)
+
+
+def read_heads(path: Path, device: str = "cpu") -> dict[str, Head]:
+    """The heads in a file, as :func:`load_heads`."""
     heads: dict[str, Head] = {}
-    with safe_open(heads_path(space), framework="pt") as file:
+    with safe_open(path, framework="pt") as file:
         metadata: dict[str, str] = file.metadata()
         state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     configs = json.loads(metadata["configs"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lab import train_gpa
 from lab.experiments.gpa import Ranks, first_ranks, own_ranks, recipe_of, tables
 from lab.features import FrozenFeatures
 from lab.train_gpa import (
@@ -140,6 +141,25 @@ def test_saved_heads_are_loaded_as_what_they_are(
     assert kept.min() > 0.99
     a, b = (torch.nn.functional.normalize(torch.randn(3, 4, 256), dim=-1) for _ in range(2))
     torch.testing.assert_close(scorer.score(a, b), made.scorer.score(a, b), atol=5e-3, rtol=5e-3)
+
+
+def test_plain_heads_are_kept_before_prototypes_are_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMLINK_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setattr(train_gpa, "cache_dir", lambda: tmp_path / "cache")
+    made = model(GpaRecipe(scoring="dp"))
+    configs = {"text": made.text.config.as_dict(), "media": made.media.config.as_dict()}
+    parts = {"text": made.text, "media": made.media}
+    tensors = {f"{p}.{n}": t for p, m in parts.items() for n, t in m.state_dict().items()}
+    installed = tmp_path / "heads-audio.safetensors"
+    save_weights(installed, pack(tensors), {"configs": json.dumps(configs)}, {"seed": 0})
+    before = installed.read_bytes()
+    kept, digest = train_gpa.plain_heads("audio"), train_gpa.encoder_digest("audio")
+    installed.write_bytes(b"something else by now")
+    assert train_gpa.plain_heads("audio") == kept
+    assert kept.read_bytes() == before
+    assert train_gpa.encoder_digest("audio") == digest
 
 
 def test_ranks_are_the_metrics_of_the_whole_matrix() -> None:
