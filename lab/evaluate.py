@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from semlink.corpora.registry import (
 from semlink.errors import InvalidField, NotFound
 from semlink.semantics.encoders import load_heads, load_scorer, semantic_encoder
 from semlink.semantics.metrics import CUTOFFS, MAP_CUTOFF, average_precision, ranked_relevance
-from semlink.semantics.reranking import nearest, reranked
+from semlink.semantics.reranking import WEIGHTS, nearest, reranked
 from semlink.semantics.sentences import extract
 from semlink.semantics.spaces import space_of
 
@@ -164,7 +165,13 @@ def _retrieval(method: str, data: Corpus, corpus: str, split: Split, here: Row) 
         "global": lambda: _both_ways(text[:, 0] @ media[:, 0].T)
     }
     if method == "sew-mcm":
-        variants["re-ranked"] = lambda: {"text_to_media": _reranked(text[:, 0], media[:, 0])}
+        variants |= {
+            f"re-ranked, neighbours weigh {weight:g}": partial(
+                _reranked_to_media, text[:, 0], media[:, 0], weight
+            )
+            for weight in WEIGHTS.values()
+            if weight
+        }
     if method == "gpa":
         variants |= _prototypes(corpus, data, text, media)
     rows = []
@@ -185,15 +192,17 @@ def _both_ways(scores: NDArray[np.float32]) -> Directions:
     return {"text_to_media": scores, "media_to_text": scores.T}
 
 
-def _reranked(text: NDArray[np.float32], media: NDArray[np.float32]) -> NDArray[np.float64]:
+def _reranked_to_media(
+    text: NDArray[np.float32], media: NDArray[np.float32], weight: float
+) -> Directions:
     theirs, own = nearest(media, media), nearest(text, media)
     parts = []
     for start in range(0, len(text), RERANKING_BLOCK):
         rows = slice(start, start + RERANKING_BLOCK)
         scores = text[rows] @ media.T
         everyone = np.broadcast_to(theirs, (len(scores), *theirs.shape))
-        parts.append(reranked(scores, own[rows], everyone))
-    return np.concatenate(parts)
+        parts.append(reranked(scores, own[rows], everyone, weight))
+    return {"text_to_media": np.concatenate(parts)}
 
 
 def _prototypes(
