@@ -11,6 +11,14 @@ from tests_live import Live
 from semlink.settings import Settings
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Corpora and items that the user of this machine has added are not the tests' business, nor theirs the user's."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SEMLINK_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     from lab import supervisor
