@@ -50,7 +50,7 @@ PARAMETERS: Final[dict[Literal["hnsw", "ivf-pq"], IndexParameters]] = {
 }
 _BREADTHS: Final = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _PROBES: Final = (32, 48, 64, 96, 128, 192, 256, 384, 512)
-_RESCORED: Final = (4, 10)
+_RESCORED: Final = (4, 10, 20, 40)
 
 
 def run(

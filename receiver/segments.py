@@ -37,8 +37,8 @@ class IndexParameters:
     ef_search: int = 128
     lists: int = 0
     code_bytes: int = 64
-    probes: int = 64
-    rescored: int = 16
+    probes: int = 192
+    rescored: int = 20
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -54,9 +54,11 @@ class Settings(BaseSettings):
 
     # galleries
     gallery_index: Literal["auto", "exact", "hnsw", "ivf-pq"] = "auto"
-    """Index of every gallery; "auto": exact up to ``gallery_exact_limit`` vectors, HNSW beyond."""
+    """"auto": exact up to ``gallery_exact_limit`` vectors, HNSW up to ``gallery_graph_limit``, then IVF-PQ."""
     gallery_exact_limit: int = Field(50_000, ge=1)
     """Up to so many vectors a scan answers in about two milliseconds on one core, and misses nothing."""
+    gallery_graph_limit: int = Field(500_000, ge=1)
+    """Beyond so many vectors an inverted file (IVF-PQ) is quicker and smaller than a graph (HNSW)."""
 
     # logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

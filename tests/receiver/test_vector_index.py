@@ -239,6 +239,8 @@ def test_kind_by_size_and_by_setting() -> None:
     settings = Settings(gallery_exact_limit=1000)
     assert kind_for(1000, settings) == "exact"
     assert kind_for(1001, settings) == "hnsw"
+    assert kind_for(settings.gallery_graph_limit, settings) == "hnsw"
+    assert kind_for(settings.gallery_graph_limit + 1, settings) == "ivf-pq"
     assert kind_for(5, Settings(gallery_index="ivf-pq")) == "ivf-pq"
 
 
