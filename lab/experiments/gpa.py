@@ -350,11 +350,16 @@ def _claims(
     """Differences of R@1 with bootstrap intervals over clips, and gains relative to the worse."""
     dp, gpa = recipe_of(scoring="dp"), recipe_of()
     softmax, mean = recipe_of(scoring="softmax"), recipe_of(scoring="mean")
+    attention = recipe_of(generator="attention")
     pairs: list[tuple[str, GpaRecipe, str, GpaRecipe, str]] = [
         ("GPA over DP, NT-Xent, text-to-audio", gpa, "t2a", dp, "t2a"),
         ("GPA over DP, NT-Xent, audio-to-text", gpa, "a2t+sk", dp, "a2t"),
         ("GPA over DP, both without Sinkhorn, audio-to-text", gpa, "a2t", dp, "a2t"),
         ("GPA over DP, both with Sinkhorn, audio-to-text", gpa, "a2t+sk", dp, "a2t+sk"),
+        ("GPA with attention over DP, text-to-audio", attention, "t2a", dp, "t2a"),
+        ("GPA with attention over DP, audio-to-text", attention, "a2t+sk", dp, "a2t"),
+        ("attention over mask, text-to-audio", attention, "t2a", gpa, "t2a"),
+        ("attention over mask, audio-to-text", attention, "a2t+sk", gpa, "a2t+sk"),
         ("Sinkhorn over none, GPA, audio-to-text", gpa, "a2t+sk", gpa, "a2t"),
         ("Sinkhorn over none, DP, audio-to-text", dp, "a2t+sk", dp, "a2t"),
     ]
