@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lab.channels import TRAIN_MIX, drop, fewer_antennas, training_drops
+from semlink.deflated import deflate
 from semlink.errors import InvalidField
 from semlink.settings import Settings
 from semlink.signal.metrics import sgcs
@@ -255,7 +256,7 @@ def _mean_by(index: torch.Tensor, values: torch.Tensor, count: int) -> torch.Ten
 def _stored(
     books: Codebooks, bases: list[torch.Tensor], order: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """What goes to the file, in half precision or eight bits."""
+    """What goes to the file, in half precision or eight bits, whole numbers deflated."""
 
     def half(x: torch.Tensor) -> torch.Tensor:
         return torch.view_as_real(x).half().contiguous()
@@ -264,7 +265,7 @@ def _stored(
     parts = torch.view_as_real(books.stages)
     scale = (parts.abs().amax((2, 3, 4)) / 127).half().float()
     stages = (parts / scale[..., None, None, None]).round().clamp(-127, 127).to(torch.int8)
-    return {
+    tensors = {
         "basis_subband": half(bases[0]),
         "basis_rx": half(bases[1]),
         "basis_tx": half(bases[2]),
@@ -276,6 +277,7 @@ def _stored(
         "stage_scale": scale.half(),
         "tail_level": (-8 * books.tail_scale.log2()).round().clamp(0, 255).to(torch.uint8),
     }
+    return deflate(tensors, ("stages", "tail_level"))
 
 
 def nmse_db_and_sgcs(

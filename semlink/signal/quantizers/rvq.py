@@ -32,6 +32,7 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
+from semlink.deflated import inflate
 from semlink.errors import InvalidField, NotFound
 from semlink.links import NUM_SUBBANDS
 from semlink.settings import Settings
@@ -123,7 +124,7 @@ class Codebooks:
         """Read what :mod:`lab.train_rvq` wrote. Raises NotFound when it is not there."""
         if not path.exists():
             raise NotFound(f"{path} is missing: run `python -m lab.train_rvq`", field="weights_dir")
-        t = load_file(path)
+        t = inflate(load_file(path))
 
         def complex_of(name: str) -> torch.Tensor:
             return torch.view_as_complex(t[name].float().contiguous())
