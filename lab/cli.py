@@ -408,6 +408,19 @@ def train_rvq(
     run(rounds=rounds, fresh=fresh)
 
 
+@train_app.command("cdg")
+def train_cdg(
+    name: Annotated[str, typer.Option(help="cdg, transformer, llm4cp, csi-llm")] = "cdg",
+    seed: int = 0,
+    steps: Annotated[int | None, typer.Option(help="default: the recipe's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; default the weights folder")] = None,
+) -> None:
+    """Train a channel generator of the knowledge base on generated histories; the first run makes those (minutes)."""
+    from lab.train_cdg import train_named
+
+    train_named(name, seed=seed, steps=steps, out=out)
+
+
 # --- measuring ---------------------------------------------------------------------------------
 
 
