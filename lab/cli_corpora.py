@@ -129,9 +129,12 @@ def evaluate(
     ] = "pedestrians",
     split: Annotated[str, typer.Option(help="choose on val, report on test")] = "test",
     root: Annotated[Path | None, typer.Option(help="of a set that was not added")] = None,
+    noisy: Annotated[
+        Path | None, typer.Option(help="texts of `corpora make-noisy`, for itrieval-kd")
+    ] = None,
     out: Out = Path("results"),
 ) -> None:
     """Print and store the paper's table of a method on a corpus, over the ideal link."""
     from lab.evaluate import run
 
-    run(method, corpus, split, root=root, out=out, console=console)
+    run(method, corpus, split, root=root, noisy=noisy, out=out, console=console)

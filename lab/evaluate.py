@@ -26,7 +26,7 @@ from lab.experiments.bootstrap import interval, resampled_means
 from lab.results import Report, Row
 from lab.training import SplitData, caption_groups, split_data
 from semlink.corpora.corpus import Corpus, Split, check_split
-from semlink.corpora.noisy import draw, embedded_pool
+from semlink.corpora.noisy import draw, embedded_pool, read_texts
 from semlink.corpora.registry import (
     EMBEDDED,
     READERS,
@@ -61,13 +61,15 @@ def run(
     split: str,
     *,
     root: Path | None = None,
+    noisy: Path | None = None,
     out: Path = Path("results"),
     console: Console | None = None,
 ) -> Report:
     """Measure, print the table and write ``out/evaluate-METHOD-CORPUS-SPLIT.{json,csv}``.
 
     With ``root``, ``corpus`` is a layout (:data:`~semlink.corpora.registry.READERS`); where retrieval asks for heads
-    that the set has not got yet, it is registered and they are trained on its train split. Raises InvalidField for an
+    that the set has not got yet, it is registered and they are trained on its train split. ``noisy``: texts that
+    ``make-noisy`` wrote, for itrieval-kd. Raises InvalidField for an
     unknown method, one that does not serve the corpus, or an unknown split; NotFound for an unknown corpus or missing
     weights.
     """
@@ -87,7 +89,7 @@ def run(
     if method == "linear-probe":
         report.rows = _linear_probe(data, asked, here, console)
     elif method == "itrieval-kd":
-        report.rows = _noisy(data, corpus, asked, here)
+        report.rows = _noisy(data, corpus, asked, here, noisy, console)
     else:
         report.rows = _retrieval(method, data, corpus, asked, here)
     report.seconds = time.monotonic() - started
@@ -240,30 +242,59 @@ def _prototypes(
     return {"prototypes": plain, "prototypes + sinkhorn": normalised}
 
 
-def _noisy(data: Corpus, corpus: str, split: Split, here: Row) -> list[Row]:
-    """Texts of three captions and three noise sentences search the split's pictures, whole and extracted."""
-    space = space_of(corpus)
+def _noisy(
+    data: Corpus, corpus: str, split: Split, here: Row, noisy: Path | None, console: Console
+) -> list[Row]:
+    """Noisy texts search all pictures of the split, whole and extracted.
+
+    The texts are those of a file of ``make-noisy``; else, for the embedded pictures, three captions among three shipped
+    continuations (of the pictures that have them); else captions of other pictures are the noise. As at the transmitter
+    an extracted text is the normalised mean of its kept sentences' features, the raw text is read whole.
+    """
     items = data.items(split)
-    if corpus in EMBEDDED and data.info.task == "image":
-        texts = draw(items, NUM_NOISE, seed=0, pool=embedded_pool(split))
+    if noisy is not None:
+        texts = read_texts(noisy)[1]
+        known = {item.item_id for item in items}
+        strangers = [t.item_id for t in texts if t.item_id not in known]
+        if strangers:
+            raise InvalidField(
+                f"noisy has {strangers[0]!r}, which is not of split {split!r} of {corpus!r}",
+                field="noisy",
+            )
+        noise = f"noise of {noisy.name}"
+    elif corpus in EMBEDDED and data.info.task == "image":
+        pool = embedded_pool(split)
+        pooled = [i for i in items if len(pool.continuations.get(i.item_id, ())) >= NUM_NOISE]
+        texts = draw(pooled, NUM_NOISE, seed=0, pool=pool)
+        noise = f"{NUM_NOISE} noise sentences of the LLM"
     else:
         texts = draw(items, NUM_NOISE, seed=0, kind="other-captions")
+        noise = f"{NUM_NOISE} captions of other pictures as noise"
+    if len(texts) < len(items):
+        console.print(f"{len(texts)} of {len(items)} pictures have a noisy text; all are searched")
+    space = space_of(corpus)
     whole = [text.text for text in texts]
-    kept: dict[str, list[str]] = {"raw": whole}
+    kept: dict[str, list[list[str]]] = {"raw": [[text] for text in whole]}
     for rule in ("tf-idf", "textrank", "itrieval-kd"):
         chosen = extract(whole, rule, space=space)
-        kept[rule] = [" ".join(s.text for s in found if s.kept) for found in chosen]
+        kept[rule] = [[s.text for s in found if s.kept] for found in chosen]
     kept["key"] = [
-        " ".join(s for s, key in zip(text.sentences, text.key, strict=True) if key)
-        for text in texts
+        [s for s, key in zip(text.sentences, text.key, strict=True) if key] for text in texts
     ]
     encoder = semantic_encoder(space)
     media = components(load_heads(space)["media"], split_data(data, split).media)[:, 0]
+    place_of = {item.item_id: i for i, item in enumerate(items)}
+    right = np.array([place_of[text.item_id] for text in texts])
+    relevant = right[:, None] == np.arange(len(items))
     rows = []
     for name, said in kept.items():
-        values = per_query(encoder.text(said) @ media.T, np.eye(len(items), dtype=np.bool_))
-        place = replace(here, variant=f"{name}, {NUM_NOISE} noise sentences")
-        rows += rows_of(values, np.arange(len(items)), COLUMNS["image"], place)
+        vectors = encoder.text([s for sentences in said for s in sentences])
+        starts = np.cumsum([0, *(len(sentences) for sentences in said[:-1])])
+        features = np.add.reduceat(vectors, starts, axis=0)
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        values = per_query(features @ media.T, relevant)
+        place = replace(here, variant=f"{name}, {noise}")
+        rows += rows_of(values, np.arange(len(texts)), COLUMNS["image"], place)
     return rows
 
 

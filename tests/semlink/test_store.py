@@ -66,7 +66,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         made = MemoryStore()
     else:
-        made = RedisStore(request.getfixturevalue("redis_url"))
+        made = RedisStore(request.getfixturevalue("redis_url"), timeout_s=10.0)
         await made._redis.flushall()
     yield made
     await made.close()
