@@ -530,6 +530,49 @@ def experiment_snr(
     _say_written(out, report.experiment)
 
 
+@experiment_app.command("methods")
+def experiment_methods(
+    task: TaskOption,
+    scenario: ScenarioOption = "umi-los",
+    speed: SpeedOption = 3.0,
+    users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 4,
+    bits: Annotated[int, typer.Option(help="of a report, in the sweep over SNR")] = 64,
+    sweep_snr: Annotated[float, typer.Option(help="SNR of the sweep over bits, dB")] = 5.0,
+    snr: Annotated[
+        list[float] | None, typer.Option(help="dB; can be repeated, default −10…25")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="can be repeated; default all of the paper")
+    ] = None,
+    seeds: SeedsOption = 3,
+    queries: Annotated[int, typer.Option(help="test captions per seed, with rewrites")] = 100,
+    links: LinksOption = 16,
+    out: Out = Path("results"),
+) -> None:
+    """R@1 and mAP of SC-LMKB, its ablations and its rivals against SNR and against bits of a report."""
+    from lab.experiments.methods import ROWS, SNRS_DB, Plan, study
+    from lab.experiments.plans import Sampling
+    from lab.experiments.running import run
+
+    chosen = tuple(method or ROWS)
+    if unknown := [m for m in chosen if m not in ROWS]:
+        raise InvalidField(
+            f"--method is {unknown[0]!r}, allowed: {', '.join(ROWS)}", field="method"
+        )
+    plan = Plan(
+        Sampling(task, seeds, queries, links),
+        scenario,
+        speed,
+        users,
+        bits,
+        snrs_db=tuple(snr or SNRS_DB),
+        sweep_snr_db=sweep_snr,
+        methods=chosen,
+    )
+    report = run(study(plan), out, console)
+    _say_written(out, report.experiment)
+
+
 @experiment_app.command("rate")
 def experiment_rate(
     task: TaskOption = "person",

@@ -9,7 +9,7 @@ from semlink.corpora.corpus import Task
 from semlink.corpora.registry import TASKS
 from semlink.errors import InvalidField
 
-Fusion = Literal["none", "mean", "similarity"]
+Fusion = Literal["none", "mean", "similarity", "importance"]
 Coding = Literal["jscc", "separation", "vq-digital"]
 Scoring = Literal["global", "prototypes"]
 Reranking = Literal["none", "neighbours", "weighted-neighbours"]
@@ -73,16 +73,43 @@ METHODS: dict[str, Method] = {
             channel=False,
         ),
         Method(
-            "sc-lmkb-wo-sdg", "SC-LMKB without SDG", "arXiv 2604.05504, fig. 12", available=False
+            "sc-lmkb-wo-sdg",
+            "SC-LMKB without SDG: the channel side of the knowledge base alone",
+            "arXiv 2604.05504, fig. 12",
+            available=True,
+            predictor="",
         ),
         Method(
-            "sc-lmkb-wo-cdg", "SC-LMKB without CDG", "arXiv 2604.05504, fig. 12", available=False
+            "sc-lmkb-wo-cdg",
+            "SC-LMKB without CDG: the source side of the knowledge base alone, CSI as reported",
+            "arXiv 2604.05504, fig. 12",
+            available=True,
+            rewrites=True,
+            fusion="similarity",
         ),
         Method(
-            "llm-sc", "LLM-enabled SC without CDFC", "arXiv 2604.05504 baseline", available=False
+            "llm-sc",
+            "LLM-enabled SC without CDFC: every rewrite counts, plain mean, CSI as reported",
+            "arXiv 2604.05504 baseline",
+            available=True,
+            rewrites=True,
+            filtered=False,
+            fusion="mean",
         ),
-        Method("llm4cp", "LLM4CP channel prediction", "arXiv 2406.14440", available=False),
-        Method("csi-llm", "CSI-LLM channel prediction", "arXiv 2409.00005", available=False),
+        Method(
+            "llm4cp",
+            "LLM4CP channel prediction, no source knowledge",
+            "arXiv 2406.14440",
+            available=False,
+            predictor="llm4cp",
+        ),
+        Method(
+            "csi-llm",
+            "CSI-LLM channel prediction, no source knowledge",
+            "arXiv 2409.00005",
+            available=False,
+            predictor="csi-llm",
+        ),
         Method(
             "separation",
             "Separate source and channel coding: transform-coded feature, CRC, 5G LDPC, QAM, MCS from the known CSI",

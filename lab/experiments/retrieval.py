@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -24,10 +24,13 @@ from semlink.errors import InvalidField
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.metrics import average_precision, ranked_relevance
 from semlink.settings import Settings
+from semlink.store import Store
 from semlink.v1 import transmitter_pb2
 
 BATCH: Final = 256
 METRICS: Final = ("r_at_1", "r_at_10", "map", "erased")
+Prepare = Callable[[Store, Iterable[str]], Awaitable[None]]
+"""Puts into a new system's store what a seed's texts need there."""
 
 
 class GalleryEncoder(RememberingEncoder):
@@ -86,15 +89,18 @@ class Outcome:
     hit_at_10: NDArray[np.float32]
     erased: NDArray[np.float32]
 
-    def per_seed(self, metric: str) -> list[float]:
-        """A metric's value for each seed."""
-        values = {
+    def per_query(self, metric: str) -> NDArray[np.float32]:
+        """A metric of every query, ``[seeds, queries]``."""
+        return {
             "map": self.average_precision,
             "r_at_1": self.hit_at_1,
             "r_at_10": self.hit_at_10,
             "erased": self.erased,
         }[metric]
-        return [float(v) for v in values.mean(axis=1, dtype=np.float64)]
+
+    def per_seed(self, metric: str) -> list[float]:
+        """A metric's value for each seed."""
+        return [float(v) for v in self.per_query(metric).mean(axis=1, dtype=np.float64)]
 
 
 def judge(
@@ -219,9 +225,13 @@ def offered(points: Sequence[Point], console: Console) -> list[Point]:
 
 
 def measure(
-    points: Iterable[Point], sampling: Sampling, measurements: Measurements, title: str
+    points: Iterable[Point],
+    sampling: Sampling,
+    measurements: Measurements,
+    title: str,
+    prepare: Prepare | None = None,
 ) -> dict[Point, Outcome]:
-    """Measure every point (those of :func:`offered`) with every seed."""
+    """Measure every point (those of :func:`offered`) with every seed; ``prepare``: see :data:`Prepare`."""
     points = list(points)
     needed = dict.fromkeys(point.measured() for point in points)
     cells = [(seed, point) for seed in range(sampling.seeds) for point in needed]
@@ -229,7 +239,7 @@ def measure(
     # Points of the same channels follow each other, so that those are drawn once and need not stay.
     # Points of the same SNR share the users' observations.
     missing.sort(key=lambda cell: (cell[0], *_channels(cell[1]), cell[1].snr_db))
-    asyncio.run(_sweep(missing, sampling, measurements, title))
+    asyncio.run(_sweep(missing, sampling, measurements, title, prepare))
     outcomes = {
         point: Outcome(
             *np.stack([measurements[_key(point, s)] for s in range(sampling.seeds)], axis=1)
@@ -248,6 +258,7 @@ async def _sweep(
     sampling: Sampling,
     measurements: Measurements,
     title: str,
+    prepare: Prepare | None,
 ) -> None:
     settings = Settings(redis_url="memory://")
     encoder = GalleryEncoder(sampling.task)
@@ -261,8 +272,9 @@ async def _sweep(
                     await system.close()
                 receiver, here = RecordingReceiver(settings), (seed, *_channels(point))
                 system = build_system(settings, receiver=receiver, encoder=encoder)
-            if seed not in queries:
                 queries = {seed: draw_queries(sampling, seed)}
+                if prepare is not None:
+                    await prepare(system.store, queries[seed].texts)
             figures = await _send(system, receiver, point, sampling, seed, queries[seed])
             measurements.keep(_key(point, seed), figures)
             bar.advance(task)
@@ -316,12 +328,16 @@ def _clusters(sampling: Sampling) -> NDArray[np.int64]:
 
 
 def difference_row(
-    a: Point, b: Point, outcomes: Mapping[Point, Outcome], sampling: Sampling
+    a: Point,
+    b: Point,
+    outcomes: Mapping[Point, Outcome],
+    sampling: Sampling,
+    metric: str = "map",
 ) -> Row:
-    """mAP of A minus mAP of B, paired bootstrap: metric ``map_difference``, at A's coordinates."""
+    """A metric of A minus that of B, paired bootstrap: metric ``{metric}_difference``, at A's coordinates."""
     mean, ci95 = paired_difference(
-        outcomes[a].average_precision.ravel(),
-        outcomes[b].average_precision.ravel(),
+        outcomes[a].per_query(metric).ravel(),
+        outcomes[b].per_query(metric).ravel(),
         _clusters(sampling),
     )
     users = f"{a.num_users} users" if a.num_users == b.num_users else ""
@@ -329,7 +345,7 @@ def difference_row(
         "variant": f"{a.scheme.label} vs {b.scheme.label}, {users}".rstrip(", ")
     }
     figures = {"mean": mean, "ci95": ci95, "seeds": sampling.seeds}
-    return _row("map_difference", figures, coordinates)
+    return _row(f"{metric}_difference", figures, coordinates)
 
 
 def gap_closed_row(

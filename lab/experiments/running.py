@@ -15,6 +15,7 @@ from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.retrieval import (
     Measurements,
     Outcome,
+    Prepare,
     difference_row,
     gap_closed_row,
     measure,
@@ -43,7 +44,8 @@ class Figure:
 class Study:
     """An experiment on retrieval: what is measured, what is claimed of it, how it is drawn.
 
-    ``claims``: pairs A, B for "A beats B"; ``gaps``: point, worse, best for the share of a gap that a point closes.
+    ``claims``: pairs A, B for "A beats B" in each of ``claimed``; ``gaps``: point, worse, best for the share of a gap
+    that a point closes. ``prepare`` puts into the store what methods with an LLM need for a seed's queries.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Study:
     draw: Callable[[Figures], Sequence[Figure]]
     claims: Sequence[tuple[Point, Point]] = field(default=())
     gaps: Sequence[tuple[Point, Point, Point]] = field(default=())
+    claimed: Sequence[str] = ("map",)
+    prepare: Prepare | None = None
 
 
 def run(study: Study, out: Path, console: Console) -> Report:
@@ -63,7 +67,7 @@ def run(study: Study, out: Path, console: Console) -> Report:
     started = time.monotonic()
     points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
     measurements = Measurements(out / f"{study.name}.partial.jsonl", study.sampling)
-    outcomes = measure(points, study.sampling, measurements, study.name)
+    outcomes = measure(points, study.sampling, measurements, study.name, study.prepare)
     report = Report(study.name)
     figures: dict[tuple[Point, str], Row] = {}
     for point, outcome in outcomes.items():
@@ -93,7 +97,8 @@ def run(study: Study, out: Path, console: Console) -> Report:
 
 def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:
     rows = [
-        difference_row(a, b, outcomes, study.sampling)
+        difference_row(a, b, outcomes, study.sampling, metric)
+        for metric in study.claimed
         for a, b in study.claims
         if a in outcomes and b in outcomes
     ]

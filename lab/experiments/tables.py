@@ -39,7 +39,9 @@ def print_claims(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         low, high = row.ci95 or (row.mean, row.mean)
         verdict = "yes" if low > 0 else "no" if high < 0 else "open"
-        name = "Δ mAP" if row.metric == "map_difference" else "share of the gap"
+        name = {"map_difference": "Δ mAP", "r_at_1_difference": "Δ R@1"}.get(
+            row.metric, "share of the gap"
+        )
         link = f"{row.scenario}, {row.speed_kmh:g} km/h" if row.scenario else ""
         table.add_row(
             str(row.variant),
@@ -48,7 +50,7 @@ def print_claims(rows: Sequence[Row], console: Console) -> None:
             str(row.symbols or ""),
             f"{name} {100 * row.mean:+.1f}",
             f"{100 * low:+.1f} … {100 * high:+.1f}",
-            verdict if row.metric == "map_difference" else "",
+            verdict if row.metric.endswith("_difference") else "",
         )
     if rows:
         console.print(table)
