@@ -497,6 +497,27 @@ def bench_serve(
 ScenarioOption = Annotated[str, typer.Option(help="umi-los, uma-nlos, …")]
 SpeedOption = Annotated[float, typer.Option(help="km/h")]
 SeedsOption = Annotated[int, typer.Option(help="repetitions; the spread is over them")]
+
+
+@app.command("compare")
+def compare_reports(
+    a: Annotated[Path, typer.Argument(help="JSON file of a report, before")],
+    b: Annotated[Path, typer.Argument(help="JSON file of a report, after")],
+    level: Annotated[float, typer.Option(help="of the intervals, over all rows together")] = 0.95,
+    everything: Annotated[
+        bool, typer.Option("--all", help="print rows that did not change, too")
+    ] = False,
+) -> None:
+    """Which rows of two reports changed beyond noise; exit status 1 where one got worse or is gone."""
+    from lab.compare_results import compare, print_changes, read
+
+    (head_a, before), (head_b, after) = read(a), read(b)
+    changes = compare(before, after, level=level)
+    print_changes((head_a, head_b), changes, console, everything=everything)
+    if any(change.verdict in ("worse", "only in A") for change in changes):
+        raise typer.Exit(1)
+
+
 QueriesOption = Annotated[int, typer.Option(help="test captions per seed")]
 LinksOption = Annotated[int, typer.Option(help="drops per seed")]
 

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured figure: its coordinates (None where a coordinate does not apply) and its value over seeds."""
+    """One measured figure: its coordinates (None where a coordinate does not apply) and its value over seeds.
+
+    ``values`` are those of the seeds, in their order, so that two reports can be compared seed by seed.
+    """
 
     metric: str
     mean: float
@@ -41,6 +44,7 @@ class Row:
     symbols: int | None = None
     quantizer: str | None = None
     variant: str | None = None
+    values: tuple[float, ...] | None = None
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -53,7 +57,13 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
         return {"mean": mean, "seeds": n}
     sd = float(array.std(ddof=1))
     half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return {"mean": mean, "sd": sd, "seeds": n, "ci95": (mean - half, mean + half)}
+    return {
+        "mean": mean,
+        "sd": sd,
+        "seeds": n,
+        "ci95": (mean - half, mean + half),
+        "values": tuple(array.tolist()),
+    }
 
 
 @dataclass(slots=True)
@@ -92,9 +102,18 @@ class Report:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a written report."""
     names = {f.name for f in fields(Row)}
-    return [
+    rows = [
         Row(**{k: v for k, v in row.items() if k in names})
         for row in json.loads(path.read_text())["rows"]
+    ]
+    # JSON knows no tuples; rows are hashed.
+    return [
+        replace(
+            row,
+            ci95=None if row.ci95 is None else (row.ci95[0], row.ci95[1]),
+            values=None if row.values is None else tuple(row.values),
+        )
+        for row in rows
     ]
 
 
