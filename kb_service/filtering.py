@@ -2,20 +2,23 @@
 
 Two tests. *Similarity* (arXiv 2604.05504; the threshold α is our definition): a rewrite stays if its sentence embedding
 has a cosine of at least α to the source's. *Attributes* (our definition): a rewrite may leave things out, but what
-it names — colours, garments, objects, animals, counts, places, sounds — must be entailed by the source, must belong to
-the same thing, and must be denied where the source denies it. MiniLM hardly tells a red jacket from a black one. The
-test reads words by a lexicon: what the lexicon does not hold is not judged, nor is order in time.
+it names — colours, garments, objects, animals, counts, places, views, sounds — must be entailed by the source, must
+belong to the same thing, must stand and follow each other as there, and must be denied where the source denies it.
+MiniLM hardly tells a red jacket from a black one. The test reads words by a lexicon; a word that neither the lexicon
+nor the source holds is news, unless it is one of those that state nothing.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from kb_service import lexicon
+from kb_service.chronology import Account, Token, account_of, contradiction
 from semlink.v1 import knowledge_pb2
 
 DUPLICATE: Final = "duplicate"
@@ -28,6 +31,8 @@ _DIGITS = {
         ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], 2
     )
 }
+MOST_REPEATS: Final = 3
+"""Times that a rewrite may name a thing beyond its source; a model that runs on and on lists more things than are."""
 _NEGATION_REACH = 3
 """Words after "without" in which what is denied may stand."""
 
@@ -72,21 +77,30 @@ class Reading:
     """What a caption says, as concepts of the lexicon.
 
     ``affirmed`` and ``denied`` map a concept to the word that names it; ``belongs`` holds (modifier, thing) pairs,
-    ``placed`` (thing, relation, thing).
+    ``single`` the things of which there is one, ``placed`` (thing, relation, thing); ``account`` is what is heard when;
+    ``times`` how often each concept is named, ``joined`` who stands beside another of the same name.
+    ``others``: words that no table holds and that are not neutral.
     """
 
     affirmed: dict[str, str] = field(default_factory=dict)
     denied: dict[str, str] = field(default_factory=dict)
     belongs: dict[tuple[str, str], str] = field(default_factory=dict)
+    single: set[str] = field(default_factory=set)
     placed: set[tuple[str, str, str]] = field(default_factory=set)
+    account: Account = field(default_factory=Account)
+    times: Counter[str] = field(default_factory=Counter)
+    joined: set[str] = field(default_factory=set)
+    others: list[str] = field(default_factory=list)
 
 
 def objection(source: str, rewrite: str) -> str:
     """Why the attribute test drops the rewrite, "" if it does not.
 
-    The first objection counts: what is denied, what is added, whose an attribute is, how things are placed.
+    The first objection counts: what is denied, what is added, whose an attribute is, how many there are, how things
+    are placed, what is heard when.
     """
     said, claimed = read(source), read(rewrite)
+    known = {_stem(word) for word in _WORD.findall(source.lower())}
     entailed = {broader for concept in said.affirmed for broader in closure(concept)}
     for concept, word in claimed.denied.items():
         if concept not in said.denied:
@@ -97,16 +111,51 @@ def objection(source: str, rewrite: str) -> str:
         if any(concept in closure(d) or d in closure(concept) for d in said.denied):
             return f"adds '{word}', which the source denies"
         return f"adds '{word}'"
+    for word in claimed.others:
+        if _stem(word) not in known:
+            return f"adds '{word}'"
     for (modifier, thing), words in claimed.belongs.items():
         by_nature = any(_same_thing(c, thing) and modifier in closure(c) for c in said.affirmed)
         if not by_nature and not any(_supports(said, p, modifier, thing) for p in said.belongs):
             return f"changes whose attribute '{words}' is"
-    for first, relation, second in claimed.placed:
+    for thing in claimed.single - said.single:
         if any(
-            _same_thing(first, c) and _same_thing(second, a) and relation == r
-            for a, r, c in said.placed
+            _class(modifier) == "count"
+            and _same_thing(thing, owner)
+            and (_class(thing) == "sound") == (_class(owner) == "sound")
+            for modifier, owner in said.belongs
         ):
+            return f"counts one '{thing}'"
+    for concept in claimed.joined - said.joined:
+        return f"adds another '{concept}'"
+    for concept, times in claimed.times.items():
+        if times > said.times[concept] + MOST_REPEATS:
+            return f"repeats '{claimed.affirmed[concept]}'"
+    return _misplaced(said, claimed) or contradiction(said.account, claimed.account)
+
+
+def _stem(word: str) -> str:
+    """What inflected forms of a word share, roughly."""
+    for ending in ("ing", "ed", "es", "s", "e", "y", "ly"):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            return word.removesuffix(ending)[:6]
+    return word[:6]
+
+
+def _misplaced(said: Reading, claimed: Reading) -> str:
+    """Places of one thing against another that the source does not tell."""
+    for first, relation, second in claimed.placed:
+        told = {
+            (_same_thing(first, a) and _same_thing(second, c))
+            - 2 * (_same_thing(first, c) and _same_thing(second, a))
+            for a, r, c in said.placed
+            if r == relation
+        }
+        if 1 in told:
+            continue
+        if -2 in told:
             return f"turns '{relation}' round"
+        return f"adds that '{first}' is {relation} '{second}'"
     return ""
 
 
@@ -141,18 +190,6 @@ def closure(concept: str) -> frozenset[str]:
     return frozenset(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """A word or phrase; ``concept`` is "" where the lexicon does not hold it."""
-
-    words: tuple[str, ...]
-    concept: str = ""
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
-
-
 @lru_cache(maxsize=4096)
 def read(caption: str) -> Reading:
     """Read a caption by the lexicon. Do not change what it returns: it is cached."""
@@ -165,6 +202,10 @@ def read(caption: str) -> Reading:
         elif token.text in {",", ".", ";", "but", "while", "then", "with", "wearing"}:
             denied_until = -1
         concept = token.concept
+        if not concept:
+            reading.others += _unknown(token)
+        if _says_nothing(tokens, place):
+            continue
         if token.text.endswith("less") and not concept:
             bare = _concept((token.text.removesuffix("less"),))
             if bare:
@@ -172,17 +213,89 @@ def read(caption: str) -> Reading:
         if concept:
             into = reading.denied if place <= denied_until else reading.affirmed
             into.setdefault(concept, token.text)
+            if into is reading.affirmed:
+                if reading.times[concept] and _is_beside(tokens, place):
+                    reading.joined.add(concept)
+                reading.times[concept] += 1
             if into is reading.denied and _class(concept) in lexicon.THINGS:
                 denied_until = -1
     _read_belongings(tokens, reading)
-    _read_places(tokens, reading)
+    _read_single(tokens, reading)
+    if any(_class(concept) == "sound" for concept in reading.affirmed):
+        # What is "over" another sound is louder, not higher.
+        reading.account = account_of(tokens)
+    else:
+        _read_places(tokens, reading)
     return reading
 
 
-def _read_belongings(tokens: list[_Token], reading: Reading) -> None:
+def _unknown(token: Token) -> list[str]:
+    """Words of a token that neither the tables nor the list of neutral words hold."""
+    parts = [part for word in token.words for part in re.split(r"[-']", word)]
+    grammar = lexicon.NEUTRAL | lexicon.BREAKS | lexicon.COPULAS | lexicon.NEGATIONS
+    return [
+        part
+        for part in parts
+        if len(part) > 2
+        and part not in grammar
+        and not _concept((part,))
+        and not (part.endswith("less") and _concept((part.removesuffix("less"),)))
+    ]
+
+
+def _says_nothing(tokens: list[Token], place: int) -> bool:
+    """The pair in "a pair of trousers"; how a thing, not a person, is where it is ("a vase sits on a table")."""
+    if tokens[place].concept in lexicon.POSTURES:
+        return not _is_of_person(tokens, place)
+    if _class(tokens[place].concept) == "position":
+        # "on the left of" is a relation, read elsewhere; "on the side of" is not.
+        turned = tokens[place].concept in {"on the left", "on the right"}
+        return turned and [t.text for t in tokens[place + 1 : place + 2]] == ["of"]
+    return _is_pair_of_garments(tokens, place)
+
+
+def _is_beside(tokens: list[Token], place: int) -> bool:
+    """ "… walking along a thin woman": a person after "a" and a word of company."""
+    if "person" not in closure(tokens[place].concept):
+        return False
+    before = place - 1
+    while before > 0 and _class(tokens[before].concept) in lexicon.MODIFIERS:
+        before -= 1
+    article, company = tokens[before].text, tokens[before - 1].text if before else ""
+    return article in {"a", "an", "another"} and company in lexicon.COMPANY
+
+
+def _is_of_person(tokens: list[Token], place: int) -> bool:
+    """Whether the verb at ``place`` has a person for its subject: the last thing named, or the first to come."""
+    before = [c for t in tokens[:place] if _class(c := t.concept) in lexicon.THINGS]
+    after = [c for t in tokens[place:] if _class(c := t.concept) in lexicon.THINGS]
+    worn = {"garment", "body"}
+    if any("person" in closure(c) for c in before) and _class(before[-1]) in worn:
+        return True
+    return any("person" in closure(c) for c in (before[-1:] or after[:1]))
+
+
+def _read_single(tokens: list[Token], reading: Reading) -> None:
+    """Things of which there is one, "a red car" or "barks once"; not "a pair of cars", nor "a dog" that barks twice."""
+    waits = ""
+    for place, token in enumerate(tokens):
+        if token.text in {"a", "an", "one", "single"}:
+            waits = token.text
+        elif token.text == "once":
+            heard = (t.concept for t in reversed(tokens[:place]) if _class(t.concept) == "sound")
+            reading.single |= set(list(heard)[:1])
+        elif _class(token.concept) == "count" or token.text in lexicon.BREAKS or token.text == ",":
+            waits = ""
+        elif waits and _class(token.concept) in lexicon.THINGS and not _is_compound(tokens, place):
+            if _class(token.concept) != "sound" or waits in {"one", "single"}:
+                reading.single.add(token.concept)
+            waits = ""
+
+
+def _read_belongings(tokens: list[Token], reading: Reading) -> None:
     """Bind modifiers to the thing that follows them, or, after "is", to the one before."""
-    waiting: list[_Token] = []
-    thing: _Token | None = None
+    waiting: list[Token] = []
+    thing: Token | None = None
     since: list[str] = []  # words since that thing
     skipped = 0
     for place, token in enumerate(tokens):
@@ -196,7 +309,7 @@ def _read_belongings(tokens: list[_Token], reading: Reading) -> None:
             if sound:
                 _bind(reading, token, sound)
         elif kind in lexicon.MODIFIERS and not _names_pattern(token, tokens, place):
-            after_copula = not waiting and any(w in lexicon.COPULAS for w in since)
+            after_copula = not waiting and _follows_copula(since)
             if thing and after_copula and _is_predicate(tokens, place):
                 _bind(reading, token, thing)
                 continue
@@ -221,23 +334,24 @@ def _read_belongings(tokens: list[_Token], reading: Reading) -> None:
             skipped += 1
             if skipped > 2:
                 waiting = []
-        since.append(token.text)
+        if [t.text for t in tokens[place : place + 2]] != ["in", "front"]:
+            since.append(token.text)
 
 
-def _bind(reading: Reading, modifier: _Token, thing: _Token) -> None:
+def _bind(reading: Reading, modifier: Token, thing: Token) -> None:
     reading.belongs.setdefault((modifier.concept, thing.concept), f"{modifier.text} {thing.text}")
 
 
-def _is_pair_of_garments(tokens: list[_Token], place: int) -> bool:
+def _is_pair_of_garments(tokens: list[Token], place: int) -> bool:
     """ "a pair of trousers" counts no trousers."""
-    if tokens[place].text != "pair" or tokens[place + 1 : place + 2] != [_Token(("of",))]:
+    if tokens[place].text != "pair" or tokens[place + 1 : place + 2] != [Token(("of",))]:
         return False
     following = (t for t in tokens[place + 2 :] if _class(t.concept) not in lexicon.MODIFIERS)
     noun = next((t for t in following if t.concept), None)
-    return noun is not None and _class(noun.concept) == "garment"
+    return noun is not None and bool(closure(noun.concept) & lexicon.PAIRED)
 
 
-def _is_compound(tokens: list[_Token], place: int) -> bool:
+def _is_compound(tokens: list[Token], place: int) -> bool:
     """ "dog barks" in "two dog barks", not in "two dogs bark"."""
     word = tokens[place].words[-1]
     plural = word.endswith("s") and (word,) not in _CONCEPT_OF
@@ -245,22 +359,32 @@ def _is_compound(tokens: list[_Token], place: int) -> bool:
     return not plural and _class(following) in lexicon.THINGS
 
 
-def _is_predicate(tokens: list[_Token], place: int) -> bool:
+def _is_predicate(tokens: list[Token], place: int) -> bool:
     """Whether the modifiers from ``place`` on stand alone ("hair is long and blond"), not before a thing."""
     for token in tokens[place:]:
         kind = _class(token.concept)
         if kind in lexicon.THINGS or kind == "pattern":
             return False
-        if kind not in lexicon.MODIFIERS and token.text != "and":
+        if kind not in {*lexicon.MODIFIERS, "loudness"} and token.text not in {"and", "of"}:
             return True
     return True
 
 
-def _is_multiplicative(token: _Token) -> bool:
+def _follows_copula(since: list[str]) -> bool:
+    """Whether the last words are "is" and what may stand between it and a modifier: "is long and", not "is near"."""
+    for word in reversed(since):
+        if word in lexicon.COPULAS:
+            return True
+        if word in lexicon.BREAKS:
+            return False
+    return False
+
+
+def _is_multiplicative(token: Token) -> bool:
     return token.text in {"twice", "thrice"} or token.words[-1] in {"times", "time"}
 
 
-def _names_pattern(token: _Token, tokens: list[_Token], place: int) -> bool:
+def _names_pattern(token: Token, tokens: list[Token], place: int) -> bool:
     """ "white dots", "a logo": the pattern as a noun, not before the thing that has it."""
     if _class(token.concept) != "pattern" or token.words[-1] in {
         "striped",
@@ -273,24 +397,53 @@ def _names_pattern(token: _Token, tokens: list[_Token], place: int) -> bool:
     return following not in lexicon.THINGS | lexicon.MODIFIERS
 
 
-def _read_places(tokens: list[_Token], reading: Reading) -> None:
+def _read_places(tokens: list[Token], reading: Reading) -> None:
     words = [w for token in tokens for w in token.words]
     owners = [token for token in tokens for _ in token.words]
     for place in range(len(words)):
         for phrase, (relation, reverse) in lexicon.RELATIONS.items():
             if tuple(words[place : place + len(phrase)]) != phrase:
                 continue
-            before = _first_thing(reversed(owners[:place]))
-            after = _first_thing(owners[place + len(phrase) :])
+            before, following = _subject(owners[:place]), owners[place + len(phrase) :]
+            after = _first_thing(following, frozenset({".", ";", ","}))
+            if phrase[0] in lexicon.SUPPORTS and len(phrase) == 1:
+                after = _supporting(before, following)
+                if relation == "wearing" and _class(after) not in {"object", "animal"}:
+                    after = ""
+                if following and following[0].text in {"it", "them"}:
+                    after = _first_thing(t for t in reversed(owners[:place]) if t.concept != before)
             if before and after and not _same_thing(before, after):
                 first, second = (after, before) if reverse else (before, after)
                 reading.placed.add((first, relation, second))
 
 
-def _first_thing(tokens: Iterable[_Token]) -> str:
+def _supporting(before: str, following: list[Token]) -> str:
+    """What something is on, over or in, "" for places, and for what is worn or used rather than a place."""
+    for token in following:
+        kind = _class(token.concept)
+        if kind in lexicon.THINGS:
+            worn = kind in {"garment", "body"} and (
+                "person" in closure(before) or _class(before) in {"garment", "body"}
+            )
+            return "" if worn or token.concept == "phone" else token.concept
+        if kind not in lexicon.MODIFIERS and token.text not in {"a", "an", "the", "of", "and"}:
+            return ""
+    return ""
+
+
+def _subject(tokens: list[Token]) -> str:
+    """The thing that a place is told of: the last one named, or whoever wears it."""
+    thing = _first_thing(reversed(tokens))
+    if _class(thing) in {"garment", "body"}:
+        wearer = (t.concept for t in reversed(tokens) if "person" in closure(t.concept))
+        return next(wearer, thing)
+    return thing
+
+
+def _first_thing(tokens: Iterable[Token], ends: frozenset[str] = frozenset({".", ";"})) -> str:
     """Concept of the first thing or place before the sentence ends, "" if there is none."""
     for token in tokens:
-        if token.text in {".", ";"}:
+        if token.text in ends:
             return ""
         if _class(token.concept) in lexicon.THINGS | {"place"}:
             return token.concept
@@ -301,17 +454,17 @@ def _class(concept: str) -> str:
     return _CLASS_OF.get(concept, "")
 
 
-def _tokens(caption: str) -> list[_Token]:
+def _tokens(caption: str) -> list[Token]:
     """Words and phrases of the lexicon, longest first."""
     words = [_DIGITS.get(w, w) for w in _WORD.findall(caption.lower().replace("’", "'"))]
-    tokens: list[_Token] = []
+    tokens: list[Token] = []
     place = 0
     while place < len(words):
         for length in range(min(_LONGEST, len(words) - place), 0, -1):
             phrase = tuple(words[place : place + length])
             concept = _concept(phrase)
             if concept or length == 1:
-                tokens.append(_Token(phrase, concept))
+                tokens.append(Token(phrase, concept))
                 place += length
                 break
     return tokens
