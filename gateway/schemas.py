@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from semlink import links, methods
+from semlink.knowledge import PromptStrategy
 from semlink.v1 import common_pb2, transmitter_pb2
 
 Task = Literal["person", "image", "audio"]
@@ -190,6 +191,9 @@ class QueryBody(_Body):
     )
     knowledge_budget_ms: float = Field(
         0.0, ge=0, le=600_000, description="0: only knowledge that is already kept"
+    )
+    rewrite_strategy: PromptStrategy | None = Field(
+        None, description="how the LLM is asked for rewrites; default few-shot"
     )
     deadline_ms: float = Field(30_000.0, gt=0, le=600_000)
     retrieval: RetrievalBody = Field(default_factory=RetrievalBody)
@@ -400,6 +404,7 @@ def to_query(
         symbols=body.symbols,
         seed=seed,
         knowledge_budget_ms=body.knowledge_budget_ms,
+        rewrite_strategy=body.rewrite_strategy or "",
         retrieval=transmitter_pb2.Retrieval(
             scoring=body.retrieval.scoring or "",
             reranking=body.retrieval.reranking or "",

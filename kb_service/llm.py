@@ -1,10 +1,12 @@
-"""The LLM of the knowledge base: SmolLM2-135M-Instruct, sampled in batches whose rows never touch each other.
+"""The LLM of the knowledge base in this process: by default SmolLM2-135M-Instruct, or any causal language model that
+transformers loads, sampled in batches whose rows never touch each other.
 
 A request's tokens depend on its prompt, temperature and seed alone. Three things see to that:
 
 - every sample draws from a random sequence of its own (Philox, keyed by seed and sample number);
-- where a row's tokens stand in the key-value memory depends on the row alone: shared prefix, then the prompt padded on
-  the left to the next size of :data:`PROMPT_SIZES`, then what was generated; only prompts of one size share a batch;
+- where a row's tokens stand in the key-value memory depends on the row alone: shared prefix (of several that were
+  prepared together, each padded on the left to the longest), then the prompt padded on the left to the next size of
+  :data:`PROMPT_SIZES`, then what was generated; only prompts of one size share a batch;
 - a step never runs with fewer than :data:`MIN_ROWS` rows (fillers are added). Matrix products of one to a few rows take
   other kernels, which differ in the last bits (3e-5 in the logits); from 5 rows on they were bit-identical.
 
@@ -15,6 +17,7 @@ sample could differ where a draw falls within about 1e-5 of a token's edge.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import shutil
 import tempfile
 import time
@@ -27,7 +30,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from semlink.errors import DeadlineExceeded, InvalidField, SemlinkError
+from kb_service.prompting import TextFormat, Turn
+from semlink.errors import DeadlineExceeded, InvalidField, NotFound, SemlinkError
 from semlink.links import stable_seed
 from semlink.models import MODELS, locate
 
@@ -67,11 +71,27 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prompt's beginning that many requests share, with its keys and values, each [1, heads, tokens, size]."""
+    """A prompt's beginning that many requests share, with its keys and values, each [1, heads, width, size].
+
+    ``width`` ≥ ``num_tokens``: what is more is padding on the left. Prefixes of one width share batches.
+    """
 
     text: str
     num_tokens: int
+    width: int
     keys_values: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """What to answer, and how often: ``shared`` turns, then a user's turn ``ask``; the rest as in GenerationRequest."""
+
+    shared: tuple[Turn, ...]
+    ask: str
+    num_samples: int
+    temperature: float
+    seed: int
+    max_new_tokens: int
 
 
 @dataclass(slots=True)
@@ -98,26 +118,104 @@ class LanguageModel:
         self.device = torch.device(device)
         self._model = model.to(self.device).eval()
         self._tokenizer = tokenizer
+        self._format = TextFormat(tokenizer)
+        self._prefixes: dict[tuple[Turn, ...], Prefix] = {}
+        self._context: int = getattr(model.config, "max_position_embeddings", None) or 2**31
         vocabulary = tokenizer.convert_ids_to_tokens(range(model.config.vocab_size))
-        # A byte-level vocabulary writes the newline as "Ċ".
-        self._ends = [t is None or "Ċ" in t for t in vocabulary]
-        for special in tokenizer.all_special_ids:
-            self._ends[special] = True
+        # The newline of byte-level and of byte-fallback vocabularies, and itself.
+        self._ends = [t is None or t == "<0x0A>" or "Ċ" in t or "\n" in t for t in vocabulary]
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        for special in (*tokenizer.all_special_ids, *np.atleast_1d(ends if ends else [])):
+            if special < len(self._ends):
+                self._ends[special] = True
+
+    def prepare(self, beginnings: Sequence[tuple[Turn, ...]]) -> None:
+        """Read the beginnings of dialogues once; dialogues that begin so share batches, whichever their beginning."""
+        prefixes = [self.prefix(self._format.beginning(shared)) for shared in beginnings]
+        width = max(prefix.num_tokens for prefix in prefixes)
+        self._prefixes |= {
+            shared: _widened(prefix, width)
+            for shared, prefix in zip(beginnings, prefixes, strict=True)
+        }
+
+    def answer(
+        self,
+        dialogues: Sequence[Dialogue],
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        deadline: float | None = None,
+    ) -> list[list[str]]:
+        """Samples of each dialogue's next turn, as :meth:`generate`; a beginning that is not prepared is read anew."""
+        prefixes = [
+            self._prefixes.get(d.shared) or self.prefix(self._format.beginning(d.shared))
+            for d in dialogues
+        ]
+        requests = [
+            GenerationRequest(
+                self._format.request(d.shared, d.ask),
+                d.num_samples,
+                d.temperature,
+                d.seed,
+                d.max_new_tokens,
+            )
+            for d in dialogues
+        ]
+        return self.generate(prefixes, requests, cancelled=cancelled, deadline=deadline)
 
     @torch.inference_mode()
     def prefix(self, text: str) -> Prefix:
         """Read a beginning once. Raises InvalidField for an empty one."""
-        tokens = self._tokens(text)
+        tokens = self._opening(text)
         if not tokens:
             raise InvalidField("prefix is empty", field="prefix")
-        cache = self._model.model(
+        cache = self._model.base_model(
             input_ids=torch.tensor([tokens], device=self.device), use_cache=True
         ).past_key_values
-        return Prefix(text, len(tokens), tuple((x.keys, x.values) for x in cache.layers))
+        num = len(tokens)
+        return Prefix(text, num, num, tuple((x.keys, x.values) for x in cache.layers))
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Compare one step of the batched sampler with the model run plainly.
+
+        Raises InvalidField for a model whose memory or attention does not work as the sampler needs it.
+        """
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        layers = DynamicCache(config=self._model.config).layers
+        if any(type(layer) is not DynamicLayer for layer in layers):
+            raise self._unusable("its memory slides or recurs")
+        prefix, short, long = self.prefix("A dog and"), "one", "a cat of many colours"
+        tokens = [self._tokens(short), self._tokens(long)]
+        size = next(s for s in PROMPT_SIZES if s > max(map(len, tokens)))
+        wide = _widened(prefix, prefix.num_tokens + 3)
+        cache, seen = self._read([wide, wide], tokens, size)
+        logits = self._model(
+            input_ids=torch.tensor([[t[-1]] for t in tokens], device=self.device),
+            attention_mask=torch.cat((seen, torch.ones_like(seen[:, :1])), 1)[:, None, None, :],
+            position_ids=torch.tensor(
+                [[prefix.num_tokens + len(t) - 1] for t in tokens], device=self.device
+            ),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+        for found, text in zip(logits, tokens, strict=True):
+            whole = torch.tensor([self._opening(prefix.text) + text], device=self.device)
+            plain = self._model(input_ids=whole).logits[0, -1]
+            if not torch.allclose(found.float(), plain.float(), atol=0.05, rtol=0.05):
+                raise self._unusable("in a padded batch it computes something else than alone")
+
+    def _unusable(self, why: str) -> InvalidField:
+        return InvalidField(
+            f"{self.name} cannot be served in this process: {why}; serve it behind an endpoint instead "
+            "(SEMLINK_LLM=endpoint)",
+            field="SEMLINK_LLM_MODEL",
+        )
 
     def generate(
         self,
-        prefix: Prefix,
+        prefix: Prefix | Sequence[Prefix],
         requests: Sequence[GenerationRequest],
         *,
         top_p: float = 0.95,
@@ -127,26 +225,31 @@ class LanguageModel:
         """Samples of each request, in the order of the requests; each ends at a newline or the end of its turn.
 
         Top-p sampling (Holtzman et al. 2020): of the tokens in descending probability the first that together reach
-        ``top_p`` stay, 0 < top_p ≤ 1. ``deadline`` is in seconds of time.monotonic. Between tokens, raises
-        GenerationCancelled once ``cancelled()`` is true and DeadlineExceeded past the deadline; InvalidField for a
-        prompt that is empty or longer than PROMPT_SIZES allow.
+        ``top_p`` stay, 0 < top_p ≤ 1. ``prefix``: of all, or one a request. ``deadline`` is in seconds of
+        time.monotonic. Between tokens, raises GenerationCancelled once ``cancelled()`` is true and DeadlineExceeded
+        past the deadline; InvalidField for a prompt that is empty or longer than PROMPT_SIZES and the model's context
+        allow.
         """
-        prompts = [self._checked(r, i) for i, r in enumerate(requests)]
+        prefixes = [prefix] * len(requests) if isinstance(prefix, Prefix) else list(prefix)
+        prompts = [
+            self._checked(request, i, prefixes[i].num_tokens) for i, request in enumerate(requests)
+        ]
         texts: list[list[str]] = [[""] * r.num_samples for r in requests]
-        for size, members in _by_size(prompts):
+        for size, members in _by_size(prompts, prefixes):
             for chunk in _chunks(members, requests):
                 rows = self._rows(chunk, requests)
-                self._run(prefix, chunk, rows, prompts, size, top_p, _Stop(cancelled, deadline))
+                self._run(prefixes, chunk, rows, prompts, size, top_p, _Stop(cancelled, deadline))
                 for row in rows:
                     texts[row.request][row.sample] = self._text(row.tokens)
         return texts
 
-    def _checked(self, request: GenerationRequest, index: int) -> list[int]:
-        """The prompt's tokens. Raises InvalidField."""
+    def _checked(self, request: GenerationRequest, index: int, before: int) -> list[int]:
+        """The prompt's tokens, which follow ``before`` others. Raises InvalidField."""
         tokens = self._tokens(request.prompt)
-        if not 1 <= len(tokens) <= PROMPT_SIZES[-1]:
+        most = min(PROMPT_SIZES[-1], self._context - before - request.max_new_tokens)
+        if not 1 <= len(tokens) <= most:
             raise InvalidField(
-                f"requests[{index}].prompt has {len(tokens)} tokens, allowed: 1…{PROMPT_SIZES[-1]}",
+                f"requests[{index}].prompt has {len(tokens)} tokens, allowed: 1…{most}",
                 field=f"requests[{index}].prompt",
             )
         if request.num_samples < 1 or request.max_new_tokens < 1 or not request.temperature > 0:
@@ -171,7 +274,7 @@ class LanguageModel:
     @torch.inference_mode()
     def _run(
         self,
-        prefix: Prefix,
+        prefixes: Sequence[Prefix],
         chunk: Sequence[tuple[int, int]],
         rows: list[_Row],
         prompts: Sequence[list[int]],
@@ -182,7 +285,9 @@ class LanguageModel:
         """Generate the rows of one chunk to their ends."""
         stop.check()
         members = sorted({request for request, _ in chunk})
-        cache, seen = self._read(prefix, [prompts[i] for i in members], size)
+        cache, seen = self._read(
+            [prefixes[i] for i in members], [prompts[i] for i in members], size
+        )
         # From prompts to samples; fillers repeat the last one, so that a step never has fewer than MIN_ROWS rows.
         alive = list(range(len(rows)))
         source = [members.index(row.request) for row in rows]
@@ -191,8 +296,9 @@ class LanguageModel:
         cache.batch_select_indices(chosen)
         seen = seen[chosen]
         token = torch.tensor([prompts[members[i]][-1] for i in source], device=self.device)
-        position = prefix.num_tokens + torch.tensor(
-            [len(prompts[members[i]]) - 1 for i in source], device=self.device
+        position = torch.tensor(
+            [prefixes[members[i]].num_tokens + len(prompts[members[i]]) - 1 for i in source],
+            device=self.device,
         )
         temperature = torch.tensor(
             [rows[min(i, len(rows) - 1)].temperature for i in range(len(source))]
@@ -228,31 +334,36 @@ class LanguageModel:
                 temperature = temperature[chosen.cpu()]
 
     def _read(
-        self, prefix: Prefix, prompts: Sequence[list[int]], size: int
+        self, prefixes: Sequence[Prefix], prompts: Sequence[list[int]], size: int
     ) -> tuple[Any, torch.Tensor]:
-        """Keys and values of prefix and prompts without their last token, and which of them may be seen.
+        """Keys and values of prefixes and prompts without their last token, and which of them may be seen.
 
         The last token is left to the first step, so that all logits come from a step of at least MIN_ROWS rows.
         """
         from transformers import DynamicCache
 
         num, width = len(prompts), size - 1
+        before = prefixes[0].width
         cache = DynamicCache(config=self._model.config)
-        for layer, (keys, values) in enumerate(prefix.keys_values):
-            cache.update(keys.expand(num, -1, -1, -1), values.expand(num, -1, -1, -1), layer)
+        for layer in range(len(prefixes[0].keys_values)):
+            keys, values = (
+                torch.cat([prefix.keys_values[layer][part] for prefix in prefixes])
+                for part in (0, 1)
+            )
+            cache.update(keys, values, layer)
         tokens = torch.zeros(num, width, dtype=torch.int64)
         real = torch.zeros(num, width, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             body = prompt[:-1]
             tokens[row, width - len(body) :] = torch.tensor(body, dtype=torch.int64)
             real[row, width - len(body) :] = True
-        seen = torch.cat((torch.ones(num, prefix.num_tokens, dtype=torch.bool), real), dim=1)
-        causal = torch.ones(width, prefix.num_tokens + width, dtype=torch.bool).tril(
-            prefix.num_tokens
-        )
+        lengths = torch.tensor([prefix.num_tokens for prefix in prefixes])
+        shared = torch.arange(before) >= before - lengths[:, None]
+        seen = torch.cat((shared, real), dim=1)
+        causal = torch.ones(width, before + width, dtype=torch.bool).tril(before)
         # What a padded place computes is never looked at, but it must see something: the prefix.
-        position = prefix.num_tokens + (real.cumsum(dim=1) - 1).clamp_min(0)
-        self._model.model(
+        position = lengths[:, None] + (real.cumsum(dim=1) - 1).clamp_min(0)
+        self._model.base_model(
             input_ids=tokens.to(self.device),
             attention_mask=(seen[:, None, None, :] & causal).to(self.device),
             position_ids=position.to(self.device),
@@ -260,6 +371,14 @@ class LanguageModel:
             use_cache=True,
         )
         return cache, seen.to(self.device)
+
+    def _opening(self, text: str) -> list[int]:
+        """Tokens of a text's beginning: after the token that begins every text, where the tokenizer has one."""
+        tokens = self._tokens(text)
+        first = self._tokenizer.bos_token_id
+        added: list[int] = self._tokenizer(text).input_ids
+        starts = first is not None and added[:1] == [first] and tokens[:1] != [first]
+        return [first, *tokens] if starts else tokens
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
@@ -302,11 +421,26 @@ class _Stop:
             raise DeadlineExceeded("generation ran past its deadline", field="deadline_ms")
 
 
-def _by_size(prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-    """The requests of each prompt size."""
-    sizes = [next(s for s in PROMPT_SIZES if len(p) <= s) for p in prompts]
-    for size in sorted(set(sizes)):
-        yield size, [i for i, s in enumerate(sizes) if s == size]
+def _widened(prefix: Prefix, width: int) -> Prefix:
+    """The prefix padded on the left, where nothing is ever seen."""
+    more = (0, 0, width - prefix.num_tokens, 0)
+    padded = tuple(
+        (torch.nn.functional.pad(keys, more), torch.nn.functional.pad(values, more))
+        for keys, values in prefix.keys_values
+    )
+    return Prefix(prefix.text, prefix.num_tokens, width, padded)
+
+
+def _by_size(
+    prompts: Sequence[list[int]], prefixes: Sequence[Prefix]
+) -> Iterator[tuple[int, list[int]]]:
+    """The requests of each prompt size and prefix width."""
+    kinds = [
+        (next(s for s in PROMPT_SIZES if len(prompt) <= s), prefix.width)
+        for prompt, prefix in zip(prompts, prefixes, strict=True)
+    ]
+    for kind in sorted(set(kinds)):
+        yield kind[0], [i for i, k in enumerate(kinds) if k == kind]
 
 
 def _chunks(
@@ -334,6 +468,57 @@ def load_language_model(cache_dir: Path, *, device: str = "cpu") -> LanguageMode
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return LanguageModel(model, tokenizer, name=MODEL_NAME, device=device)
+
+
+def load_causal_lm(name: str, *, revision: str = "", device: str = "cpu") -> LanguageModel:
+    """Any causal language model of transformers, by its name on the model hub or from a local folder.
+
+    float32 on a CPU, the checkpoint's own type on a GPU. Raises NotFound where there is no such model or the hub cannot
+    be reached, InvalidField for a model that the sampler cannot serve; both name ``SEMLINK_LLM_MODEL``.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local = Path(name).expanduser()
+    source = local if local.is_dir() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision or "main",
+            dtype=torch.float32 if device == "cpu" else "auto",
+        )
+    except (OSError, ValueError) as error:
+        raise NotFound(
+            f"the language model {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            field="SEMLINK_LLM_MODEL",
+        ) from error
+    llm = LanguageModel(model, tokenizer, name=identity_of(name, revision), device=device)
+    llm.check()
+    return llm
+
+
+def identity_of(name: str, revision: str = "") -> str:
+    """What a causal language model is called in keys: a local folder by its content, else name and revision.
+
+    Of files over 16 MiB the size and both ends count. Pin a commit where a revision may move.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"hub:{name}@{revision or 'main'}"
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_END_BYTES if size > _WHOLE_BYTES else size))
+            if size > _WHOLE_BYTES:
+                file.seek(-_END_BYTES, 2)
+                digest.update(file.read())
+    return f"local:{folder.resolve().name}-{digest.hexdigest()}"
+
+
+_WHOLE_BYTES: Final = 16 * 2**20
+_END_BYTES: Final = 2**20
 
 
 def prepare_language_model(cache_dir: Path) -> Path:

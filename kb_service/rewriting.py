@@ -1,7 +1,7 @@
 """Source data generation (SDG): an LLM rewrites a caption; near copies are marked.
 
-``p = softmax(logits / τ)``, sampled after an instruction, examples and the caption (arXiv 2604.05504). Our definition:
-the examples, n = 5 candidates, τ = 0.4, top-p 0.95, and what counts as a copy.
+``p = softmax(logits / τ)``, sampled after an instruction and the caption (arXiv 2604.05504), or as another strategy of
+:mod:`kb_service.prompting` asks. Our definition: n = 5 candidates, τ = 0.4, top-p 0.95, and what counts as a copy.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kb_service.filtering import DUPLICATE
-from kb_service.llm import GenerationRequest, Prefix
+from kb_service.llm import Dialogue
+from kb_service.prompting import STRATEGIES, Turn, strategy_named
 from semlink.errors import InvalidField
+from semlink.knowledge import DEFAULT_STRATEGY, PromptStrategy
 from semlink.telemetry import timed
 from semlink.v1 import knowledge_pb2
 
 PROMPT_VERSION: Final = 1
-"""Part of every key: raise it when INSTRUCTION, EXAMPLES, the format or what is stored changes."""
+"""Part of the default strategy's keys: raise it when its turns, their format or what is stored changes."""
 DEFAULT_CANDIDATES: Final = 5
 DEFAULT_TEMPERATURE: Final = 0.4
 MAX_CANDIDATES: Final = 16
@@ -31,53 +33,32 @@ MAX_CHARACTERS: Final = 2000
 MAX_ITEMS: Final = 1024
 MAX_TEMPERATURE: Final = 2.0
 MAX_NEW_TOKENS: Final = 96
-
-INSTRUCTION: Final = (
-    "You rewrite captions. Say the same thing in other words. "
-    "Keep every colour, object and number. Add nothing."
-)
-EXAMPLES: Final = (
-    (
-        "A woman with long blond hair is wearing a white blouse, a grey skirt and carries a brown handbag.",
-        "A lady whose blond hair is long, dressed in a grey skirt and a white blouse, holding a brown handbag.",
-    ),
-    (
-        "Two dogs are running next to a blue car.",
-        "A blue car with a pair of dogs running beside it.",
-    ),
-    (
-        "A bell rings three times while people are talking.",
-        "People talk as a bell is rung three times.",
-    ),
-    (
-        "A young man without a hat walks in black jeans and a green striped shirt.",
-        "A hatless young male walking, wearing a striped green shirt with black jeans.",
-    ),
-)
-"""Persons, scenes and sounds; each rewrite holds exactly what its caption does."""
+KEY_PREFIX: Final = "rewrites:"
 
 _UNWEIGHTED = frozenset({"a", "an", "the", "and", "is", "are", "was", "were", "then"})
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 
 
 class Generator(Protocol):
-    """What :class:`kb_service.llm.LanguageModel` offers."""
+    """What writes: :class:`kb_service.llm.LanguageModel`, :class:`kb_service.endpoints.ChatEndpoint`."""
 
-    name: str
-
-    def prefix(self, text: str) -> Prefix:
-        """Read a beginning once."""
+    @property
+    def name(self) -> str:
+        """Identity of the LLM, for keys."""
         ...
 
-    def generate(
+    def prepare(self, beginnings: Sequence[tuple[Turn, ...]]) -> None:
+        """Make ready for dialogues that begin so."""
+        ...
+
+    def answer(
         self,
-        prefix: Prefix,
-        requests: Sequence[GenerationRequest],
+        dialogues: Sequence[Dialogue],
         *,
         cancelled: Callable[[], bool],
         deadline: float | None,
     ) -> list[list[str]]:
-        """Continue each request."""
+        """Samples of each dialogue's next turn."""
         ...
 
 
@@ -93,12 +74,19 @@ class Task:
     num_candidates: int
     temperature: float
     seed: int
+    strategy: PromptStrategy = DEFAULT_STRATEGY
 
     def key(self, model: str) -> str:
         """Where the result is kept: a hash of model, prompt and everything that the result depends on."""
-        parts = (model, PROMPT_VERSION, self.text, self.num_candidates, self.temperature, self.seed)
+        asked = (self.text, self.num_candidates, self.temperature, self.seed)
+        parts: tuple[object, ...] = (model, PROMPT_VERSION, *asked)
+        if self.strategy != DEFAULT_STRATEGY:
+            strategy = STRATEGIES[self.strategy]
+            # Whole: what attribute-preserving asks for depends on the lexicon as well.
+            turns = [(turn.role, turn.content) for turn in strategy.shared]
+            parts = (model, strategy.name, strategy.version, turns, strategy.ask(self.text), *asked)
         digest = hashlib.blake2b("\x1f".join(map(repr, parts)).encode(), digest_size=20)
-        return f"rewrites:{digest.hexdigest()}"
+        return f"{KEY_PREFIX}{digest.hexdigest()}"
 
 
 def task_of(item: knowledge_pb2.RewriteItem, *, field: str) -> Task:
@@ -134,6 +122,7 @@ def task_of(item: knowledge_pb2.RewriteItem, *, field: str) -> Task:
         item.num_candidates or DEFAULT_CANDIDATES,
         item.temperature or DEFAULT_TEMPERATURE,
         item.seed,
+        strategy_named(item.strategy, field=f"{field}.strategy").name,
     )
 
 
@@ -142,9 +131,9 @@ class Rewriter:
 
     def __init__(self, llm: Generator, embed: Embed) -> None:
         self.name = llm.name
+        self.embed = embed
         self._llm = llm
-        self._embed = embed
-        self._prefix = llm.prefix(prompt_prefix())
+        llm.prepare([strategy.shared for strategy in STRATEGIES.values()])
 
     def __call__(
         self,
@@ -155,11 +144,12 @@ class Rewriter:
     ) -> list[knowledge_pb2.RewriteSet]:
         """Every candidate of each task with its similarity; ``reason`` is "duplicate" or "", ``kept`` not yet set.
 
-        Raises what :meth:`kb_service.llm.LanguageModel.generate` raises.
+        Tasks of different strategies and temperatures share batches. Raises what the generator's ``answer`` raises.
         """
-        requests = [
-            GenerationRequest(
-                prompt_of(task.text),
+        dialogues = [
+            Dialogue(
+                STRATEGIES[task.strategy].shared,
+                STRATEGIES[task.strategy].ask(task.text),
                 task.num_candidates,
                 task.temperature,
                 task.seed,
@@ -169,9 +159,7 @@ class Rewriter:
             for task in tasks
         ]
         with timed("knowledge.generate"):
-            texts = self._llm.generate(
-                self._prefix, requests, cancelled=cancelled, deadline=deadline
-            )
+            texts = self._llm.answer(dialogues, cancelled=cancelled, deadline=deadline)
         with timed("knowledge.similarity"):
             return [
                 self._measured(task.text, candidates)
@@ -181,7 +169,7 @@ class Rewriter:
     def _measured(self, source: str, candidates: Sequence[str]) -> knowledge_pb2.RewriteSet:
         written = [c for c in candidates if c]
         # One set at a time: an embedding must not depend on who else is rewritten.
-        vectors = self._embed([source, *written])
+        vectors = self.embed([source, *written])
         similarities = vectors[1:] @ vectors[0]
         found = knowledge_pb2.RewriteSet()
         for text, similarity in zip(written, similarities.tolist(), strict=True):
@@ -205,14 +193,3 @@ def mark_duplicates(source: str, found: knowledge_pb2.RewriteSet) -> None:
 
 def _signature(text: str) -> tuple[str, ...]:
     return tuple(w for w in _WORD.findall(text.lower()) if w not in _UNWEIGHTED)
-
-
-def prompt_prefix() -> str:
-    """Instruction and examples, in the model's chat format."""
-    turns = "".join(f"{prompt_of(caption)}{rewrite}<|im_end|>\n" for caption, rewrite in EXAMPLES)
-    return f"<|im_start|>system\n{INSTRUCTION}<|im_end|>\n{turns}"
-
-
-def prompt_of(caption: str) -> str:
-    """The turn that asks for a rewrite."""
-    return f"<|im_start|>user\nRewrite this caption: {caption}<|im_end|>\n<|im_start|>assistant\n"

@@ -127,9 +127,8 @@ def grpc_page() -> str:
         for i, service in enumerate(file.service):
             lines += [f"### service {service.name}", "", _prose(comments.get((6, i), "")), ""]
             for j, method in enumerate(service.method):
-                signature = (
-                    f"`{method.name}({_short(method.input_type)}) → {_short(method.output_type)}`"
-                )
+                answer = "stream " * method.server_streaming + _short(method.output_type)
+                signature = f"`{method.name}({_short(method.input_type)}) → {answer}`"
                 lines += [f"- {signature}: {_prose(comments.get((6, i, 2, j), '')) or '–'}"]
             lines.append("")
         for i, message in enumerate(file.message_type):

@@ -8,6 +8,7 @@ Every method may raise any :class:`semlink.errors.SemlinkError`. The caller's de
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from semlink.v1 import channel_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
@@ -110,4 +111,80 @@ class KnowledgeRoom(Protocol):
         self, request: knowledge_pb2.PredictCsiRequest
     ) -> knowledge_pb2.PredictCsiResponse:
         """CSI of the slot of transmission from past reports."""
+        ...
+
+
+class KnowledgeKeeper(Protocol):
+    """What is kept of rewrites: listed, searched, exchanged, made in bulk."""
+
+    async def list_strategies(
+        self, request: knowledge_pb2.ListStrategiesRequest
+    ) -> knowledge_pb2.ListStrategiesResponse:
+        """The ways to ask the LLM."""
+        ...
+
+    async def list_entries(
+        self, request: knowledge_pb2.ListEntriesRequest
+    ) -> knowledge_pb2.ListEntriesResponse:
+        """A page of what is kept."""
+        ...
+
+    async def get_entry(
+        self, request: knowledge_pb2.GetEntryRequest
+    ) -> knowledge_pb2.KnowledgeEntry:
+        """One entry."""
+        ...
+
+    async def search_entries(
+        self, request: knowledge_pb2.SearchEntriesRequest
+    ) -> knowledge_pb2.SearchEntriesResponse:
+        """The entries whose captions are nearest to a text."""
+        ...
+
+    async def import_entries(
+        self, request: knowledge_pb2.ImportEntriesRequest
+    ) -> knowledge_pb2.ImportEntriesResponse:
+        """Keep exported entries."""
+        ...
+
+    async def delete_entries(
+        self, request: knowledge_pb2.DeleteEntriesRequest
+    ) -> knowledge_pb2.DeleteEntriesResponse:
+        """Forget entries."""
+        ...
+
+    async def get_statistics(
+        self, request: knowledge_pb2.GetStatisticsRequest
+    ) -> knowledge_pb2.KnowledgeStatistics:
+        """How much is kept."""
+        ...
+
+    async def start_enrichment(
+        self, request: knowledge_pb2.StartEnrichmentRequest
+    ) -> knowledge_pb2.Enrichment:
+        """Rewrite a corpus in the background."""
+        ...
+
+    async def get_enrichment(
+        self, request: knowledge_pb2.GetEnrichmentRequest
+    ) -> knowledge_pb2.Enrichment:
+        """How far a job is."""
+        ...
+
+    async def list_enrichments(
+        self, request: knowledge_pb2.ListEnrichmentsRequest
+    ) -> knowledge_pb2.ListEnrichmentsResponse:
+        """Every job."""
+        ...
+
+    async def cancel_enrichment(
+        self, request: knowledge_pb2.CancelEnrichmentRequest
+    ) -> knowledge_pb2.Enrichment:
+        """Stop a job."""
+        ...
+
+    def export_entries(
+        self, request: knowledge_pb2.ExportEntriesRequest
+    ) -> AsyncIterator[knowledge_pb2.KnowledgeEntry]:
+        """Everything that is kept."""
         ...

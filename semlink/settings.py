@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import semlink
@@ -41,6 +41,24 @@ class Settings(BaseSettings):
     """Threads of torch and OpenMP in each service; default half of the cores this process may use."""
     profile: Literal["embedded", "hub"] = "embedded"
     """"embedded": models from installed packages; "hub": larger models by name from a model hub."""
+
+    # the knowledge base's language model
+    llm: Literal["", "embedded", "hub", "endpoint"] = ""
+    """"embedded": SmolLM2-135M-Instruct from its package; "hub": ``llm_model`` in this process, by transformers;
+    "endpoint": ``llm_model`` behind ``llm_url``. Empty: "hub" where the profile is and ``llm_model`` is named, else
+    "embedded"."""
+    llm_model: str = Field("", max_length=300)
+    """Name on the model hub or local folder of any causal language model; or the name that an endpoint knows it by."""
+    llm_revision: str = Field("", max_length=100)
+    """Branch, tag or commit of a model of the hub. Rewrites are kept by it: a commit never changes its meaning."""
+    llm_url: str = Field("", pattern=r"^(https?://\S+)?$")
+    """Base URL of an OpenAI-compatible endpoint, up to and with "/v1"."""
+    llm_api_key: SecretStr = SecretStr("")
+    """Sent to the endpoint as bearer token; shown nowhere."""
+    llm_timeout_s: float = Field(60.0, gt=0, le=600)
+    """Longest time that the endpoint may take for one answer."""
+    llm_retries: int = Field(3, ge=0, le=10)
+    """Tries after the first when the endpoint answers 429 or 5xx, or cannot be reached."""
 
     # files
     cache_dir: Path = Path("~/.cache/semlink")
@@ -154,7 +172,11 @@ class Settings(BaseSettings):
         return "127.0.0.1" if self.host in ("0.0.0.0", "::", "[::]") else self.host
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables, for a child process; OpenMP's threads too."""
-        return {_PREFIX + name.upper(): str(value) for name, value in self} | {
+        """These settings as environment variables, for a child process; OpenMP's threads too. Holds secrets."""
+        values = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in self
+        }
+        return {_PREFIX + name.upper(): value for name, value in values.items()} | {
             "OMP_NUM_THREADS": str(self.num_threads)
         }

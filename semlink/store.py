@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -68,7 +69,22 @@ class Store(Protocol):
         ...
 
     async def put_knowledge(self, entries: Mapping[str, bytes]) -> None:
-        """Keep knowledge for ever."""
+        """Keep knowledge until it is deleted."""
+        ...
+
+    async def scan_knowledge(self, cursor: int, count: int) -> tuple[int, dict[str, bytes]]:
+        """About ``count`` entries from ``cursor`` on (0: the beginning) and the next cursor, 0 after the last.
+
+        An entry that is there during the whole scan comes at least once; one that comes or goes meanwhile may.
+        """
+        ...
+
+    async def delete_knowledge(self, keys: Sequence[str]) -> int:
+        """Forget what is kept under the keys; returns how many there were."""
+        ...
+
+    async def count_knowledge(self) -> int:
+        """How many entries are kept."""
         ...
 
     async def ping(self) -> None:
@@ -78,6 +94,9 @@ class Store(Protocol):
     async def close(self) -> None:
         """Give connections back."""
         ...
+
+
+_NOTHING: Final = (0, None)
 
 
 class MemoryStore:
@@ -94,7 +113,11 @@ class MemoryStore:
         self._expires: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._links: dict[str, bytes] = {}
         self._clocks: dict[str, int] = {}
-        self._knowledge: dict[str, bytes] = {}
+        # key -> (running number, entry); a scan goes by the numbers, so that deletions do not move its place
+        self._knowledge: dict[str, tuple[int, bytes]] = {}
+        self._numbers: list[int] = []
+        self._numbered: dict[int, str] = {}
+        self._next_number = 1
 
     def _refresh(self, key: tuple[str, int]) -> None:
         now = self._clock()
@@ -175,12 +198,46 @@ class MemoryStore:
     async def knowledge(self, keys: Sequence[str]) -> list[bytes | None]:
         """See :meth:`Store.knowledge`."""
         with self._lock:
-            return [self._knowledge.get(key) for key in keys]
+            return [self._knowledge.get(key, _NOTHING)[1] for key in keys]
 
     async def put_knowledge(self, entries: Mapping[str, bytes]) -> None:
         """See :meth:`Store.put_knowledge`."""
         with self._lock:
-            self._knowledge.update(entries)
+            for key, entry in entries.items():
+                number = self._knowledge.get(key, _NOTHING)[0]
+                if not number:
+                    number = self._next_number
+                    self._next_number += 1
+                    self._numbers.append(number)
+                    self._numbered[number] = key
+                self._knowledge[key] = number, entry
+
+    async def scan_knowledge(self, cursor: int, count: int) -> tuple[int, dict[str, bytes]]:
+        """See :meth:`Store.scan_knowledge`."""
+        with self._lock:
+            start = bisect_left(self._numbers, cursor)
+            numbers = self._numbers[start : start + count]
+            keys = [self._numbered[number] for number in numbers]
+            more = start + count < len(self._numbers)
+            return self._numbers[start + count] if more else 0, {
+                key: self._knowledge[key][1] for key in keys
+            }
+
+    async def delete_knowledge(self, keys: Sequence[str]) -> int:
+        """See :meth:`Store.delete_knowledge`."""
+        with self._lock:
+            found = [
+                self._knowledge.pop(key)[0] for key in dict.fromkeys(keys) if key in self._knowledge
+            ]
+            for number in found:
+                del self._numbers[bisect_left(self._numbers, number)]
+                del self._numbered[number]
+            return len(found)
+
+    async def count_knowledge(self) -> int:
+        """See :meth:`Store.count_knowledge`."""
+        with self._lock:
+            return len(self._knowledge)
 
     async def ping(self) -> None:
         """See :meth:`Store.ping`."""
@@ -365,6 +422,26 @@ class RedisStore:
             return
         async with self._available():
             await cast(Any, self._redis.hset(_KNOWLEDGE_KEY, mapping=cast(Any, dict(entries))))
+
+    async def scan_knowledge(self, cursor: int, count: int) -> tuple[int, dict[str, bytes]]:
+        """See :meth:`Store.scan_knowledge`."""
+        async with self._available():
+            following, found = await cast(
+                Any, self._redis.hscan(_KNOWLEDGE_KEY, cursor, count=count)
+            )
+        return int(following), {key.decode(): entry for key, entry in found.items()}
+
+    async def delete_knowledge(self, keys: Sequence[str]) -> int:
+        """See :meth:`Store.delete_knowledge`."""
+        if not keys:
+            return 0
+        async with self._available():
+            return int(await cast(Any, self._redis.hdel(_KNOWLEDGE_KEY, *keys)))
+
+    async def count_knowledge(self) -> int:
+        """See :meth:`Store.count_knowledge`."""
+        async with self._available():
+            return int(await cast(Any, self._redis.hlen(_KNOWLEDGE_KEY)))
 
     async def ping(self) -> None:
         """See :meth:`Store.ping`."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from semlink.corpora.media_io import decode_audio, decode_image
 from semlink.corpora.registry import check_corpus, default_corpus
 from semlink.errors import InvalidField
+from semlink.knowledge import DEFAULT_STRATEGY, PROMPT_STRATEGIES
 from semlink.links import validate_link
 from semlink.methods import (
     EXTRACTIONS,
@@ -82,6 +83,12 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
         raise InvalidField(
             f"{field}.knowledge_budget_ms is {query.knowledge_budget_ms}, allowed: 0…600000 ms",
             field=f"{field}.knowledge_budget_ms",
+        )
+    if query.rewrite_strategy not in ("", *PROMPT_STRATEGIES):
+        raise InvalidField(
+            f"{field}.rewrite_strategy is {query.rewrite_strategy!r}, "
+            f"allowed: {', '.join(PROMPT_STRATEGIES)}; empty: {DEFAULT_STRATEGY}",
+            field=f"{field}.rewrite_strategy",
         )
     match query.WhichOneof("link"):
         case None:

@@ -196,6 +196,7 @@ class Transmitter:
                     temperature=REWRITE_TEMPERATURE,
                     min_similarity=MIN_SIMILARITY,
                     filter=w.query.method.filtered,
+                    strategy=w.query.message.rewrite_strategy,
                 )
                 for w in work
             ],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Final, Self, TypeVar
 
 import grpc
@@ -61,17 +62,8 @@ class RoomClient:
         Raises the error that the room raised; Unavailable when it cannot be reached, DeadlineExceeded,
         InvalidField for a request over 16 MiB, CorruptTensor for an answer that does not parse.
         """
-        data = request.SerializeToString()
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise InvalidField(
-                f"request has {len(data)} bytes, allowed: {MAX_MESSAGE_BYTES}", field="request"
-            )
-        left = remaining_s()
-        expires = time.monotonic() + (self._default_deadline_s if left is None else left)
-        channel = await self._connected(expires)
-        left = expires - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(f"the deadline passed before {self._room} was called")
+        data = _data(request)
+        channel, left = await self._ready()
         rpc = self._calls.get(method)
         if rpc is None:
             rpc = channel.unary_unary(f"/{self._service}/{method}")
@@ -80,12 +72,43 @@ class RoomClient:
             reply = await rpc(data, timeout=left)
         except grpc.aio.AioRpcError as error:
             raise error_of(error, callee=self._room) from error
+        return self._parsed(reply, answer)
+
+    async def stream(
+        self, method: str, request: Message, answer: type[_Response]
+    ) -> AsyncIterator[_Response]:
+        """As :meth:`call`, for an RPC whose answers are streamed; leaving the loop ends the call."""
+        data = _data(request)
+        channel, left = await self._ready()
+        rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            f"/{self._service}/{method}"
+        )
+        replies = rpc(data, timeout=left)
+        try:
+            async for reply in replies:
+                yield self._parsed(reply, answer)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, callee=self._room) from error
+        finally:
+            replies.cancel()
+
+    def _parsed(self, reply: bytes, answer: type[_Response]) -> _Response:
         try:
             return answer.FromString(reply)
         except DecodeError as error:
             raise CorruptTensor(
                 f"{self._room}'s answer does not parse: {error}", field="response"
             ) from error
+
+    async def _ready(self) -> tuple[grpc.aio.Channel, float]:
+        """The connected channel, and the seconds that are left for a call."""
+        left = remaining_s()
+        expires = time.monotonic() + (self._default_deadline_s if left is None else left)
+        channel = await self._connected(expires)
+        left = expires - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"the deadline passed before {self._room} was called")
+        return channel, left
 
     async def _connected(self, expires: float) -> grpc.aio.Channel:
         """The channel once it is connected. Raises Unavailable, or DeadlineExceeded if that comes first."""
@@ -142,6 +165,15 @@ class RoomClient:
 
     async def __aexit__(self, *_: Any) -> None:
         await self.close()
+
+
+def _data(request: Message) -> bytes:
+    data = request.SerializeToString()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise InvalidField(
+            f"request has {len(data)} bytes, allowed: {MAX_MESSAGE_BYTES}", field="request"
+        )
+    return data
 
 
 class TransmitterClient(RoomClient):
@@ -231,7 +263,7 @@ class ReceiverClient(RoomClient):
 
 
 class KnowledgeClient(RoomClient):
-    """:class:`semlink.rooms.KnowledgeRoom` over gRPC."""
+    """:class:`semlink.rooms.KnowledgeRoom` and :class:`semlink.rooms.KnowledgeKeeper` over gRPC."""
 
     async def rewrite(self, request: knowledge_pb2.RewriteRequest) -> knowledge_pb2.RewriteResponse:
         """Call ``Rewrite``."""
@@ -242,6 +274,79 @@ class KnowledgeClient(RoomClient):
     ) -> knowledge_pb2.PredictCsiResponse:
         """Call ``PredictCsi``."""
         return await self.call("PredictCsi", request, knowledge_pb2.PredictCsiResponse)
+
+    async def list_strategies(
+        self, request: knowledge_pb2.ListStrategiesRequest
+    ) -> knowledge_pb2.ListStrategiesResponse:
+        """Call ``ListStrategies``."""
+        return await self.call("ListStrategies", request, knowledge_pb2.ListStrategiesResponse)
+
+    async def list_entries(
+        self, request: knowledge_pb2.ListEntriesRequest
+    ) -> knowledge_pb2.ListEntriesResponse:
+        """Call ``ListEntries``."""
+        return await self.call("ListEntries", request, knowledge_pb2.ListEntriesResponse)
+
+    async def get_entry(
+        self, request: knowledge_pb2.GetEntryRequest
+    ) -> knowledge_pb2.KnowledgeEntry:
+        """Call ``GetEntry``."""
+        return await self.call("GetEntry", request, knowledge_pb2.KnowledgeEntry)
+
+    async def search_entries(
+        self, request: knowledge_pb2.SearchEntriesRequest
+    ) -> knowledge_pb2.SearchEntriesResponse:
+        """Call ``SearchEntries``."""
+        return await self.call("SearchEntries", request, knowledge_pb2.SearchEntriesResponse)
+
+    async def import_entries(
+        self, request: knowledge_pb2.ImportEntriesRequest
+    ) -> knowledge_pb2.ImportEntriesResponse:
+        """Call ``ImportEntries``."""
+        return await self.call("ImportEntries", request, knowledge_pb2.ImportEntriesResponse)
+
+    async def delete_entries(
+        self, request: knowledge_pb2.DeleteEntriesRequest
+    ) -> knowledge_pb2.DeleteEntriesResponse:
+        """Call ``DeleteEntries``."""
+        return await self.call("DeleteEntries", request, knowledge_pb2.DeleteEntriesResponse)
+
+    async def get_statistics(
+        self, request: knowledge_pb2.GetStatisticsRequest
+    ) -> knowledge_pb2.KnowledgeStatistics:
+        """Call ``GetStatistics``."""
+        return await self.call("GetStatistics", request, knowledge_pb2.KnowledgeStatistics)
+
+    async def start_enrichment(
+        self, request: knowledge_pb2.StartEnrichmentRequest
+    ) -> knowledge_pb2.Enrichment:
+        """Call ``StartEnrichment``."""
+        return await self.call("StartEnrichment", request, knowledge_pb2.Enrichment)
+
+    async def get_enrichment(
+        self, request: knowledge_pb2.GetEnrichmentRequest
+    ) -> knowledge_pb2.Enrichment:
+        """Call ``GetEnrichment``."""
+        return await self.call("GetEnrichment", request, knowledge_pb2.Enrichment)
+
+    async def list_enrichments(
+        self, request: knowledge_pb2.ListEnrichmentsRequest
+    ) -> knowledge_pb2.ListEnrichmentsResponse:
+        """Call ``ListEnrichments``."""
+        return await self.call("ListEnrichments", request, knowledge_pb2.ListEnrichmentsResponse)
+
+    async def cancel_enrichment(
+        self, request: knowledge_pb2.CancelEnrichmentRequest
+    ) -> knowledge_pb2.Enrichment:
+        """Call ``CancelEnrichment``."""
+        return await self.call("CancelEnrichment", request, knowledge_pb2.Enrichment)
+
+    async def export_entries(
+        self, request: knowledge_pb2.ExportEntriesRequest
+    ) -> AsyncIterator[knowledge_pb2.KnowledgeEntry]:
+        """Call ``ExportEntries``."""
+        async for entry in self.stream("ExportEntries", request, knowledge_pb2.KnowledgeEntry):
+            yield entry
 
 
 def transmitter_client(address: str, settings: Settings | None = None) -> TransmitterClient:

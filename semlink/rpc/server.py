@@ -8,7 +8,7 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -86,37 +86,66 @@ class _Typed(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         path = handler_call_details.method
-        if handler is None or handler.unary_unary is None or not path.startswith("/semlink."):
+        if handler is None or not path.startswith("/semlink."):
             return handler
-        method, behaviour = path.rpartition("/")[2], handler.unary_unary
-        parse = handler.request_deserializer or bytes
+        method, parse = path.rpartition("/")[2], handler.request_deserializer or bytes
+        if handler.unary_stream is not None:
+            streaming = self._streaming(method, parse, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(
+                cast(Any, streaming), None, handler.response_serializer
+            )
+        behaviour = handler.unary_unary
+        if behaviour is None:
+            return handler
 
         async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 with counted_request(self._room, method):
                     return await self._answer(data, context, parse, behaviour)
-            except SemlinkError as error:
-                # an error of a room further on has its gRPC error as cause, and was counted there
-                if isinstance(error, CorruptTensor) and not isinstance(
-                    error.__cause__, grpc.aio.AioRpcError
-                ):
-                    CRC_REJECTED.labels(self._room).inc()
-                code, details, trailing = status_of(error)
-                _log.info("refused", method=method, code=code.name, field=error.field, why=details)
-            except Exception:  # noqa: BLE001  # the outermost frame of a call: logged, not leaked
-                error_id = uuid.uuid4().hex[:12]
-                _log.exception("internal error", method=method, error_id=error_id)
-                code, details, trailing = (
-                    grpc.StatusCode.INTERNAL,
-                    f"internal error {error_id}",
-                    (),
-                )
-            return await context.abort(code, details, trailing)
+            except Exception as error:  # noqa: BLE001  # the outermost frame of a call
+                refusal = self._refusal(error, method)
+            return await context.abort(*refusal)
 
         # parsed by us: a message that does not parse is then counted and typed like every bad input
         return grpc.unary_unary_rpc_method_handler(
             cast(Any, call), None, handler.response_serializer
         )
+
+    def _streaming(
+        self, method: str, parse: Callable[[bytes], Any], behaviour: Callable[..., Any]
+    ) -> Callable[..., AsyncIterator[Any]]:
+        """A call whose answers are streamed: an error may come after some of them."""
+
+        async def stream(
+            data: bytes, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            try:
+                with counted_request(self._room, method):
+                    async for answer in behaviour(self._request(data, context, parse), context):
+                        yield answer
+                return
+            except Exception as error:  # noqa: BLE001  # the outermost frame of a call
+                refusal = self._refusal(error, method)
+            await context.abort(*refusal)
+
+        return stream
+
+    def _refusal(
+        self, error: Exception, method: str
+    ) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+        """Status of an error; what is not ours is logged under an id, not leaked."""
+        if not isinstance(error, SemlinkError):
+            error_id = uuid.uuid4().hex[:12]
+            _log.error("internal error", method=method, error_id=error_id, exc_info=error)
+            return grpc.StatusCode.INTERNAL, f"internal error {error_id}", ()
+        # an error of a room further on has its gRPC error as cause, and was counted there
+        if isinstance(error, CorruptTensor) and not isinstance(
+            error.__cause__, grpc.aio.AioRpcError
+        ):
+            CRC_REJECTED.labels(self._room).inc()
+        code, details, trailing = status_of(error)
+        _log.info("refused", method=method, code=code.name, field=error.field, why=details)
+        return code, details, trailing
 
     async def _answer(
         self,
@@ -125,6 +154,16 @@ class _Typed(grpc.aio.ServerInterceptor):
         parse: Callable[[bytes], Any],
         behaviour: Callable[..., Any],
     ) -> Any:
+        answer = behaviour(self._request(data, context, parse), context)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _request(
+        self,
+        data: bytes,
+        context: grpc.aio.ServicerContext[Any, Any],
+        parse: Callable[[bytes], Any],
+    ) -> Any:
+        """The request; the caller's deadline is set from here on."""
         if not self.warm:
             raise Unavailable(f"{self._room} is not ready")
         try:
@@ -133,8 +172,7 @@ class _Typed(grpc.aio.ServerInterceptor):
             raise InvalidField(f"request does not parse: {error}", field="request") from error
         left = context.time_remaining()
         deadline.set(None if left is None else time.monotonic() + left)
-        answer = behaviour(request, context)
-        return await answer if inspect.isawaitable(answer) else answer
+        return request
 
 
 def face(room_name: RoomName, room: object) -> Register:
@@ -147,13 +185,18 @@ def face(room_name: RoomName, room: object) -> Register:
     for method in service.methods:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
         handle = getattr(room, name, None)
-        if not inspect.iscoroutinefunction(handle):
-            raise TypeError(f"{type(room).__name__} has no `async def {name}`")
+        streams = method.server_streaming
+        if not (inspect.isasyncgenfunction if streams else inspect.iscoroutinefunction)(handle):
+            kind = "that yields" if streams else ""
+            raise TypeError(f"{type(room).__name__} has no `async def {name}` {kind}".rstrip())
 
         def behaviour(request: Message, _context: object, handle: Any = handle) -> Any:
             return handle(request)
 
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+        handler = (
+            grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        )
+        handlers[method.name] = handler(
             behaviour,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from kb_service.llm import MODEL_NAME, GenerationCancelled
@@ -68,6 +69,15 @@ class CountingStore(MemoryStore):
         return await super().reports(wanted)
 
 
+def _letters(texts):
+    """Sentences by their letters: a stand-in with the embedding's shape and norm."""
+    counts = np.zeros((len(texts), 384), np.float32)
+    for row, text in zip(counts, texts, strict=True):
+        for letter in text.lower():
+            row[ord(letter) % 384] += 1
+    return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
 @pytest.fixture
 def llm():
     return ScriptedRewriter()
@@ -80,7 +90,7 @@ def store():
 
 @pytest.fixture
 async def room(store, llm):
-    room = KnowledgeBase(store, load_rewriter=lambda: llm)
+    room = KnowledgeBase(store, embed=_letters, load_rewriter=lambda: llm)
     yield room
     await room.close()
 
@@ -179,12 +189,18 @@ async def test_who_waits_goes_before_the_background(room, llm):
     await waiting
     assert llm.calls[0] == ["first"]
     assert llm.calls[1][0] == "urgent"
-    # 24 rows of 3 candidates each
-    assert len(llm.calls[1]) == 8
+    # by itself: nobody waits for the others, and they would slow it down
+    assert llm.calls[1] == ["urgent"]
+    await _until(lambda: not room._jobs)
+    # "first" gave way and begins anew; 24 rows of 3 candidates each
+    assert llm.calls[2] == ["first", *(f"caption {i}" for i in range(7))]
+    assert sorted(t for c in llm.calls[2:] for t in c) == sorted(
+        ["first", *(f"caption {i}" for i in range(20))]
+    )
 
 
 async def test_the_queue_is_bounded(store, llm):
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, max_waiting=2)
+    room = KnowledgeBase(store, embed=_letters, load_rewriter=lambda: llm, max_waiting=2)
     found = (await room.rewrite(_ask("a", "b", "c"))).sets
     assert [s.degraded[0].reason.startswith("not kept yet") for s in found] == [True, True, False]
     assert "2 captions wait" in found[2].degraded[0].reason
@@ -192,7 +208,7 @@ async def test_the_queue_is_bounded(store, llm):
 
 
 async def test_closing_stops_generation_and_answers_who_waits(store, llm):
-    room = KnowledgeBase(store, load_rewriter=lambda: llm)
+    room = KnowledgeBase(store, embed=_letters, load_rewriter=lambda: llm)
     waiting = asyncio.create_task(room.rewrite(_ask("a", *"bcdefghij", budget_ms=60_000)))
     await _until(lambda: llm.calls)
     async with asyncio.timeout(3):
@@ -205,7 +221,7 @@ async def test_without_the_llm_it_says_how_to_install_it_and_serves_csi(store):
     def missing():
         raise NotFound("model 'smollm2' is not installed: run `pip install X`")
 
-    room = KnowledgeBase(store, load_rewriter=missing)
+    room = KnowledgeBase(store, embed=_letters, load_rewriter=missing)
     for _ in range(2):
         (found,) = (await room.rewrite(_ask(CAPTION, budget_ms=5000))).sets
         assert "pip install X" in found.degraded[0].reason
@@ -216,14 +232,14 @@ async def test_without_the_llm_it_says_how_to_install_it_and_serves_csi(store):
 
 async def test_what_was_kept_is_served_without_the_llm(store, llm):
     llm.gate.set()
-    first = KnowledgeBase(store, load_rewriter=lambda: llm)
+    first = KnowledgeBase(store, embed=_letters, load_rewriter=lambda: llm)
     await first.rewrite(_ask(CAPTION, budget_ms=5000))
     await first.close()
 
     def missing():
         raise NotFound("not installed")
 
-    second = KnowledgeBase(store, load_rewriter=missing)
+    second = KnowledgeBase(store, embed=_letters, load_rewriter=missing)
     assert (await second.rewrite(_ask(CAPTION))).sets[0].cached
     await second.close()
 

@@ -8,12 +8,13 @@ import torch
 
 from kb_service.llm import (
     MODEL_NAME,
+    Dialogue,
     GenerationCancelled,
     GenerationRequest,
     load_language_model,
     sample_top_p,
 )
-from kb_service.rewriting import prompt_of, prompt_prefix
+from kb_service.prompting import STRATEGIES
 from semlink.errors import DeadlineExceeded, InvalidField, NotFound
 from semlink.models import locate
 from semlink.settings import Settings
@@ -156,8 +157,41 @@ def test_the_converted_model_is_in_the_cache_and_nothing_half_done(llm):
     assert not list(cache.glob(f"{MODEL_NAME}.*/"))
 
 
+def test_strategies_and_temperatures_share_a_batch_and_change_nothing(llm, monkeypatch):
+    """Also not what few-shot gave when it was alone: its beginning is the longest, hence not padded."""
+    asked = [
+        Dialogue(s.shared, s.ask(f"A {colour} bus."), samples, temperature, seed, 4)
+        for seed, (s, colour, samples, temperature) in enumerate(
+            zip(
+                STRATEGIES.values(),
+                ("red", "blue", "green"),
+                (9, 8, 7),
+                (0.4, 0.9, 1.3),
+                strict=True,
+            )
+        )
+    ]
+    few_shot = asked[1]
+    plain = llm.prefix(llm._format.beginning(few_shot.shared))
+    request = llm._format.request(few_shot.shared, few_shot.ask)
+    (before,) = llm.generate(plain, [_request(request, samples=8, temperature=0.9, seed=1)])
+    llm.prepare([s.shared for s in STRATEGIES.values()])
+    assert llm._prefixes[few_shot.shared].width == plain.num_tokens
+    runs = []
+    run = llm._run
+    monkeypatch.setattr(llm, "_run", lambda *args: (runs.append(args[1]), run(*args)))
+    together = llm.answer(asked)
+    assert [len(chunk) for chunk in runs] == [24], "not one batch"
+    for i, dialogue in enumerate(asked):
+        assert llm.answer([dialogue])[0] == together[i]
+    assert together[1] == before
+    assert len({*together[0], *together[1], *together[2]}) > 3
+
+
 @pytest.mark.slow
 def test_rewrites_of_a_caption_stay_near_it(llm):
     caption = "A dog barks twice, then rain falls."
-    (texts,) = llm.generate(llm.prefix(prompt_prefix()), [_request(prompt_of(caption), tokens=20)])
+    few_shot = STRATEGIES["few-shot"]
+    dialogue = Dialogue(few_shot.shared, few_shot.ask(caption), 2, 0.9, 0, 20)
+    (texts,) = llm.answer([dialogue])
     assert all("dog" in text.lower() or "rain" in text.lower() for text in texts)

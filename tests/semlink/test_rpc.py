@@ -26,7 +26,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from kb_service.room import KnowledgeBase
 from semlink import errors, rooms
+from semlink.errors import InvalidField, SemlinkError
 from semlink.rpc import (
     MAX_MESSAGE_BYTES,
     SERVICES,
@@ -42,6 +44,7 @@ from semlink.rpc import (
     transmitter_client,
 )
 from semlink.settings import Settings
+from semlink.store import MemoryStore
 from semlink.telemetry import configure_logging, registry
 from semlink.v1 import channel_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
 
@@ -179,10 +182,20 @@ async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(room: st
             seen.append((name, type(request)))
             return GetMessageClass(method.output_type)()
 
-        setattr(Echo, name, handle)
+        async def stream(self: object, request: Any, handle: Any = handle) -> AsyncIterator[Any]:
+            for _ in range(3):
+                yield await handle(self, request)
+
+        setattr(Echo, name, stream if method.server_streaming else handle)
     async with serving(room, Echo()) as server, calling(room, server.port) as client:
         for name, method in methods.items():
-            answer = await getattr(client, name)(GetMessageClass(method.input_type)())
+            called = getattr(client, name)(GetMessageClass(method.input_type)())
+            if method.server_streaming:
+                answers = [answer async for answer in called]
+                assert len(answers) == 3
+                answer = answers[0]
+            else:
+                answer = await called
             assert type(answer) is GetMessageClass(method.output_type)
             assert seen[-1] == (name, GetMessageClass(method.input_type))
     assert {name for name in vars(type(client)) if not name.startswith("_")} == set(methods)
@@ -191,6 +204,65 @@ async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(room: st
 def test_a_room_that_lacks_a_method_is_refused() -> None:
     with pytest.raises(TypeError, match="async def rewrite"):
         face("knowledge", object())
+
+
+class _Streaming(KnowledgeBase):
+    """A real room whose export is scripted: answers, then perhaps an error; it notes when it was left."""
+
+    def __init__(self, error: Exception | None = None, endless: bool = False) -> None:
+        super().__init__(MemoryStore(), SETTINGS)
+        self.error, self.endless = error, endless
+        self.sent = 0
+        self.left = asyncio.Event()
+
+    async def export_entries(
+        self, request: knowledge_pb2.ExportEntriesRequest
+    ) -> AsyncIterator[knowledge_pb2.KnowledgeEntry]:
+        try:
+            while self.endless or self.sent < 3:
+                self.sent += 1
+                yield knowledge_pb2.KnowledgeEntry(key=str(self.sent), embedding=bytes(10_000))
+            if self.error:
+                raise self.error
+        finally:
+            self.left.set()
+
+
+async def test_a_stream_gives_its_answers_then_its_typed_error() -> None:
+    room = _Streaming(InvalidField("filter.text is bad", field="filter.text"))
+    got = []
+    async with serving("knowledge", room) as server, calling("knowledge", server.port) as client:
+
+        async def collect() -> None:
+            async for entry in client.export_entries(knowledge_pb2.ExportEntriesRequest()):
+                got.append(entry.key)
+
+        with pytest.raises(InvalidField, match="is bad") as caught:
+            await collect()
+    assert got == ["1", "2", "3"]
+    assert caught.value.field == "filter.text"
+    await room.close()
+
+
+async def test_a_stream_leaks_no_internal_error() -> None:
+    room = _Streaming(RuntimeError("secret"))
+    async with serving("knowledge", room) as server, calling("knowledge", server.port) as client:
+        with pytest.raises(SemlinkError, match="internal error") as caught:
+            async for _ in client.export_entries(knowledge_pb2.ExportEntriesRequest()):
+                pass
+    assert "secret" not in caught.value.message
+    await room.close()
+
+
+async def test_a_stream_that_is_left_ends_at_the_server() -> None:
+    room = _Streaming(endless=True)
+    async with serving("knowledge", room) as server, calling("knowledge", server.port) as client:
+        answers = client.export_entries(knowledge_pb2.ExportEntriesRequest())
+        assert (await anext(answers)).key == "1"
+        await answers.aclose()
+        async with asyncio.timeout(5):
+            await room.left.wait()
+    await room.close()
 
 
 @pytest.mark.parametrize(
@@ -586,13 +658,17 @@ def test_clients_satisfy_the_protocols_of_the_rooms() -> None:
     channel: rooms.ChannelRoom = channel_client("x:1", SETTINGS)
     receiver: rooms.ReceiverRoom = receiver_client("x:1", SETTINGS)
     knowledge: rooms.KnowledgeRoom = knowledge_client("x:1", SETTINGS)
+    keeper: rooms.KnowledgeKeeper = knowledge_client("x:1", SETTINGS)
+    assert isinstance(keeper, RoomClient)
     for client in (transmitter, channel, receiver, knowledge):
         assert isinstance(client, RoomClient)
 
 
 SERVICE = """
 import asyncio
+import re
 from semlink.rpc import face, serve
+from semlink.rpc.status import SERVICES
 from semlink.settings import Settings
 from semlink.v1 import knowledge_pb2
 import torch
@@ -605,6 +681,14 @@ class Knowledge:
         return knowledge_pb2.PredictCsiResponse(predictions=[csi])
 async def ready():
     await asyncio.sleep(0.2)
+async def others(self, request):
+    raise NotImplementedError
+async def streams(self, request):
+    yield
+for method in SERVICES["knowledge"].methods:
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+    if not hasattr(Knowledge, name):
+        setattr(Knowledge, name, streams if method.server_streaming else others)
 async def close():
     print("closed", flush=True)
 asyncio.run(serve("knowledge", face("knowledge", Knowledge()), Settings(), ready=ready, close=close))

@@ -1,0 +1,229 @@
+"""The LLM of the knowledge base elsewhere: any server with OpenAI's chat completions (vLLM, llama.cpp, Ollama, …).
+
+A caption is one request for all its candidates; a server that gives fewer than asked is asked again for the rest. What
+fails for the moment (429, 5xx, no connection, no answer in time) is tried again after a growing pause; whatever fails
+in the end is an error that says why, which the knowledge base hands on as ``degraded``. Whether a seed repeats an
+answer is up to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from kb_service.llm import Dialogue, GenerationCancelled
+from kb_service.prompting import Turn
+from semlink.errors import DeadlineExceeded, Unavailable
+from semlink.links import stable_seed
+
+TOP_P: Final = 0.95
+AT_ONCE: Final = 8
+"""Requests in flight."""
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 8.0
+"""Also of what the server asks for (Retry-After)."""
+MAX_ANSWER_BYTES: Final = 2**20
+MAX_ANSWER_CHARACTERS: Final = 2000
+_POLL_S: Final = 0.02
+
+
+class _ForTheMoment(Exception):
+    """Worth another try, after ``pause_s`` seconds if the server said so."""
+
+    def __init__(self, why: str, pause_s: float | None = None) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEndpoint:
+    """:class:`kb_service.rewriting.Generator` behind ``url`` (up to and with "/v1"). ``api_key`` "" sends none.
+
+    ``timeout_s`` bounds one try, ``retries`` the tries after the first. Blocks; for a thread without an event loop.
+    """
+
+    url: str
+    model: str
+    api_key: str
+    timeout_s: float
+    retries: int
+    first_pause_s: float = FIRST_PAUSE_S
+
+    def __repr__(self) -> str:
+        return f"ChatEndpoint({self.name})"
+
+    @property
+    def name(self) -> str:
+        """Identity for keys: where, and which model."""
+        return endpoint_identity(self.url, self.model)
+
+    def prepare(self, beginnings: Sequence[tuple[Turn, ...]]) -> None:
+        """Nothing: a server keeps its own prefixes."""
+
+    def answer(
+        self,
+        dialogues: Sequence[Dialogue],
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        deadline: float | None = None,
+    ) -> list[list[str]]:
+        """Samples of each dialogue's next turn: its first line that says something, without quotes around it.
+
+        Raises Unavailable for a server that refuses, fails or answers nonsense, GenerationCancelled once
+        ``cancelled()`` is true, DeadlineExceeded past ``deadline`` (seconds of time.monotonic).
+        """
+        return asyncio.run(self._answer(dialogues, cancelled, deadline))
+
+    async def _answer(
+        self,
+        dialogues: Sequence[Dialogue],
+        cancelled: Callable[[], bool],
+        expires: float | None,
+    ) -> list[list[str]]:
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with httpx.AsyncClient(headers=headers, timeout=self.timeout_s) as http:
+
+            async def one(dialogue: Dialogue) -> list[str]:
+                async with gate:
+                    return await self._samples(http, dialogue)
+
+            work = [asyncio.create_task(one(dialogue)) for dialogue in dialogues]
+            try:
+                waiting = set(work)
+                while waiting:
+                    if cancelled():
+                        raise GenerationCancelled("generation was cancelled")
+                    if expires is not None and asyncio.get_running_loop().time() >= expires:
+                        raise DeadlineExceeded(
+                            "generation ran past its deadline", field="deadline_ms"
+                        )
+                    done, waiting = await asyncio.wait(
+                        waiting, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION
+                    )
+                    for task in done:
+                        task.result()
+                return [task.result() for task in work]
+            finally:
+                for task in work:
+                    task.cancel()
+                await asyncio.gather(*work, return_exceptions=True)
+
+    async def _samples(self, http: httpx.AsyncClient, dialogue: Dialogue) -> list[str]:
+        """As many samples as asked for, in as few requests as the server needs."""
+        samples: list[str] = []
+        while len(samples) < dialogue.num_samples:
+            missing = dialogue.num_samples - len(samples)
+            given = await self._completion(http, self._body(dialogue, missing, len(samples)))
+            samples += given[:missing]
+        return samples
+
+    def _body(self, dialogue: Dialogue, number: int, first: int) -> dict[str, Any]:
+        turns = (*dialogue.shared, Turn("user", dialogue.ask))
+        return {
+            "model": self.model,
+            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
+            "n": number,
+            "temperature": dialogue.temperature,
+            "top_p": TOP_P,
+            "max_tokens": dialogue.max_new_tokens,
+            # 31 bits: what every server takes
+            "seed": stable_seed("llm", dialogue.seed, first) % 2**31,
+        }
+
+    async def _completion(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
+        """The answers of one request, at least one. Raises Unavailable after the last try."""
+        pause_s = self.first_pause_s
+        for left in range(self.retries, -1, -1):
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    return await self._try(http, body)
+            except (_ForTheMoment, httpx.TransportError, TimeoutError) as error:
+                why = str(error) or f"no answer within {self.timeout_s:g} s"
+                if not left:
+                    raise Unavailable(
+                        f"{self.name}: {why}, after {self.retries + 1} tries", field="llm"
+                    ) from error
+                asked = error.pause_s if isinstance(error, _ForTheMoment) else None
+                await asyncio.sleep(min(LONGEST_PAUSE_S, pause_s if asked is None else asked))
+                pause_s *= 2
+        raise AssertionError("the last try returns or raises")
+
+    async def _try(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
+        url = f"{self.url.rstrip('/')}/chat/completions"
+        try:
+            async with http.stream("POST", url, json=body) as response:
+                data = b""
+                async for part in response.aiter_bytes():
+                    data += part
+                    if len(data) > MAX_ANSWER_BYTES:
+                        raise Unavailable(
+                            f"{self.name}: the answer is longer than {MAX_ANSWER_BYTES} bytes",
+                            field="llm",
+                        )
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.DecodingError) as error:
+            raise Unavailable(f"{self.name}: {error}", field="llm") from error
+        status = response.status_code
+        if status == 429 or status >= 500:
+            raise _ForTheMoment(
+                f"status {status}{_said(data, self.api_key)}",
+                _seconds(response.headers.get("retry-after", "")),
+            )
+        if status != 200:
+            raise Unavailable(
+                f"{self.name}: status {status}{_said(data, self.api_key)}", field="llm"
+            )
+        return _texts(data, self.name)
+
+
+def _texts(data: bytes, name: str) -> list[str]:
+    """The choices' texts. Raises Unavailable for an answer that has none."""
+    try:
+        answer = json.loads(data)
+        contents = [choice["message"]["content"] for choice in answer["choices"]]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise Unavailable(
+            f"{name}: the answer is no chat completion ({type(error).__name__})", field="llm"
+        ) from error
+    if not contents or not all(isinstance(content, str | None) for content in contents):
+        raise Unavailable(f"{name}: the answer holds no text", field="llm")
+    return [_line(content or "") for content in contents]
+
+
+def _line(content: str) -> str:
+    """The first line that says something: larger models like to explain themselves below it, and to quote."""
+    lines = (line.strip() for line in content.splitlines())
+    text = next((line for line in lines if line), "")
+    for opening, closing in ('""', "“”", "''"):
+        if len(text) > 1 and text[0] == opening and text[-1] == closing:
+            text = text[1:-1].strip()
+    return " ".join(text.split())[:MAX_ANSWER_CHARACTERS]
+
+
+def _said(data: bytes, secret: str) -> str:
+    """What a refusal says, short; a server that repeats the key does not make us show it."""
+    try:
+        said = json.loads(data)["error"]["message"]
+    except (ValueError, TypeError, KeyError, IndexError):
+        said = data.decode(errors="replace")
+    text = " ".join(str(said).split())
+    if secret:
+        text = text.replace(secret, "…")
+    return f": {text[:200]}" if text else ""
+
+
+def _seconds(retry_after: str) -> float | None:
+    """What Retry-After asks for; a date counts as nothing said."""
+    return float(retry_after) if retry_after.isdecimal() else None
+
+
+def endpoint_identity(url: str, model: str) -> str:
+    """What a model behind an endpoint is called in keys; without user and password, should the URL hold any."""
+    parts = urlsplit(url)
+    return f"endpoint:{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}:{model}"

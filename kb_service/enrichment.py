@@ -1,0 +1,193 @@
+"""Bulk enrichment: jobs that have a corpus's captions rewritten while nobody else needs the LLM.
+
+A job holds no results: what it makes is kept like every rewrite, and what is kept already is skipped. A job begun again
+after an interruption therefore goes on where it was, and two jobs over the same captions share the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kb_service.rewriting import MAX_CHARACTERS, Task, task_of
+from semlink.corpora.corpus import check_split
+from semlink.errors import InvalidField, NotFound, Overloaded, SemlinkError
+from semlink.telemetry import logger
+from semlink.v1 import knowledge_pb2 as pb
+
+MAX_RUNNING: Final = 4
+MAX_ENDED: Final = 50
+"""Ended jobs that are remembered."""
+MAX_CAPTIONS: Final = 1_000_000
+WINDOW: Final = 48
+"""Captions handed over at once, of similar length: they end at about the same token, and share a batch."""
+MAX_FAILURES: Final = 3
+"""Windows in a row of which nothing could be made before a job gives up."""
+RUNNING, DONE, CANCELLED, FAILED = "running", "done", "cancelled", "failed"
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What became of one window's tasks. ``reason``: of the last failure, "" without."""
+
+    skipped: int
+    generated: int
+    failed: int
+    reason: str = ""
+
+
+Generate = Callable[[Sequence[Task]], Awaitable[Progress]]
+"""Has tasks that are not kept generated and kept, behind everybody else; returns when that is done."""
+
+
+@dataclass(slots=True)
+class _Running:
+    state: pb.Enrichment
+    task: asyncio.Task[None]
+
+
+class Enrichments:
+    """The jobs of one service. Use from one event loop, and close."""
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
+        self._running: dict[str, _Running] = {}
+        self._ended: dict[str, pb.Enrichment] = {}
+
+    async def start(self, request: pb.StartEnrichmentRequest) -> pb.Enrichment:
+        """Begin a job, or answer the running one of the same request.
+
+        Raises InvalidField naming the request's field, NotFound for a corpus that is not there, Overloaded beside
+        :data:`MAX_RUNNING` others.
+        """
+        _check(request)
+        job_id = hashlib.blake2b(
+            request.SerializeToString(deterministic=True), digest_size=6
+        ).hexdigest()
+        if job_id in self._running:
+            return _copy(self._running[job_id].state)
+        if len(self._running) >= MAX_RUNNING:
+            raise Overloaded(
+                f"{len(self._running)} enrichments run already, allowed: {MAX_RUNNING}"
+            )
+        tasks = await asyncio.to_thread(tasks_of, request)
+        if job_id in self._running:  # another caller was faster
+            return _copy(self._running[job_id].state)
+        state = pb.Enrichment(
+            id=job_id,
+            request=request,
+            state=RUNNING,
+            total=len(tasks),
+            started_unix_s=time.time(),
+        )
+        self._ended.pop(job_id, None)
+        self._running[job_id] = _Running(
+            state, asyncio.create_task(self._run(state, tasks), name=f"enrichment {job_id}")
+        )
+        return _copy(state)
+
+    async def get(self, job_id: str) -> pb.Enrichment:
+        """How far a job is. Raises NotFound."""
+        if job_id in self._running:
+            return _copy(self._running[job_id].state)
+        if job_id in self._ended:
+            return _copy(self._ended[job_id])
+        raise NotFound(f"there is no enrichment {job_id!r}", field="id")
+
+    async def every(self) -> list[pb.Enrichment]:
+        """All jobs, newest first."""
+        states = [*(running.state for running in self._running.values()), *self._ended.values()]
+        return [_copy(s) for s in sorted(states, key=lambda s: s.started_unix_s, reverse=True)]
+
+    async def cancel(self, job_id: str) -> pb.Enrichment:
+        """Stop a job; one that has ended stays as it is. Raises NotFound."""
+        running = self._running.get(job_id)
+        if running is not None:
+            running.task.cancel()
+            await asyncio.wait((running.task,))
+        return await self.get(job_id)
+
+    async def close(self) -> None:
+        """Stop all jobs."""
+        for job_id in list(self._running):
+            await self.cancel(job_id)
+
+    async def _run(self, state: pb.Enrichment, tasks: Sequence[Task]) -> None:
+        try:
+            await self._work(state, tasks)
+        except asyncio.CancelledError:
+            state.state = CANCELLED
+            raise
+        except SemlinkError as error:
+            state.state, state.reason = FAILED, error.message
+        except Exception:  # noqa: BLE001  # the job's outermost frame: logged, said in its state
+            _log.exception("an enrichment failed", id=state.id)
+            state.state, state.reason = FAILED, "internal error; the log says why"
+        finally:
+            state.ended_unix_s = time.time()
+            self._running.pop(state.id, None)
+            self._ended[state.id] = state
+            while len(self._ended) > MAX_ENDED:
+                self._ended.pop(next(iter(self._ended)))
+            _log.info("enrichment ended", id=state.id, state=state.state, why=state.reason)
+
+    async def _work(self, state: pb.Enrichment, tasks: Sequence[Task]) -> None:
+        failures = 0
+        for start in range(0, len(tasks), WINDOW):
+            progress = await self._generate(tasks[start : start + WINDOW])
+            state.skipped += progress.skipped
+            state.generated += progress.generated
+            state.failed += progress.failed
+            state.reason = progress.reason or state.reason
+            useless = progress.failed and not progress.generated
+            failures = failures + 1 if useless else 0
+            if failures >= MAX_FAILURES:
+                state.state = FAILED
+                return
+        # Captions that failed stay missing: begun again, the job tries them again.
+        state.state = FAILED if state.failed else DONE
+
+
+def _check(request: pb.StartEnrichmentRequest) -> None:
+    check_split(request.split)
+    if request.limit > MAX_CAPTIONS:
+        raise InvalidField(f"limit is {request.limit}, allowed: ≤ {MAX_CAPTIONS}", field="limit")
+    _task("a", request)
+
+
+def tasks_of(request: pb.StartEnrichmentRequest) -> list[Task]:
+    """A task for each different caption that a query may have, by length. Raises InvalidField, NotFound."""
+    from semlink.corpora.registry import corpus_named
+
+    items = corpus_named(request.corpus).items(check_split(request.split))
+    captions = dict.fromkeys(" ".join(c.split()) for item in items for c in item.captions)
+    allowed = [c for c in captions if 1 <= len(c) <= MAX_CHARACTERS]
+    chosen = allowed[: request.limit or MAX_CAPTIONS]
+    return [_task(caption, request) for caption in sorted(chosen, key=lambda c: (len(c), c))]
+
+
+def _task(caption: str, request: pb.StartEnrichmentRequest) -> Task:
+    item = pb.RewriteItem(
+        text=caption,
+        num_candidates=request.num_candidates,
+        temperature=request.temperature,
+        seed=request.seed,
+        strategy=request.strategy,
+    )
+    try:
+        return task_of(item, field="item")
+    except InvalidField as error:
+        name = error.field.removeprefix("item.")
+        raise InvalidField(error.message.replace("item.", "", 1), field=name) from error
+
+
+def _copy(state: pb.Enrichment) -> pb.Enrichment:
+    copy = pb.Enrichment()
+    copy.CopyFrom(state)
+    return copy

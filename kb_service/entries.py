@@ -1,0 +1,389 @@
+"""What the knowledge base keeps of rewrites: read, listed, searched, exchanged, deleted, counted.
+
+An entry holds all candidates of a caption as generated and what they were generated from; which of them are kept is
+judged when a query asks. Entries of earlier versions (rewrites alone) stay valid and are handed out as what they are.
+Nothing here reads everything at once: the store is scanned, a few hundred entries at a time, and those are read in a
+thread, so that a scan does not stand before queries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from kb_service.filtering import DUPLICATE
+from kb_service.rewriting import (
+    KEY_PREFIX,
+    MAX_CANDIDATES,
+    MAX_CHARACTERS,
+    Embed,
+    Task,
+    task_of,
+)
+from semlink.errors import InvalidField, NotFound
+from semlink.store import Store
+from semlink.v1 import knowledge_pb2 as pb
+
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1000
+MAX_SCANNED: Final = 20_000
+"""Entries that one page looks at; a rare filter then gives pages with few entries and a next one."""
+DEFAULT_FOUND: Final = 10
+MAX_FOUND: Final = 100
+MAX_KEYS: Final = 1000
+SCAN: Final = 256
+"""Entries of one access to the store."""
+
+_EMBEDDING = np.dtype("<f2")
+_KEY = re.compile(rf"{KEY_PREFIX}[0-9a-f]{{40}}")
+T = TypeVar("T")
+
+
+def entry_of(
+    task: Task, model: str, found: pb.RewriteSet, embedding: NDArray[np.float32]
+) -> pb.KnowledgeEntry:
+    """The entry to keep: what was generated now, and from what. ``embedding`` [384] is the source's."""
+    return pb.KnowledgeEntry(
+        rewrites=found.rewrites,
+        text=task.text,
+        strategy=task.strategy,
+        model=model,
+        seed=task.seed,
+        temperature=task.temperature,
+        num_candidates=task.num_candidates,
+        made_unix_s=time.time(),
+        embedding=embedding.astype(_EMBEDDING).tobytes(),
+    )
+
+
+def rewrites_of(entry: bytes | None) -> pb.RewriteSet | None:
+    """The candidates of an entry as stored, of any version; None for no entry and for bytes that are none of ours."""
+    if entry is None:
+        return None
+    try:
+        return pb.RewriteSet(rewrites=pb.KnowledgeEntry.FromString(entry).rewrites)
+    except DecodeError:
+        return None
+
+
+class Entries:
+    """The entries in a store. ``embed`` runs in a thread of asyncio's. Raises Unavailable when the store is away."""
+
+    def __init__(self, store: Store, embed: Embed) -> None:
+        self._store = store
+        self._embed = embed
+
+    async def page(self, request: pb.ListEntriesRequest) -> pb.ListEntriesResponse:
+        """A page of entries. Raises InvalidField naming ``page_size``, ``page_token`` or ``filter.…``."""
+        size = _at_most(request.page_size or DEFAULT_PAGE, MAX_PAGE, "page_size")
+        matches = matcher(request.filter)
+        cursor, entries = _cursor(request.page_token), list[pb.KnowledgeEntry]()
+        scanned = 0
+        while True:
+            count = SCAN
+            while True:
+                following, stored = await self._store.scan_knowledge(cursor, count)
+                found = await asyncio.to_thread(_matching, stored, matches)
+                # What does not fit is left to the next page: the same place is read again, less at once.
+                if len(entries) + len(found) <= size or count == 1:
+                    break
+                count = max(1, min(count // 2, size - len(entries)))
+            if len(entries) + len(found) > size and entries:
+                break
+            entries += found
+            cursor = following
+            scanned += len(stored)
+            if not cursor or len(entries) >= size or scanned >= MAX_SCANNED:
+                break
+        return pb.ListEntriesResponse(
+            entries=map(_without_embedding, entries), next_page_token=str(cursor) if cursor else ""
+        )
+
+    async def entry(self, key: str) -> pb.KnowledgeEntry:
+        """One entry, without its embedding. Raises NotFound."""
+        (stored,) = await self._store.knowledge([key])
+        if stored is None:
+            raise NotFound(f"nothing is kept under the key {key!r}", field="key")
+        return _without_embedding(_parsed(key, stored))
+
+    async def search(self, request: pb.SearchEntriesRequest) -> pb.SearchEntriesResponse:
+        """The entries with the nearest sources. Raises InvalidField naming ``text``, ``top_k`` or ``filter.…``."""
+        top_k = _at_most(request.top_k or DEFAULT_FOUND, MAX_FOUND, "top_k")
+        text = " ".join(request.text.split())
+        if not 1 <= len(text) <= MAX_CHARACTERS:
+            raise InvalidField(
+                f"text has {len(text)} characters, allowed: 1…{MAX_CHARACTERS}", field="text"
+            )
+        matches = matcher(request.filter)
+        (query,) = await asyncio.to_thread(self._embed, [text])
+        best: list[tuple[float, str, pb.KnowledgeEntry]] = []
+        searched = 0
+
+        def compare(stored: Mapping[str, bytes]) -> list[tuple[float, str, pb.KnowledgeEntry]]:
+            entries = [e for e in _matching(stored, matches) if e.embedding]
+            if not entries:
+                return []
+            vectors = np.stack([np.frombuffer(e.embedding, _EMBEDDING) for e in entries])
+            cosines = (vectors.astype(np.float32) @ query).tolist()
+            return [(c, e.key, e) for c, e in zip(cosines, entries, strict=True)]
+
+        async for stored in self._scan():
+            compared = await asyncio.to_thread(compare, stored)
+            searched += len(compared)
+            # By key: a scan may come to the same entry twice.
+            known = {key: (cosine, key, entry) for cosine, key, entry in (*best, *compared)}
+            best = heapq.nlargest(top_k, known.values(), key=lambda found: (found[0], found[1]))
+        return pb.SearchEntriesResponse(
+            searched=searched,
+            found=[
+                pb.FoundEntry(entry=_without_embedding(entry), similarity=min(1.0, cosine))
+                for cosine, _, entry in best
+            ],
+        )
+
+    async def export(self, request: pb.ExportEntriesRequest) -> AsyncIterator[pb.KnowledgeEntry]:
+        """Every entry that matches, without embedding. Raises InvalidField naming ``filter.…``."""
+        matches = matcher(request.filter)
+        async for stored in self._scan():
+            for entry in await asyncio.to_thread(_matching, stored, matches):
+                yield _without_embedding(entry)
+
+    async def take_in(self, request: pb.ImportEntriesRequest) -> pb.ImportEntriesResponse:
+        """Keep exported entries. Raises InvalidField naming ``entries[i].…``; then nothing was kept."""
+        _at_most(len(request.entries), MAX_KEYS, "entries")
+        answer = pb.ImportEntriesResponse()
+        wanted: dict[str, pb.KnowledgeEntry] = {}
+        for i, entry in enumerate(request.entries):
+            key = _checked_key(entry, field=f"entries[{i}]")
+            if entry.key and entry.key != key:
+                answer.outdated += 1
+            else:
+                wanted[key] = entry
+        present = dict(
+            zip(wanted, await self._store.knowledge(list(wanted)), strict=True) if wanted else ()
+        )
+        for key, stored in present.items():
+            if stored is None:
+                answer.added += 1
+            elif request.replace:
+                answer.replaced += 1
+            else:
+                answer.left += 1
+                del wanted[key]
+        await asyncio.to_thread(self._complete, list(wanted.values()))
+        await self._store.put_knowledge(
+            {key: _without_key(entry).SerializeToString() for key, entry in wanted.items()}
+        )
+        return answer
+
+    def _complete(self, entries: Sequence[pb.KnowledgeEntry]) -> None:
+        """Set what an export leaves out."""
+        sources = [entry for entry in entries if entry.text]
+        if not sources:
+            return
+        vectors = self._embed([entry.text for entry in sources])
+        for entry, vector in zip(sources, vectors, strict=True):
+            entry.embedding = vector.astype(_EMBEDDING).tobytes()
+            entry.made_unix_s = entry.made_unix_s or time.time()
+
+    async def delete(self, request: pb.DeleteEntriesRequest) -> pb.DeleteEntriesResponse:
+        """Forget entries. Raises InvalidField for keys and filter at once, or for neither without ``everything``."""
+        by_filter = request.filter != pb.EntryFilter()
+        if request.keys and (by_filter or request.everything):
+            raise InvalidField("give keys or a filter, not both", field="keys")
+        _at_most(len(request.keys), MAX_KEYS, "keys")
+        if request.keys:
+            deleted = await self._store.delete_knowledge(list(request.keys))
+            return pb.DeleteEntriesResponse(deleted=deleted)
+        if not by_filter and not request.everything:
+            raise InvalidField(
+                "neither keys nor a filter is given; set everything to delete all that is kept",
+                field="everything",
+            )
+        matches = matcher(request.filter)
+        deleted = 0
+        async for stored in self._scan():
+            found = await asyncio.to_thread(_matching, stored, matches)
+            deleted += await self._store.delete_knowledge([entry.key for entry in found])
+        return pb.DeleteEntriesResponse(deleted=deleted)
+
+    async def statistics(self) -> pb.KnowledgeStatistics:
+        """How much is kept; entries that the scan meets twice count once."""
+        counted = _Counted()
+        async for stored in self._scan():
+            await asyncio.to_thread(counted.add, stored)
+        return counted.answer()
+
+    async def _scan(self) -> AsyncIterator[dict[str, bytes]]:
+        """Everything that is kept, a part at a time."""
+        cursor = 0
+        while True:
+            cursor, stored = await self._store.scan_knowledge(cursor, SCAN)
+            if stored:
+                yield stored
+            if not cursor:
+                return
+
+
+@dataclass(slots=True)
+class _Counted:
+    seen: set[str] = field(default_factory=set)
+    num_bytes: int = 0
+    times: list[float] = field(default_factory=lambda: [math.inf, 0.0])
+    entries: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rewrites: Counter[tuple[str, str]] = field(default_factory=Counter)
+    duplicates: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, stored: Mapping[str, bytes]) -> None:
+        for key, data in stored.items():
+            if key in self.seen:
+                continue
+            self.seen.add(key)
+            entry = _parsed(key, data)
+            share = entry.model, entry.strategy
+            self.num_bytes += len(data)
+            self.entries[share] += 1
+            self.rewrites[share] += len(entry.rewrites)
+            self.duplicates[share] += sum(r.reason == DUPLICATE for r in entry.rewrites)
+            if entry.made_unix_s:
+                self.times[0] = min(self.times[0], entry.made_unix_s)
+                self.times[1] = max(self.times[1], entry.made_unix_s)
+
+    def answer(self) -> pb.KnowledgeStatistics:
+        oldest, newest = self.times
+        return pb.KnowledgeStatistics(
+            entries=self.entries.total(),
+            without_source=self.entries["", ""],
+            rewrites=self.rewrites.total(),
+            duplicates=self.duplicates.total(),
+            bytes=self.num_bytes,
+            shares=[
+                pb.KnowledgeShare(
+                    model=share[0],
+                    strategy=share[1],
+                    entries=self.entries[share],
+                    rewrites=self.rewrites[share],
+                    duplicates=self.duplicates[share],
+                )
+                for share in sorted(self.entries)
+            ],
+            oldest_unix_s=oldest if newest else 0.0,
+            newest_unix_s=newest,
+        )
+
+
+def matcher(wanted: pb.EntryFilter) -> Callable[[pb.KnowledgeEntry], bool]:
+    """Whether an entry has everything that the filter names. Raises InvalidField naming ``filter.text``."""
+    if len(wanted.text) > MAX_CHARACTERS:
+        raise InvalidField(
+            f"filter.text has {len(wanted.text)} characters, allowed: ≤ {MAX_CHARACTERS}",
+            field="filter.text",
+        )
+    part = wanted.text.casefold()
+
+    def matches(entry: pb.KnowledgeEntry) -> bool:
+        return (
+            wanted.model in ("", entry.model)
+            and wanted.strategy in ("", entry.strategy)
+            and (not wanted.HasField("seed") or (bool(entry.text) and wanted.seed == entry.seed))
+            and (not wanted.HasField("has_source") or wanted.has_source == bool(entry.text))
+            and part in entry.text.casefold()
+        )
+
+    return matches
+
+
+def _matching(
+    stored: Mapping[str, bytes], matches: Callable[[pb.KnowledgeEntry], bool]
+) -> list[pb.KnowledgeEntry]:
+    return [entry for entry in itertools.starmap(_parsed, stored.items()) if matches(entry)]
+
+
+def _parsed(key: str, stored: bytes) -> pb.KnowledgeEntry:
+    """An entry with its key; bytes that are none of ours give an empty one, which can be listed and deleted."""
+    try:
+        entry = pb.KnowledgeEntry.FromString(stored)
+    except DecodeError:
+        entry = pb.KnowledgeEntry()
+    entry.key = key
+    return entry
+
+
+def _without_embedding(entry: pb.KnowledgeEntry) -> pb.KnowledgeEntry:
+    entry.ClearField("embedding")
+    return entry
+
+
+def _without_key(entry: pb.KnowledgeEntry) -> pb.KnowledgeEntry:
+    entry.ClearField("key")
+    return entry
+
+
+def _checked_key(entry: pb.KnowledgeEntry, *, field: str) -> str:
+    """The key that an entry belongs under in this version. Raises InvalidField."""
+    if not 1 <= len(entry.rewrites) <= MAX_CANDIDATES:
+        raise InvalidField(
+            f"{field}.rewrites are {len(entry.rewrites)}, allowed: 1…{MAX_CANDIDATES}",
+            field=f"{field}.rewrites",
+        )
+    for i, rewrite in enumerate(entry.rewrites):
+        name = f"{field}.rewrites[{i}]"
+        if not 1 <= len(rewrite.text) <= MAX_CHARACTERS:
+            raise InvalidField(
+                f"{name}.text has {len(rewrite.text)} characters, allowed: 1…{MAX_CHARACTERS}",
+                field=f"{name}.text",
+            )
+        if not -1.001 <= rewrite.similarity <= 1.001:
+            raise InvalidField(
+                f"{name}.similarity is {rewrite.similarity}, allowed: -1…1",
+                field=f"{name}.similarity",
+            )
+        if rewrite.reason not in ("", DUPLICATE):
+            raise InvalidField(
+                f"{name}.reason is {rewrite.reason!r}, allowed: {DUPLICATE!r} or empty",
+                field=f"{name}.reason",
+            )
+    if not entry.text:
+        if not _KEY.fullmatch(entry.key):
+            raise InvalidField(
+                f"{field}.key is {entry.key!r}; an entry without text needs the key it was kept under",
+                field=f"{field}.key",
+            )
+        return entry.key
+    if not entry.model:
+        raise InvalidField(f"{field}.model is missing", field=f"{field}.model")
+    item = pb.RewriteItem(
+        text=entry.text,
+        num_candidates=entry.num_candidates,
+        temperature=entry.temperature,
+        seed=entry.seed,
+        strategy=entry.strategy,
+    )
+    return task_of(item, field=field).key(entry.model)
+
+
+def _at_most(value: int, most: int, name: str) -> int:
+    if value > most:
+        raise InvalidField(f"{name} is {value}, allowed: ≤ {most}", field=name)
+    return value
+
+
+def _cursor(token: str) -> int:
+    if not re.fullmatch(r"|[1-9][0-9]{0,19}", token):
+        raise InvalidField(
+            f"page_token is {token!r}, allowed: one that was handed out, or empty",
+            field="page_token",
+        )
+    return int(token or 0)
