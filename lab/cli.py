@@ -520,6 +520,9 @@ def compare_reports(
 
 QueriesOption = Annotated[int, typer.Option(help="test captions per seed")]
 LinksOption = Annotated[int, typer.Option(help="drops per seed")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="measure again what the cache holds for this program")
+]
 
 
 @experiment_app.command("snr")
@@ -534,6 +537,7 @@ def experiment_snr(
     seeds: SeedsOption = 3,
     queries: QueriesOption = 500,
     links: LinksOption = 24,
+    fresh: Fresh = False,
     out: Out = Path("results"),
 ) -> None:
     """R@1, R@10 and mAP against SNR: what feedback is worth, and joint against digital coding."""
@@ -547,7 +551,9 @@ def experiment_snr(
         raise InvalidField(
             f"--rows is {sorted(unknown)[0]!r}, allowed: {', '.join(GROUPS)}", field="rows"
         )
-    report = run(study(Plan(sampling, scenario, speed, users, groups=groups)), out, console)
+    report = run(
+        study(Plan(sampling, scenario, speed, users, groups=groups)), out, console, fresh=fresh
+    )
     _say_written(out, report.experiment)
 
 
@@ -568,6 +574,7 @@ def experiment_methods(
     seeds: SeedsOption = 3,
     queries: Annotated[int, typer.Option(help="test captions per seed, with rewrites")] = 100,
     links: LinksOption = 16,
+    fresh: Fresh = False,
     out: Out = Path("results"),
 ) -> None:
     """R@1 and mAP of SC-LMKB, its ablations and its rivals against SNR and against bits of a report."""
@@ -590,7 +597,7 @@ def experiment_methods(
         sweep_snr_db=sweep_snr,
         methods=chosen,
     )
-    report = run(study(plan), out, console)
+    report = run(study(plan), out, console, fresh=fresh)
     _say_written(out, report.experiment)
 
 
@@ -606,6 +613,7 @@ def experiment_rate(
     seeds: SeedsOption = 3,
     queries: QueriesOption = 500,
     links: LinksOption = 24,
+    fresh: Fresh = False,
     out: Out = Path("results"),
 ) -> None:
     """MAP and R@1 against channel uses k: joint coding, vector-quantised indices, separate coding, ideal link."""
@@ -615,7 +623,7 @@ def experiment_rate(
 
     sampling = Sampling(task, seeds, queries, links)
     plan = Plan(sampling, scenario, speed, users, tuple(snr or (0.0, 10.0)))
-    report = run(study(plan), out, console)
+    report = run(study(plan), out, console, fresh=fresh)
     _say_written(out, report.experiment)
 
 
@@ -638,6 +646,7 @@ def experiment_feedback(
     seeds: SeedsOption = 3,
     queries: QueriesOption = 500,
     links: LinksOption = 24,
+    fresh: Fresh = False,
     out: Out = Path("results"),
 ) -> None:
     """MAP against bits of a CSI report: quantisers, memory across reports, one user and four."""
@@ -653,7 +662,7 @@ def experiment_feedback(
         tuple(snr or (10.0, 25.0)),
         tuple(bits or BITS),
     )
-    report = run(study(plan), out, console)
+    report = run(study(plan), out, console, fresh=fresh)
     _say_written(out, report.experiment)
 
 

@@ -13,12 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURING: Final = (
+    "lab/experiments/plans.py",
+    "lab/experiments/retrieval.py",
+    "lab/rewrite_bank.py",
+    "lab/system.py",
+)
+"""The lab's part in what is measured over the link; the rest draws and prints."""
+TABLES: Final = ("link-adaptation.json", "predictors.json")
+"""Files of ``weights/`` beside tensors that the services read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +132,24 @@ def pick(rows: Iterable[Row], **coordinates: object) -> list[Row]:
 
 
 def weights_hash() -> str:
-    """A hash over every shipped weight file: figures of different weights are not compared by mistake."""
+    """A hash over every shipped weight file and table: figures of different weights are not compared by mistake."""
     digest = blake2b(digest_size=8)
-    for path in sorted((ROOT / "weights").glob("*.safetensors")):
+    tables = [path for name in TABLES if (path := ROOT / "weights" / name).exists()]
+    for path in sorted([*(ROOT / "weights").glob("*.safetensors"), *tables]):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def program_hash() -> str:
+    """A hash over the sources that a figure over the link can depend on."""
+    digest = blake2b(digest_size=8)
+    for folder in ("semlink", "transmitter", "channel_service", "receiver", "kb_service", "lab"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if folder == "lab" and path.relative_to(ROOT).as_posix() not in MEASURING:
+                continue
+            digest.update(path.relative_to(ROOT).as_posix().encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

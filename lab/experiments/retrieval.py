@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from rich.console import Console
 from lab.experiments.bootstrap import paired_difference, share_of_gap
 from lab.experiments.plans import Point, Sampling
 from lab.progress import progress
-from lab.results import Row, over_seeds, weights_hash
+from lab.results import Row, over_seeds, program_hash, weights_hash
 from lab.system import RecordingReceiver, RememberingEncoder, System, build_system
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
@@ -153,21 +155,23 @@ async def _send(
 
 
 class Measurements:
-    """What has been measured, kept in a file as it is measured, so that an interrupted run goes on.
+    """What has been measured, kept in a file as it is measured: interrupted runs go on, other runs need not repeat it.
 
-    A file of another plan, other weights or another sampling is not used. Lines are appended, never rewritten.
+    The file's name is a hash of all that a figure depends on beside its point: sampling, weights and program. Lines are
+    appended whole, never rewritten, so that experiments that run at once may share it.
     """
 
-    def __init__(self, path: Path, sampling: Sampling) -> None:
-        self._path = path
-        self._done: dict[str, NDArray[np.float32]] = {}
-        head = {"sampling": repr(sampling), "weights": weights_hash()}
-        lines = path.read_text().splitlines() if path.exists() else []
-        if lines and json.loads(lines[0]) == head:
-            self._done = {key: _from_text(v) for key, v in _whole_lines(lines[1:])}
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(head) + "\n")
+    def __init__(self, folder: Path, sampling: Sampling) -> None:
+        head = {"sampling": repr(sampling), "weights": weights_hash(), "program": program_hash()}
+        name = blake2b(json.dumps(head).encode(), digest_size=10).hexdigest()
+        self.path = folder / f"{name}.jsonl"
+        if not self.path.exists():
+            self._append(json.dumps(head))
+        content = self.path.read_text()
+        if not content.endswith("\n"):
+            # A line cut short must not swallow the next one.
+            self._append("")
+        self._done = {key: _from_text(v) for key, v in _whole_lines(content.splitlines()[1:])}
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -178,13 +182,21 @@ class Measurements:
     def keep(self, key: str, figures: NDArray[np.float32]) -> None:
         """Append one point of one seed."""
         self._done[key] = figures
-        text = base64.b64encode(figures.tobytes()).decode()
-        with self._path.open("a") as file:
-            file.write(json.dumps([key, text]) + "\n")
+        self._append(json.dumps([key, base64.b64encode(figures.tobytes()).decode()]))
 
     def forget(self) -> None:
-        """Remove the file: the report holds everything."""
-        self._path.unlink(missing_ok=True)
+        """Remove the file and measure everything again."""
+        self.path.unlink(missing_ok=True)
+        self._done.clear()
+
+    def _append(self, line: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One write of the whole line: two processes never mix theirs.
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, f"{line}\n".encode())
+        finally:
+            os.close(file)
 
 
 def _whole_lines(lines: Iterable[str]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from lab.experiments.retrieval import (
 )
 from lab.experiments.tables import print_claims, print_panel
 from lab.results import Report, Row
+from semlink.models import cache_dir
 
 Figures = Mapping[tuple[Point, str], Row]
 """The row of each measured point and metric."""
@@ -58,15 +59,18 @@ class Study:
     prepare: Prepare | None = None
 
 
-def run(study: Study, out: Path, console: Console) -> Report:
+def run(study: Study, out: Path, console: Console, *, fresh: bool = False) -> Report:
     """Measure, print, and write ``out/NAME.{json,csv}`` and the plots.
 
-    Finished points are kept in ``out/NAME.partial.jsonl`` until the report is written and not measured again. What
-    this system does not offer is left out, with the reason printed.
+    Points that this program measured before with these weights and this sampling, in this or another experiment, are
+    taken from ``cache_dir/measurements`` unless ``fresh``. What this system does not offer is left out, with the
+    reason printed.
     """
     started = time.monotonic()
     points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
-    measurements = Measurements(out / f"{study.name}.partial.jsonl", study.sampling)
+    measurements = Measurements(cache_dir() / "measurements", study.sampling)
+    if fresh:
+        measurements.forget()
     outcomes = measure(points, study.sampling, measurements, study.name, study.prepare)
     report = Report(study.name)
     figures: dict[tuple[Point, str], Row] = {}
@@ -91,7 +95,6 @@ def run(study: Study, out: Path, console: Console) -> Report:
         for panel in figure.panels:
             print_panel(panel, console)
     print_claims(claims, console)
-    measurements.forget()
     return report
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from lab import explain
-from lab.experiments import csi_rate, feedback, rate, snr
+from lab.experiments import csi_rate, feedback, rate, retrieval, snr
 from lab.experiments.bootstrap import paired_difference, resampled_means, share_of_gap
 from lab.experiments.csi_rate import CHANNEL, ESTIMATE, WHEN_USED
 from lab.experiments.csi_samples import Condition, draw_samples
@@ -179,6 +179,7 @@ def test_schemes_that_differ_in_their_label_only_are_measured_once():
 
 
 def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, monkeypatch):
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "first"))
     plan = snr.Plan(TINY, num_users=2, snrs_db=(0.0, 20.0), groups=("feedback",))
     first = run(snr.study(plan), tmp_path / "a", console)
     assert json.loads((tmp_path / "a" / "snr-person-umi-los.json").read_text())["rows"]
@@ -188,9 +189,9 @@ def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, 
     }
     assert (tmp_path / "a" / "snr-person-umi-los-feedback.png").stat().st_size > 10_000
     assert (tmp_path / "a" / "snr-person-umi-los-feedback.svg").exists()
-    assert not list((tmp_path / "a").glob("*.partial*"))
 
-    # Interrupted after the fifth point, its last line cut short; then resumed.
+    # From another, empty cache: interrupted after the fifth point, its last line cut short; then resumed.
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "second"))
     study = snr.study(plan)
     kept = Measurements.keep
     count = 0
@@ -205,7 +206,7 @@ def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, 
     monkeypatch.setattr(Measurements, "keep", stop)
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path / "b", console)
-    (partial,) = (tmp_path / "b").glob("*.partial.jsonl")
+    (partial,) = (tmp_path / "second" / "measurements").glob("*.jsonl")
     partial.write_text(partial.read_text()[:-9])
     remade = []
     monkeypatch.setattr(
@@ -216,18 +217,29 @@ def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, 
     points = {p.measured() for p in offered(study.points, console)}
     assert len(remade) == TINY.seeds * len(points) - 4
 
+    # What was measured once is not measured again, unless asked.
+    remade.clear()
+    assert run(study, tmp_path / "c", console).rows == first.rows
+    assert not remade
+    assert run(study, tmp_path / "c", console, fresh=True).rows == first.rows
+    assert len(remade) == TINY.seeds * len(points)
 
-def test_another_sampling_does_not_use_what_was_kept(tmp_path):
-    kept = Measurements(tmp_path / "x.jsonl", TINY)
+
+def test_another_sampling_weights_or_program_do_not_use_what_was_kept(tmp_path, monkeypatch):
+    kept = Measurements(tmp_path, TINY)
     kept.keep("a", np.ones((4, 12), np.float32))
-    assert "a" in Measurements(tmp_path / "x.jsonl", TINY)
-    assert "a" not in Measurements(tmp_path / "x.jsonl", dataclasses.replace(TINY, links=4))
+    assert "a" in Measurements(tmp_path, TINY)
+    assert "a" not in Measurements(tmp_path, dataclasses.replace(TINY, links=4))
+    for name in ("weights_hash", "program_hash"):
+        with monkeypatch.context() as other:
+            other.setattr(retrieval, name, lambda: "other")
+            assert "a" not in Measurements(tmp_path, TINY)
 
 
 def test_the_ideal_link_is_the_gallery_search_and_perfect_csi_is_near_it(tmp_path):
     points = [Point(IDEAL, snr_db=7.0), Point(PERFECT, num_users=1, snr_db=30.0)]
     points += [Point(NO_FEEDBACK, num_users=4, snr_db=-15.0)]
-    outcomes = measure(points, TINY, Measurements(tmp_path / "x.jsonl", TINY), "test")
+    outcomes = measure(points, TINY, Measurements(tmp_path, TINY), "test")
     ideal, perfect, blind = (np.mean(outcomes[p].per_seed("map")) for p in points)
     vectors = GalleryEncoder("person")._known
     expected = []
@@ -241,7 +253,8 @@ def test_the_ideal_link_is_the_gallery_search_and_perfect_csi_is_near_it(tmp_pat
     assert blind < 0.5 * ideal
 
 
-def test_rate_and_feedback_run_tiny(tmp_path, console):
+def test_rate_and_feedback_run_tiny(tmp_path, console, monkeypatch):
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     small = rate.study(rate.Plan(TINY, snrs_db=(10.0,), symbols=(8, 64)))
     report = run(small, tmp_path, console)
     _check_rows(report.rows)

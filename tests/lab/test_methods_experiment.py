@@ -27,7 +27,8 @@ def test_every_row_is_a_method_and_is_compared_with_ours_at_every_point() -> Non
     assert made.claimed == ("r_at_1", "map")
 
 
-def test_methods_without_an_llm_need_no_rewrites(tmp_path) -> None:
+def test_methods_without_an_llm_need_no_rewrites(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     plan = Plan(TINY, snrs_db=(10.0,), sweep_bits=(), methods=("deepsc-mimo", "sc-lmkb-wo-sdg"))
     assert study(plan).prepare is None
     with open("/dev/null", "w") as nowhere:
