@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from lab.csi_histories import (
     training_histories,
     validation_histories,
 )
+from lab.differentiable_link import SemanticLink
 from lab.progress import progress
 from lab.training import learning_rate_factor, rounded, save_weights
 from semlink.links import SCENARIOS, default_link
@@ -34,6 +35,8 @@ from semlink.signal.metrics import direction_similarity
 from semlink.signal.quantizers import content_of
 
 EVALUATION_BATCH: Final = 96
+JOINT_TASK: Final = "person"
+"""Whose codec and features the retrieval loss goes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class GeneratorRecipe:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     warmup_steps: int = 100
+    nmse_floor: float = 0.02
+    """The loss is the mean of ``log(NMSE + nmse_floor)``: decibels count, and histories that say much are not drowned
+    by those that nobody can predict."""
     joint_weight: float = 0.0
     """``λ`` of the retrieval loss."""
     checkpoint_steps: int = 250
@@ -85,10 +91,6 @@ def some_missing(shape: tuple[int, int], generator: torch.Generator) -> torch.Te
     return here | (~here.any(1, keepdim=True) & (torch.arange(count) == kept))
 
 
-JointLoss = Callable[[torch.Tensor, Histories, torch.Generator], torch.Tensor]
-"""From predicted rows of groups of users to the retrieval loss of their links."""
-
-
 def run(
     name: str,
     *,
@@ -97,7 +99,6 @@ def run(
     recipe: GeneratorRecipe | None = None,
     train: Histories | None = None,
     val: Histories | None = None,
-    joint: JointLoss | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train a generator, write it to where the knowledge base reads it or into ``out``; returns validation's scores.
@@ -109,14 +110,18 @@ def run(
     generator = build(name, seed, **settings)
     train = training_histories() if train is None else train
     val = validation_histories() if val is None else val
-    started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    joint = SemanticLink.of(JOINT_TASK, device=device) if recipe.joint_weight else None
+    started = time.monotonic()
     loss = _fit(generator.to(device), train.to(device), joint, recipe, seed)
     generator.end_training()
     generator = generator.cpu().eval()
     # as shipped: the rounding to eight bits is part of what is measured
     generator.restore(generator.packed())
-    scores = by_condition(val, predictions(generator, val))
+    rows = predictions(generator, val)
+    scores: dict[str, Any] = by_condition(val, rows)
+    link = SemanticLink.of(JOINT_TASK, "val")
+    scores["link"] = {f"{users} users": link.scores(rows, val, users) for users in (1, GROUP_USERS)}
     path = weights_file(out or Settings().weights_dir, name, Antennas())
     save_weights(
         path,
@@ -140,7 +145,7 @@ def run(
 def _fit(
     generator: ChannelGenerator,
     train: Histories,
-    joint: JointLoss | None,
+    joint: SemanticLink | None,
     recipe: GeneratorRecipe,
     seed: int,
 ) -> float:
@@ -179,7 +184,9 @@ def _fit(
             rows = generator(
                 batch.history, present.to(truth.device), batch.age_slots, batch.context
             )
-            loss = phase_free_nmse(rows, truth[index.to(truth.device)]).mean()
+            nmse = phase_free_nmse(rows, truth[index.to(truth.device)])
+            loss = (nmse + recipe.nmse_floor).log().mean()
+            loss = loss + generator.further_loss()
             if joint is not None and recipe.joint_weight:
                 loss = loss + recipe.joint_weight * joint(rows, batch, draws)
             optimiser.zero_grad(set_to_none=True)
@@ -322,5 +329,8 @@ def train_named(
     return run(name, seed=seed, out=out, recipe=recipe)
 
 
-RECIPES: Final[Mapping[str, GeneratorRecipe]] = {}
+RECIPES: Final[Mapping[str, GeneratorRecipe]] = {
+    name: GeneratorRecipe(steps=2_000, learning_rate=1e-3)
+    for name in ("transformer", "llm4cp", "csi-llm")
+}
 """Of each generator, its learning rate chosen on validation; those of others are the default's."""

@@ -141,6 +141,10 @@ class ChannelGenerator(nn.Module, ABC):
     def end_training(self) -> None:
         """Let go of what only training needs; what is stored is complete then."""
 
+    def further_loss(self) -> torch.Tensor | float:
+        """What a generator adds to the NMSE of the batch that it has just predicted in training."""
+        return 0.0
+
     def stored(self) -> dict[str, torch.Tensor]:
         """What is stored of it: everything but the frozen trunk."""
         return {n: t for n, t in self.state_dict().items() if not n.startswith(TRUNK)}
