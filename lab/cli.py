@@ -601,6 +601,41 @@ def experiment_methods(
     _say_written(out, report.experiment)
 
 
+def _figure_command(name: str, title: str) -> None:
+    """One command a figure of the paper: all have the same options."""
+
+    @experiment_app.command(name, help=f"Figure {name.removeprefix('fig')} of SC-LMKB: {title}.")
+    def figure(
+        changes: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set",
+                help="key=value of the plan (lab/experiments/figures.py); can be repeated, lists with commas",
+            ),
+        ] = None,
+        quick: Annotated[bool, typer.Option("--quick", help="a smoke run of seconds")] = False,
+        fresh: Fresh = False,
+        out: Out = Path("results"),
+    ) -> None:
+        from lab.experiments.figures import plan_of
+        from lab.experiments.methods import study
+        from lab.experiments.running import run
+
+        report = run(study(plan_of(name, changes or (), quick=quick)), out, console, fresh=fresh)
+        _say_written(out, report.experiment)
+
+
+for _name, _title in {
+    "fig6": "mAP against SNR, person, UMi-LOS",
+    "fig7": "R@1 against SNR, text to image, UMi-LOS",
+    "fig8": "R@1 against SNR, text to audio, UMi-LOS",
+    "fig9": "mAP against bits of a CSI report, person, UMi-LOS",
+    "fig10": "mAP against SNR, person, UMa-NLOS",
+    "fig12": "ablation against SNR, person, UMi-LOS",
+}.items():
+    _figure_command(_name, _title)
+
+
 @experiment_app.command("rate")
 def experiment_rate(
     task: TaskOption = "person",

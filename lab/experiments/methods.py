@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from kb_service.rewriting import task_of
 from lab.experiments.plans import IDEAL, PERFECT, Point, Sampling, Scheme
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
-from lab.rewrite_bank import fill
-from semlink.errors import NotFound
+from lab.rewrite_bank import RewriteBank, fill, item_of, load_rewriter
 from semlink.methods import METHODS
 from semlink.store import Store
 
@@ -36,7 +37,7 @@ class Plan:
     """What is swept; every value can be given on the command line.
 
     ``bits`` belong to the sweep over ``snrs_db``; ``sweep_snr_db`` to the one over ``sweep_bits``. Both are empty to
-    leave one out.
+    leave one out. ``name``: of the report, empty for one after task and scenario.
     """
 
     sampling: Sampling
@@ -48,6 +49,7 @@ class Plan:
     sweep_snr_db: float = 5.0
     sweep_bits: Sequence[int] = BITS
     methods: Sequence[str] = tuple(ROWS)
+    name: str = ""
 
     def point(self, method: str, snr_db: float, bits: int) -> Point:
         """A method on one of the plan's links."""
@@ -77,9 +79,10 @@ def study(plan: Plan) -> Study:
             if OURS in plan.methods and method != OURS:
                 pairs = zip(curve(OURS), curve(method), strict=True)
                 claims += [(ours, other) for (_, ours), (_, other) in pairs]
-    points += [plan.bound(PERFECT, snr_db) for snr_db in {*plan.snrs_db, plan.sweep_snr_db}]
+    at = [*plan.snrs_db, *([plan.sweep_snr_db] if plan.sweep_bits else [])]
+    points += [plan.bound(PERFECT, snr_db) for snr_db in dict.fromkeys(at)]
     return Study(
-        name=f"methods-{plan.sampling.task}-{plan.scenario}",
+        name=plan.name or f"methods-{plan.sampling.task}-{plan.scenario}",
         sampling=plan.sampling,
         points=points,
         draw=lambda figures: _figures(plan, figures),
@@ -90,14 +93,15 @@ def study(plan: Plan) -> Study:
 
 
 async def _put_rewrites(store: Store, texts: Iterable[str]) -> None:
-    """What the LLM generated before, so that no query waits. Raises NotFound with the command that generates it."""
-    wanted = list(texts)
-    if missing := await fill(store, wanted):
-        raise NotFound(
-            f"{len(missing)} of {len(wanted)} queries have no rewrites yet, the first: {missing[0]!r}; "
-            "make them with `python -m lab.rewrite_bank` or ask for fewer queries",
-            field="queries",
-        )
+    """Rewrites of every query, so that none waits: from the bank; what it lacks the LLM makes, in seconds each.
+
+    Raises NotFound with the command that installs the LLM.
+    """
+    if missing := await fill(store, texts):
+        bank = RewriteBank()
+        tasks = [task_of(item_of(text), field="text") for text in missing]
+        await asyncio.to_thread(lambda: bank.generate(load_rewriter(), tasks))
+        await fill(store, missing, bank=bank)
 
 
 def _panels(plan: Plan, metric: str, figures: Figures) -> list[Panel]:

@@ -3,14 +3,19 @@
 import pytest
 from rich.console import Console
 
+from kb_service.room import KnowledgeBase
+from lab.cli import experiment_app
 from lab.experiments import methods
+from lab.experiments.figures import FIGURES, plan_of
 from lab.experiments.methods import OURS, ROWS, Plan, study
 from lab.experiments.plans import Sampling
 from lab.experiments.running import run
 from lab.results import pick, read_rows
-from semlink.errors import NotFound
+from lab.rewrite_bank import item_of
+from semlink.errors import InvalidField
 from semlink.methods import METHODS
 from semlink.store import MemoryStore
+from semlink.v1 import knowledge_pb2
 
 TINY = Sampling("person", seeds=2, queries=8, links=2)
 
@@ -41,12 +46,63 @@ def test_methods_without_an_llm_need_no_rewrites(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "methods-person-umi-los.png").stat().st_size > 10_000
 
 
-async def test_queries_without_rewrites_are_refused(monkeypatch) -> None:
-    async def nothing(store, texts, **_):
-        return list(texts)
+async def test_rewrites_that_the_bank_lacks_are_generated_and_put(monkeypatch, tmp_path) -> None:
+    """By the rewriter of the knowledge base, under the keys that it looks up."""
+    asked = []
 
-    monkeypatch.setattr(methods, "fill", nothing)
+    class Rewriter:
+        def __call__(self, tasks, **_):
+            asked.extend(t.text for t in tasks)
+            found = [knowledge_pb2.RewriteSet() for _ in tasks]
+            for task, one in zip(tasks, found, strict=True):
+                one.rewrites.add(text=f"{task.text} indeed", similarity=0.9)
+            return found
+
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(methods, "load_rewriter", Rewriter)
     prepare = study(Plan(TINY)).prepare
     assert prepare is not None
-    with pytest.raises(NotFound, match=r"2 of 2 queries have no rewrites yet, the first: 'a man'"):
-        await prepare(MemoryStore(), ["a man", "a woman"])
+    store = MemoryStore()
+    await prepare(store, ["a man", "a woman"])
+    assert sorted(asked) == ["a man", "a woman"]
+    knowledge = KnowledgeBase(store)
+    item = item_of("a man")
+    answer = await knowledge.rewrite(knowledge_pb2.RewriteRequest(items=[item]))
+    await knowledge.close()
+    assert [r.text for r in answer.sets[0].rewrites] == ["a man indeed"]
+    assert answer.sets[0].cached
+    await prepare(MemoryStore(), ["a man", "a woman"])
+    assert len(asked) == 2, "the bank kept them"
+
+
+def test_every_figure_has_a_plan_and_a_command() -> None:
+    commands = {c.name: c.help for c in experiment_app.registered_commands}
+    for name, figure in FIGURES.items():
+        plan = plan_of(name, quick=True)
+        assert plan.sampling.queries == 8
+        assert study(plan).name == name
+        assert study(plan).points
+        assert name in commands
+        assert figure.title.split(":")[0].lower() in str(commands[name]).lower()
+
+
+def test_any_value_can_be_set_and_mistakes_name_their_key() -> None:
+    plan = plan_of(
+        "fig6", ["seeds=5", "snrs_db=0, 12.5", "methods=sc-lmkb,llm-sc", "sweep_bits=", "bits=16"]
+    )
+    assert plan.sampling.seeds == 5
+    assert plan.snrs_db == (0.0, 12.5)
+    assert plan.methods == ("sc-lmkb", "llm-sc")
+    assert plan.bits == 16
+    assert {p.snr_db for p in study(plan).points} == {0.0, 12.5}
+    for wrong, field in (
+        ("seeds=many", "seeds"),
+        ("seed=1", "seed"),
+        ("snrs_db", "snrs_db"),
+        ("methods=magic", "methods"),
+    ):
+        with pytest.raises(InvalidField) as caught:
+            plan_of("fig6", [wrong])
+        assert caught.value.field == field
+    with pytest.raises(InvalidField, match="fig6"):
+        plan_of("fig99")
