@@ -518,6 +518,16 @@ def compare_reports(
         raise typer.Exit(1)
 
 
+@app.command("targets")
+def targets(
+    directory: Annotated[Path, typer.Argument(help="folder of reports")] = Path("results"),
+) -> None:
+    """What was asked of the system against what the reports of a folder say: met, missed, not measured."""
+    from lab.targets import judge_all, print_judged, rows_of
+
+    print_judged(judge_all(rows_of(directory)), console)
+
+
 QueriesOption = Annotated[int, typer.Option(help="test captions per seed")]
 LinksOption = Annotated[int, typer.Option(help="drops per seed")]
 Fresh = Annotated[

@@ -1,0 +1,104 @@
+"""How targets are judged: by intervals where "above" is asked, by the worst point of a sweep, never by what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.results import Report, Row
+from lab.targets import TARGETS, judge_all, rows_of
+from semlink.errors import NotFound
+
+
+def judged(rows: list[Row]) -> dict[str, tuple[str, str]]:
+    return {
+        t.claim + t.target: (j.verdict, j.found)
+        for t, j in zip(TARGETS, judge_all(rows), strict=True)
+    }
+
+
+def verdict(rows: list[Row], claim: str) -> str:
+    (found,) = {
+        j.verdict for t, j in zip(TARGETS, judge_all(rows), strict=True) if t.claim == claim
+    }
+    return found
+
+
+def difference(mean: float, low: float, rival: str = "DeepSC-MIMO", **changes: object) -> Row:
+    return Row(
+        metric="map_difference",
+        mean=mean,
+        ci95=(low, 2 * mean - low),
+        task="person",
+        snr_db=5.0,
+        variant=f"SC-LMKB vs {rival}, 4 users",
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def test_nothing_measured_is_nothing_met() -> None:
+    assert {v for v, _ in judged([]).values()} == {"not measured"}
+    for target in TARGETS:
+        assert target.command.startswith("semlink experiment")
+
+
+def test_one_point_whose_interval_holds_zero_misses_the_sweep() -> None:
+    clear = difference(0.05, 0.01)
+    assert verdict([clear], "SC-LMKB over conventional SC") == "met"
+    open_point = difference(0.05, -0.001, bits=16)
+    assert verdict([clear, open_point], "SC-LMKB over conventional SC") == "missed"
+    (text,) = (
+        j.found for j in judge_all([clear, open_point]) if j.claim == "SC-LMKB over conventional SC"
+    )
+    assert text.startswith("1 of 2 points clear above, 0 clear below")
+    # The other rival is another target.
+    assert verdict([clear], "SC-LMKB over LLM-enabled SC") == "not measured"
+
+
+def test_relative_gains_pair_the_same_link_only() -> None:
+    def at(method: str, mean: float, snr_db: float) -> Row:
+        return Row(
+            metric="r_at_1",
+            mean=mean,
+            method=method,
+            snr_db=snr_db,
+            bits=64,
+            quantizer="rvq",
+            split="test",
+        )
+
+    rows = [at("sc-lmkb", 0.5, 0.0), at("deepsc-mimo", 0.4, 0.0), at("deepsc-mimo", 0.1, 10.0)]
+    found = [j for j in judge_all(rows) if j.target.startswith("≥ +72.6 %")]
+    assert [j.verdict for j in found] == ["missed"]
+    assert found[0].found.startswith("+25.0 %")
+
+
+def test_the_predictor_is_held_against_the_best_rival_at_its_worst_place() -> None:
+    def at(method: str, mean: float, speed: float) -> Row:
+        return Row(
+            metric="nmse_db",
+            mean=mean,
+            method=method,
+            scenario="umi-los",
+            speed_kmh=speed,
+            bits=64,
+            variant="5 ms",
+        )
+
+    rows = [at("cdg", -8.0, 3.0), at("wiener", -6.5, 3.0), at("hold-last", -2.0, 3.0)]
+    assert verdict(rows, "CDG") == "met"
+    rows += [at("cdg", -4.0, 30.0), at("llm4cp", -3.9, 30.0)]
+    assert verdict(rows, "CDG") == "missed"
+    (text,) = (j.found for j in judge_all(rows) if j.claim == "CDG")
+    assert "1 of 2 places" in text
+    assert "+0.10 dB against llm4cp" in text
+
+
+def test_a_folder_of_reports_is_read_once_each(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no report"):
+        rows_of(tmp_path)
+    shared = Row(metric="map", mean=0.5)
+    Report("a", [shared]).write(tmp_path, "a")
+    Report("b", [shared, Row(metric="map", mean=0.6)]).write(tmp_path, "b")
+    assert len(rows_of(tmp_path)) == 2
