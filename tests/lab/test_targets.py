@@ -1,4 +1,4 @@
-"""How targets are judged: by intervals where "above" is asked, by the worst point of a sweep, never by what is missing."""
+"""How targets are judged: by intervals for "above", by the worst point of a sweep, never by what is missing."""
 
 from __future__ import annotations
 
