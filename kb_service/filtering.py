@@ -43,10 +43,12 @@ def judge(
     *,
     min_similarity: float,
     attributes: bool = True,
+    complete: bool = False,
 ) -> knowledge_pb2.RewriteSet:
     """The same rewrites with ``kept`` and ``reason`` set: "kept", "duplicate", "similarity 0.41 < 0.60" or what the
     attribute test objects to ("adds 'leather'"). ``min_similarity`` is α, −1…1; ``attributes`` switches the second
-    test on. Duplicates are those that :func:`kb_service.rewriting.mark_duplicates` found.
+    test on; ``complete`` also drops what leaves something out. Duplicates are those that
+    :func:`kb_service.rewriting.mark_duplicates` found.
     """
     judged = knowledge_pb2.RewriteSet()
     for rewrite in generated.rewrites:
@@ -55,6 +57,8 @@ def judge(
             reason = f"similarity {rewrite.similarity:.2f} < {min_similarity:.2f}"
         if not reason and attributes:
             reason = objection(source, rewrite.text)
+        if not reason and complete:
+            reason = omission(source, rewrite.text)
         judged.rewrites.add(
             text=rewrite.text,
             kept=not reason,
@@ -134,8 +138,15 @@ def objection(source: str, rewrite: str) -> str:
     return _misplaced(said, claimed) or contradiction(said.account, claimed.account)
 
 
+def omission(source: str, rewrite: str) -> str:
+    """What a rewrite leaves out, "" for one that entails its source as the source entails it."""
+    why = objection(rewrite, source)
+    return f"leaves out: the source {why}" if why else ""
+
+
 def _stem(word: str) -> str:
     """What inflected forms of a word share, roughly."""
+    word = lexicon.IRREGULAR.get(word, word)
     for ending in ("ing", "ed", "es", "s", "e", "y", "ly"):
         if word.endswith(ending) and len(word) > len(ending) + 2:
             return word.removesuffix(ending)[:6]

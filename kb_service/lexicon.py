@@ -1,7 +1,8 @@
 """The words whose presence in a rewrite must be earned by the source: data of the attribute test. Our definition.
 
 A concept is named by its first phrase; the other phrases of its entry mean the same. ``BROADER`` says what a concept
-entails: whoever wears jeans wears trousers. What neither a table nor ``NEUTRAL`` holds is news unless the source says it.
+entails: whoever wears jeans wears trousers. What neither a table nor ``NEUTRAL`` holds is news unless the source says
+it.
 """
 
 from __future__ import annotations
@@ -355,6 +356,7 @@ IRREGULAR: Final[dict[str, str]] = {
     "blew": "blow",
     "sang": "sing",
     "rang": "ring",
+    "rung": "ring",
 }
 BREAKS: Final = frozenset(
     {

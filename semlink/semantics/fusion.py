@@ -14,7 +14,7 @@ import torch
 from semlink.errors import InvalidField
 from semlink.methods import Fusion
 
-RULES: Final[tuple[Fusion, ...]] = ("none", "mean", "similarity")
+RULES: Final[tuple[Fusion, ...]] = ("none", "mean", "similarity", "importance")
 
 
 def fuse(
@@ -30,9 +30,15 @@ def fuse(
 
     .. math::
         z = \frac{\sum_{i=0}^{n} a_i z_i}{\lVert \sum_{i=0}^{n} a_i z_i \rVert}, \qquad
-        a_i = \begin{cases} 1 & \text{mean} \\ e^{s_i / \tau_f} & \text{similarity} \end{cases}
+        a_i = \begin{cases} 1 & \text{mean} \\ e^{s_i / \tau_f} & \text{similarity} \\
+            \operatorname{ReLU}(g \odot z_i) / \sum_j \operatorname{ReLU}(g \odot z_j) & \text{importance}
+            \end{cases}
 
-    with the source as :math:`i = 0`, :math:`s_0 = 1`. Both rules are our definition. Batch mates never change a row.
+    with the source as :math:`i = 0`, :math:`s_0 = 1`. ``importance`` weighs each coordinate by itself, as Grad-CAM
+    does with maps: :math:`g = \partial \langle m, z_0 \rangle / \partial z_i` with
+    :math:`m = \operatorname{normalise}(\sum_i z_i)`, the contrastive logit of the fused feature with the query's own
+    meaning, which a transmitter knows; a coordinate in which nothing is important is averaged. All rules are our
+    definition. Batch mates never change a row.
 
     Input
     -----
@@ -40,7 +46,7 @@ def fuse(
     rewrites : [batch, n, size], float32, unit norm; where ``kept`` is False any value, even NaN, is allowed
     similarity : [batch, n], float32, −1…1, cosine of rewrite and source as sentences
     kept : [batch, n], bool
-    rule : "none" (the source as it is), "mean" or "similarity"
+    rule : "none" (the source as it is), "mean", "similarity" or "importance"
     temperature : τ_f > 0, used by "similarity" alone
 
     Output
@@ -53,10 +59,16 @@ def fuse(
     _check(source, rewrites, similarity, kept, rule=rule, temperature=temperature)
     if rule == "none" or rewrites.shape[1] == 0:
         return source
-    weights = _weights(similarity, kept, rule, temperature).unsqueeze(-1)
     # Not 0 · rewrite: a dropped rewrite may hold NaN, and 0 · NaN is NaN.
-    others = torch.where(kept.unsqueeze(-1), rewrites * weights[:, 1:], 0.0)
-    total = source * weights[:, 0] + others.sum(dim=1)
+    features = torch.cat(
+        (source.unsqueeze(1), torch.where(kept.unsqueeze(-1), rewrites, 0.0)), dim=1
+    )
+    present = torch.cat((torch.ones_like(kept[:, :1]), kept), dim=1)
+    if rule == "importance":
+        weights = _importance(features, present)
+    else:
+        weights = _weights(similarity, present, rule, temperature).unsqueeze(-1)
+    total = (weights * features).sum(dim=1)
     norm = torch.linalg.vector_norm(total, dim=-1, keepdim=True)
     fuses = kept.any(dim=1, keepdim=True)
     if bool(((norm < 1e-6) & fuses).any()):
@@ -67,14 +79,26 @@ def fuse(
 
 
 def _weights(
-    similarity: torch.Tensor, kept: torch.Tensor, rule: Fusion, temperature: float
+    similarity: torch.Tensor, present: torch.Tensor, rule: Fusion, temperature: float
 ) -> torch.Tensor:
     """Weights of source and rewrites, [batch, 1 + n]; they sum to 1, dropped rewrites have none."""
     scores = torch.cat((torch.ones_like(similarity[:, :1]), similarity), dim=1)
     if rule == "mean":
         scores = torch.zeros_like(scores)
-    present = torch.cat((torch.ones_like(kept[:, :1]), kept), dim=1)
     return torch.softmax((scores / temperature).masked_fill(~present, -torch.inf), dim=1)
+
+
+def _importance(features: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Weights of each coordinate, [batch, 1 + n, size]; over the present features they sum to 1."""
+    total = features.sum(dim=1)
+    norm = torch.linalg.vector_norm(total, dim=-1, keepdim=True).clamp_min(1e-6)
+    mean, source = total / norm, features[:, 0]
+    gradient = (source - (source * mean).sum(dim=-1, keepdim=True) * mean) / norm
+    weights = torch.relu(gradient.unsqueeze(1) * features) * present.unsqueeze(-1)
+    together = weights.sum(dim=1, keepdim=True)
+    even = (present / present.sum(dim=1, keepdim=True)).unsqueeze(-1)
+    # Below rounding there is no gradient to speak of: source and rewrites agree.
+    return torch.where(together > 1e-9, weights / together.clamp_min(1e-9), even)
 
 
 def _check(

@@ -39,7 +39,7 @@ def test_agrees_with_a_loop_over_items(batch, rule):
         torch.testing.assert_close(got[i], torch.tensor([t / norm for t in total]))
 
 
-@pytest.mark.parametrize("rule", ["none", "mean", "similarity"])
+@pytest.mark.parametrize("rule", ["none", "mean", "similarity", "importance"])
 def test_nothing_kept_is_exactly_the_source(batch, rule):
     nothing = {**batch, "kept": torch.zeros(6, 5, dtype=torch.bool)}
     assert torch.equal(fuse(**nothing, rule=rule, temperature=0.1), batch["source"])
@@ -65,7 +65,7 @@ def test_unit_norm_and_closer_to_what_was_kept(batch, rule):
     assert torch.equal(after[~moved], before[~moved])
 
 
-@pytest.mark.parametrize("rule", ["mean", "similarity"])
+@pytest.mark.parametrize("rule", ["mean", "similarity", "importance"])
 def test_batch_mates_and_dropped_rewrites_change_nothing(batch, rule):
     together = fuse(**batch, rule=rule, temperature=0.1)
     for i in range(6):
@@ -75,6 +75,29 @@ def test_batch_mates_and_dropped_rewrites_change_nothing(batch, rule):
     other = torch.where(batch["kept"], batch["similarity"], 0.99)
     again = fuse(batch["source"], poisoned, other, batch["kept"], rule=rule, temperature=0.1)
     assert torch.equal(again, together)
+
+
+def test_importance_agrees_with_automatic_differentiation(batch):
+    got = fuse(**batch, rule="importance", temperature=1.0)
+    for i in range(6):
+        others = batch["rewrites"][i][batch["kept"][i]]
+        features = torch.cat((batch["source"][i : i + 1], others)).requires_grad_()
+        mean = torch.nn.functional.normalize(features.sum(0), dim=0)
+        score = mean @ batch["source"][i]
+        (gradient,) = torch.autograd.grad(score, features)
+        weights = torch.relu(gradient * features.detach())
+        shares = torch.where(weights.sum(0) > 1e-9, weights / weights.sum(0), 1 / len(features))
+        expected = torch.nn.functional.normalize((shares * features.detach()).sum(0), dim=0)
+        torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_importance_holds_to_the_source_more_than_the_mean(batch):
+    moved = batch["kept"].any(dim=1)
+    near = {
+        rule: (fuse(**batch, rule=rule, temperature=1.0) * batch["source"]).sum(-1)[moved]
+        for rule in ("mean", "importance")
+    }
+    assert (near["importance"] > near["mean"]).all()
 
 
 def test_temperature_goes_from_the_source_to_the_mean(batch):
