@@ -203,7 +203,8 @@ class LanguageModel:
         for found, text in zip(logits, tokens, strict=True):
             whole = torch.tensor([self._opening(prefix.text) + text], device=self.device)
             plain = self._model(input_ids=whole).logits[0, -1]
-            if not torch.allclose(found.float(), plain.float(), atol=0.05, rtol=0.05):
+            off = (found.float() - plain.float()).abs().max()
+            if not off <= 0.05 * plain.float().std():
                 raise self._unusable("in a padded batch it computes something else than alone")
 
     def _unusable(self, why: str) -> InvalidField:

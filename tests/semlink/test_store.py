@@ -270,3 +270,53 @@ async def test_a_restarted_redis_is_used_again(tmp_path: Path) -> None:
 def test_open_store_follows_the_setting() -> None:
     assert isinstance(open_store(Settings(redis_url="memory://")), MemoryStore)
     assert isinstance(open_store(Settings(redis_url="redis://127.0.0.1:1/0")), RedisStore)
+
+
+async def _scanned(store: Store, count: int) -> list[tuple[str, bytes]]:
+    found, cursor = [], 0
+    while True:
+        cursor, entries = await store.scan_knowledge(cursor, count)
+        found += entries.items()
+        if not cursor:
+            return found
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000])
+async def test_a_scan_of_knowledge_meets_everything(store: Store, count: int) -> None:
+    entries = {f"key {i}": bytes([i]) * 100 for i in range(200)}
+    await store.put_knowledge(entries)
+    assert await store.count_knowledge() == 200
+    found = await _scanned(store, count)
+    assert dict(found) == entries
+    assert await store.scan_knowledge(0, 10) != (0, {}), "a scan is no state"
+
+
+async def test_a_scan_of_nothing_ends_at_once(store: Store) -> None:
+    assert await store.scan_knowledge(0, 10) == (0, {})
+    assert await store.count_knowledge() == 0
+
+
+async def test_deleted_knowledge_is_gone_and_counted(store: Store) -> None:
+    await store.put_knowledge({f"key {i}": bytes(100) for i in range(20)})
+    assert await store.delete_knowledge(["key 1", "key 1", "key 2", "never"]) == 2
+    assert await store.delete_knowledge([]) == 0
+    assert await store.knowledge(["key 1", "key 2", "key 3"]) == [None, None, bytes(100)]
+    assert await store.count_knowledge() == 18
+    await store.put_knowledge({"key 1": b"again"})
+    assert dict(await _scanned(store, 3))["key 1"] == b"again"
+
+
+async def test_a_scan_meets_what_stays_while_others_come_and_go(store: Store) -> None:
+    stays = {f"stays {i}": bytes(100) for i in range(300)}
+    await store.put_knowledge(stays | {f"goes {i}": bytes(100) for i in range(300)})
+    met: set[str] = set()
+    cursor = turn = 0
+    while True:
+        cursor, entries = await store.scan_knowledge(cursor, 20)
+        met |= set(entries)
+        await store.delete_knowledge([f"goes {turn * 10 + i}" for i in range(10)])
+        await store.put_knowledge({f"new {turn}": bytes(100)})
+        turn += 1
+        if not cursor:
+            break
+    assert set(stays) <= met
