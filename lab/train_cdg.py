@@ -28,6 +28,7 @@ from lab.csi_histories import (
 from lab.differentiable_link import SemanticLink
 from lab.progress import progress
 from lab.training import learning_rate_factor, rounded, save_weights
+from semlink.errors import InvalidField
 from semlink.links import SCENARIOS, default_link
 from semlink.models import cache_dir
 from semlink.settings import Settings
@@ -43,7 +44,7 @@ JOINT_TASK: Final = "person"
 class GeneratorRecipe:
     """Everything that decides what a run learns, besides generator, bank and seed."""
 
-    steps: int = 3_000
+    steps: int = 2_000
     groups: int = 16
     """Of four users, in a batch."""
     learning_rate: float = 2e-3
@@ -323,14 +324,19 @@ def train_named(
     name: str, *, seed: int = 0, steps: int | None = None, out: Path | None = None
 ) -> dict[str, Any]:
     """Train a generator by the recipe that was chosen for it; what ``semlink train cdg`` does."""
-    recipe = RECIPES.get(name, GeneratorRecipe())
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise InvalidField(f"name is {name!r}, allowed: {', '.join(RECIPES)}", field="name")
     if steps is not None:
         recipe = replace(recipe, steps=steps)
     return run(name, seed=seed, out=out, recipe=recipe)
 
 
+STEPS: Final = 2_000
 RECIPES: Final[Mapping[str, GeneratorRecipe]] = {
-    name: GeneratorRecipe(steps=2_000, learning_rate=1e-3)
-    for name in ("transformer", "llm4cp", "csi-llm")
+    "cdg": GeneratorRecipe(STEPS, learning_rate=2e-3, joint_weight=0.3),
+    "transformer": GeneratorRecipe(STEPS, learning_rate=1e-3),
+    "llm4cp": GeneratorRecipe(STEPS, learning_rate=1e-3),
+    "csi-llm": GeneratorRecipe(STEPS, learning_rate=1e-3),
 }
-"""Of each generator, its learning rate chosen on validation; those of others are the default's."""
+"""Of each generator: the same steps, a learning rate of its own that was chosen on validation."""

@@ -1,0 +1,53 @@
+"""How long a channel generator takes: ``python -m lab.bench_generators`` (seconds, prints a table).
+
+A batch is 16 predictions of cells of 4 users each, as the knowledge base meets it; the median of 20 calls after 3.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Annotated, Final
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kb_service.generators import GENERATORS, Antennas, load_generator, trained_for
+from lab.csi_histories import GROUP_USERS, validation_histories
+
+PREDICTIONS: Final = 16
+CALLS: Final = 20
+WARM_UP: Final = 3
+
+
+def milliseconds(name: str, threads: int) -> float:
+    """Median time of a batch [ms] on so many threads."""
+    histories = validation_histories().rows(torch.arange(PREDICTIONS * GROUP_USERS))
+    present = torch.ones(histories.age_slots.shape, dtype=torch.bool)
+    generator = load_generator(name)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    times = []
+    with torch.inference_mode():
+        for _ in range(WARM_UP + CALLS):
+            started = time.perf_counter()
+            generator(histories.history, present, histories.age_slots, histories.context)
+            times.append(1e3 * (time.perf_counter() - started))
+    torch.set_num_threads(before)
+    return statistics.median(times[WARM_UP:])
+
+
+def main(threads: Annotated[int, typer.Option(help="of torch")] = 2) -> None:
+    """Print the time of every trained generator."""
+    table = Table("generator", f"ms a batch of {PREDICTIONS}", "ms a prediction")
+    for name in GENERATORS:
+        if trained_for(name, Antennas()):
+            took = milliseconds(name, threads)
+            table.add_row(name, f"{took:.1f}", f"{took / PREDICTIONS:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
