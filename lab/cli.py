@@ -518,6 +518,17 @@ def compare_reports(
         raise typer.Exit(1)
 
 
+@app.command("results")
+def results_page(
+    directory: Annotated[Path, typer.Argument(help="folder of reports")] = Path("results"),
+    page: Annotated[Path, typer.Option(help="file to write")] = Path("docs/results.md"),
+) -> None:
+    """Write the page of all figures and tables, with commands and targets, from the reports of a folder."""
+    from lab.results_page import write
+
+    console.print(f"written: {write(directory, page)}")
+
+
 @app.command("targets")
 def targets(
     directory: Annotated[Path, typer.Argument(help="folder of reports")] = Path("results"),
