@@ -255,7 +255,9 @@ def _unknown(token: Token) -> list[str]:
 
 
 def _says_nothing(tokens: list[Token], place: int) -> bool:
-    """The pair in "a pair of trousers"; how a thing, not a person, is where it is ("a vase sits on a table")."""
+    """The pair in "a pair of trousers"; the top in "on top of"; how a thing, not a person, is where it is."""
+    if [t.text for t in tokens[max(0, place - 1) : place + 2]] == ["on", "top", "of"]:
+        return True
     if tokens[place].concept in lexicon.POSTURES:
         return not _is_of_person(tokens, place)
     if _class(tokens[place].concept) == "position":
@@ -430,6 +432,8 @@ def _read_places(tokens: list[Token], reading: Reading) -> None:
 
 def _supporting(before: str, following: list[Token]) -> str:
     """What something is on, over or in, "" for places, and for what is worn or used rather than a place."""
+    if [t.text for t in following[:2]] == ["top", "of"]:
+        return ""  # a phrase of its own
     for token in following:
         kind = _class(token.concept)
         if kind in lexicon.THINGS:

@@ -47,6 +47,10 @@ PARAPHRASES = [
     ("A pair of green fir trees by a lake.", "Two green fir trees near a lake."),
     ("Two men walk 3 dogs.", "Three dogs are walked by two men."),
     ("A crimson car is in front of a house.", "A house behind a red car."),
+    ("A man in black trousers.", "A man in a pair of black trousers."),
+    ("A cake is on a table.", "A cake sits on top of a table."),
+    ("A toy train is in front of a pair of fish.", "Two fish behind a toy train."),
+    ("A woman seen at an angle from the front.", "A woman seen from the front."),
 ]
 HALLUCINATIONS = [
     (SWEATSHIRT, "A pedestrian with a black leather dress.", "adds"),
@@ -73,6 +77,19 @@ HALLUCINATIONS = [
         "adds 'hat', which the source denies",
     ),
     ("A man with a hat walks.", "A hatless man walks.", "denies 'hatless'"),
+    (SWEATSHIRT, "A woman in blue jeans facing the camera.", "adds 'facing the camera'"),
+    (SWEATSHIRT, "A middle-aged woman in blue jeans.", "adds 'middle-aged'"),
+    (JACKET, "A man in a red jacket beside a waterfall.", "adds 'waterfall'"),
+    (JACKET, "A man in a red jacket walks along a woman.", "adds 'walks'"),
+    (BUS, "A yellow bus with a tree.", "counts one 'tree'"),
+    (BUS, "A yellow bus on two small trees.", "adds that 'bus' is above 'tree'"),
+    (BUS, "Two small trees and a yellow bus in the middle.", "adds 'in the middle'"),
+    ("A violin is next to a house.", "A house with a violin on it.", "adds that 'violin'"),
+    (
+        "A man walks with a dog.",
+        "A man walks with a dog, a dog, a dog, a dog, a dog.",
+        "repeats 'dog'",
+    ),
 ]
 
 
@@ -124,6 +141,22 @@ def test_the_attribute_test_can_be_switched_off_and_alpha_moved():
     assert judge(JACKET, found, min_similarity=0.8, attributes=False).rewrites[0].kept
     stricter = judge(JACKET, found, min_similarity=0.81, attributes=False).rewrites[0]
     assert (stricter.kept, stricter.reason) == (False, "similarity 0.80 < 0.81")
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "whole"),
+    [
+        ("A gentleman with black trousers and a red jacket has a rucksack.", True),
+        ("A man in a red jacket carries a backpack.", False),
+        ("A man in a jacket and black trousers carries a backpack.", False),
+    ],
+)
+def test_what_leaves_something_out_is_dropped_only_on_request(rewrite, whole):
+    found = _generated((rewrite, 0.9))
+    assert judge(JACKET, found, min_similarity=0.6).rewrites[0].kept
+    complete = judge(JACKET, found, min_similarity=0.6, complete=True).rewrites[0]
+    assert complete.kept == whole
+    assert whole or complete.reason.startswith("leaves out")
 
 
 def test_nan_similarity_is_dropped():
