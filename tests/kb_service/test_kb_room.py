@@ -13,6 +13,7 @@ from kb_service.room import KnowledgeBase
 from semlink.deadlines import deadline_in
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.links import default_link
+from semlink.models import locate
 from semlink.store import MemoryStore
 from semlink.v1 import knowledge_pb2
 
@@ -331,3 +332,36 @@ async def test_a_warm_look_up_is_fast(room, llm):
         times.append(time.perf_counter() - started)
     assert min(times) < 2e-3
     assert task_of(_ask(CAPTION).items[0], field="i").key(MODEL_NAME).startswith("rewrites:")
+
+
+@pytest.mark.slow
+async def test_the_real_llm_delays_neither_kept_nor_new_captions_without_budget():
+    """Generation has the thread, torch's threads and the interpreter's lock to itself as seldom as can be."""
+    try:
+        locate("smollm2")
+        locate("minilm")
+    except NotFound as missing:
+        pytest.skip(missing.message)
+    room = KnowledgeBase(MemoryStore())
+    await room.warm_up()
+    async with asyncio.timeout(120):
+        first = await room.rewrite(_ask("A red bus.", num_candidates=1, budget_ms=100_000))
+    assert first.sets[0].rewrites
+    await room.rewrite(_ask(*(f"A man in a red coat, number {i}." for i in range(24))))
+    await _until(lambda: room._current)
+    kept, new = [], []
+    for i in range(40):
+        started = time.perf_counter()
+        (found,) = (await room.rewrite(_ask("A red bus.", num_candidates=1))).sets
+        kept.append(time.perf_counter() - started)
+        assert found.cached
+        started = time.perf_counter()
+        (found,) = (await room.rewrite(_ask(f"A blue tram, {i}."))).sets
+        new.append(time.perf_counter() - started)
+        assert found.degraded
+        await asyncio.sleep(0.01)
+    assert room._current, "nothing was generated meanwhile"
+    # One step of the LLM takes 100 ms and more, a batch seconds; the bound is loose because others share the cores.
+    assert sorted(kept)[20] < 0.05
+    assert sorted(new)[20] < 0.05
+    await room.close()

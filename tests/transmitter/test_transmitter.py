@@ -67,8 +67,10 @@ class Knowledge:
 
     def __init__(self, rewrites: list[knowledge_pb2.Rewrite] | None) -> None:
         self.rewrites = rewrites
+        self.asked: list[knowledge_pb2.RewriteItem] = []
 
     async def rewrite(self, request: knowledge_pb2.RewriteRequest) -> knowledge_pb2.RewriteResponse:
+        self.asked += request.items
         if self.rewrites is None:
             raise Unavailable("knowledge cannot be reached")
         return knowledge_pb2.RewriteResponse(
@@ -363,6 +365,14 @@ async def test_kept_rewrites_change_the_message_and_dropped_ones_do_not() -> Non
     assert not np.allclose(none, kept_)
 
 
+async def test_the_strategy_of_a_query_reaches_the_knowledge_base() -> None:
+    knowledge = Knowledge([])
+    sender = room(Air(), MemoryStore(), knowledge)
+    for name in ("", "instruction"):
+        await send(sender, query(method="sc-lmkb", rewrite_strategy=name))
+    assert [item.strategy for item in knowledge.asked] == ["", "instruction"]
+
+
 @pytest.mark.parametrize(
     ("values", "error", "field"),
     [
@@ -374,6 +384,7 @@ async def test_kept_rewrites_change_the_message_and_dropped_ones_do_not() -> Non
         ({"corpus": "scenes"}, InvalidField, "corpus"),
         ({"text": " "}, InvalidField, "text"),
         ({"knowledge_budget_ms": float("nan")}, InvalidField, "knowledge_budget_ms"),
+        ({"rewrite_strategy": "chain"}, InvalidField, "rewrite_strategy"),
         ({"link_config": common_pb2.LinkConfig()}, InvalidField, "link.scenario"),
         ({"link_config": unoffered()}, InvalidField, "link.feedback.bits"),
     ],
