@@ -413,8 +413,8 @@ def _names_pattern(token: Token, tokens: list[Token], place: int) -> bool:
 def _read_places(tokens: list[Token], reading: Reading) -> None:
     words = [w for token in tokens for w in token.words]
     owners = [token for token in tokens for _ in token.words]
-    for place in range(len(words)):
-        for phrase, (relation, reverse) in lexicon.RELATIONS.items():
+    for place, word in enumerate(words):
+        for phrase, (relation, reverse) in _RELATIONS_BY_WORD.get(word, ()):
             if tuple(words[place : place + len(phrase)]) != phrase:
                 continue
             before, following = _subject(owners[:place]), owners[place + len(phrase) :]
@@ -538,4 +538,8 @@ def _index() -> tuple[dict[tuple[str, ...], str], dict[str, str]]:
 
 
 _CONCEPT_OF, _CLASS_OF = _index()
+_RELATIONS_BY_WORD: Final = {
+    word: [(p, r) for p, r in lexicon.RELATIONS.items() if p[0] == word]
+    for word in {phrase[0] for phrase in lexicon.RELATIONS}
+}
 _LONGEST = max(map(len, _CONCEPT_OF))
