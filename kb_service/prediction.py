@@ -1,19 +1,28 @@
-"""CSI at the slot of transmission from the reports that the link has brought so far (CDG's linear baselines).
+"""CSI at the slot of transmission from the reports that the link has brought so far.
 
-A predictor sees reconstructed reports only. :func:`predict_items` is what the knowledge base calls.
+A predictor sees reconstructed reports only. Three are linear; the others are trained generators
+(:mod:`kb_service.generators`), loaded when they are first needed. :func:`predict_items` is what the knowledge base
+calls.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
 import torch
 
-from semlink.errors import InvalidField
-from semlink.links import SLOT_SECONDS
+from kb_service.channel_knowledge import refined_weights
+from kb_service.generators import GENERATORS, Antennas, context_of, load_generator, trained_for
+from kb_service.generators.linear import linear_fusion
+from kb_service.llm import MODEL_NAME
+from kb_service.predictor_choice import best_predictors
+from semlink.errors import InvalidField, NotFound
+from semlink.links import SLOT_SECONDS, default_link
+from semlink.models import cache_dir, locate
 from semlink.signal.feedback import (
     HISTORY_REPORTS,
     DecodedHistory,
@@ -26,11 +35,19 @@ from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2, knowledge_pb2
 from semlink.wire import to_wire
 
+CHUNK_USERS: Final = 16
+"""Users that a generator computes at once, fewer are filled up: products of one size round alike, whoever is beside."""
+WITHOUT_LLM: Final = ("transformer",)
+"""Generators that need no part of the LLM."""
+
 
 class CsiPredictor(Protocol):
     """From a history of reports to the CSI of a later slot."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in requests."""
+        ...
 
     def predict(
         self,
@@ -78,31 +95,13 @@ class HoldLast:
 
 
 class Wiener:
-    """``wiener``: the linear MMSE combination of the last reports. Our definition.
+    """``wiener``: the linear MMSE combination of the last reports, :func:`kb_service.generators.linear.linear_fusion`.
 
     Each report has phases of its own (:class:`semlink.signal.quantizers.layers.Content`): it is first turned to agree
     with the newest one.
-    The correlation of two turned reports, whose quantisation noise is partly the same, is modelled as
-
-        ``C(τ) = Σ_k β_k exp(−s_k (π f_D τ)²)`` for τ ≠ 0, and 1 for a report with itself,
-
-    ``f_D`` the Doppler shift of the link's speed; ``s = 1`` is Jakes' spectrum at small lags (``J0(x) ≈ exp(−x²/4)``),
-    ``s = 0`` what does not fade at all (line of sight). ``β ≥ 0`` is fitted to the user's own correlations by least
-    squares, shrunk towards ``PRIOR_SHARES``; ``g = Σ β`` < 1 where every report brings new quantisation noise. Then
-
-        ``ĥ = Σ_p (R⁻¹ r)_p ĥ_p``, ``R[p, q] = C(t_p − t_q)``, ``r[p] = C(age_p) / √g``.
-
-    It rests on reports being conditional means of their channels (``E⟨ĥ_p, h_p⟩ = E‖ĥ_p‖²``), as centroids are. With
-    one report it is hold-last, shrunk.
     """
 
     name = "wiener"
-    SPREADS: Final = (0.0, 0.1, 0.5, 2.0)
-    """``s_k``."""
-    PRIOR_SHARES: Final = (0.3, 0.3, 0.3, 0.1)
-    PRIOR_PAIRS: Final = 0.5
-    """Weight of the prior in the fit, in pairs of reports."""
-    MAX_COHERENCE: Final = 0.99
 
     def predict(
         self,
@@ -115,52 +114,10 @@ class Wiener:
         reference = newest_report(history, present)
         reports = torch.where(present[..., None, None, None], history, torch.zeros_like(history))
         reports = content_of(config).turned(reports, reference.unsqueeze(2)).flatten(3)
-
         turns = math.pi * doppler_hz(config) * SLOT_SECONDS * age_slots.double()[:, None]
-        pairs = self._shapes(turns[..., :, None] - turns[..., None, :])
-        shares = self._fit(self._correlation(reports), present, pairs)
-        coherence = shares.sum(-1)
-
-        both = present[..., :, None] & present[..., None, :]
-        covariance = (pairs * shares[..., None, None, :]).sum(-1) * both
-        diagonal = torch.eye(present.shape[2], dtype=torch.bool, device=present.device)
-        covariance = torch.where(diagonal, torch.ones_like(covariance), covariance)
-        target = (self._shapes(turns) * shares[..., None, :]).sum(-1)
-        target = (target / coherence.sqrt()[..., None]) * present
-        weights = torch.linalg.solve(covariance, target)
+        weights = linear_fusion(reports, present, turns.expand(present.shape)).weights
         csi: torch.Tensor = (weights[..., None].to(reports.dtype) * reports).sum(2)
         return csi.view_as(reference)
-
-    def _shapes(self, turns: torch.Tensor) -> torch.Tensor:
-        """``exp(−s_k turns²)`` for every ``k``, in a new last dimension."""
-        spreads = torch.tensor(self.SPREADS, dtype=torch.float64, device=turns.device)
-        shapes: torch.Tensor = torch.exp(-spreads * turns[..., None].square())
-        return shapes
-
-    @staticmethod
-    def _correlation(reports: torch.Tensor) -> torch.Tensor:
-        """Correlation of every pair of aligned reports, float64 ``[batch, num_users, num_reports, num_reports]``."""
-        batch = reports.shape[:2]
-        flat = reports.flatten(0, 1)
-        gram = torch.bmm(flat, flat.mH).real.double()
-        power = gram.diagonal(dim1=1, dim2=2).clamp_min(1e-30)
-        rho = gram / (power[:, :, None] * power[:, None, :]).sqrt()
-        return rho.view(*batch, *rho.shape[1:])
-
-    def _fit(self, rho: torch.Tensor, present: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        """Shares ``β`` of every user, float64 ``[batch, num_users, len(SPREADS)]``: regularised least squares."""
-        upper = torch.ones(rho.shape[-2:], dtype=torch.float64, device=rho.device).triu(1)
-        weight = (present[..., :, None] & present[..., None, :]) * upper
-        size = len(self.SPREADS)
-        shapes = pairs.expand(*weight.shape, size).flatten(2, 3)
-        weighted = shapes * weight.flatten(2)[..., None]
-        prior = torch.tensor(self.PRIOR_SHARES, dtype=torch.float64, device=rho.device)
-        eye = torch.eye(size, dtype=torch.float64, device=rho.device)
-        left = (weighted[..., :, None] * shapes[..., None, :]).sum(2) + self.PRIOR_PAIRS * eye
-        right = (weighted * rho.flatten(2)[..., None]).sum(2) + self.PRIOR_PAIRS * prior
-        shares: torch.Tensor = torch.linalg.solve(left, right).clamp_min(1e-3)
-        coherence = shares.sum(-1, keepdim=True)
-        return shares * (self.MAX_COHERENCE / coherence).clamp_max(1.0)
 
 
 class Kalman:
@@ -186,18 +143,214 @@ class Kalman:
         return fuse_reports(history, present, age_slots, doppler_hz(config), content)
 
 
-PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A trained generator of :data:`kb_service.generators.GENERATORS`, for reports of one row at 16 ports.
+
+    ``site``: a scenario whose refined weights are used (:mod:`kb_service.channel_knowledge`), "" for the shipped ones.
+    """
+
+    name: str
+    site: str = ""
+
+    @property
+    def source(self) -> str:
+        """What answers say of it."""
+        return f"{self.name}+{self.site}" if self.site else self.name
+
+    def check(self, config: common_pb2.LinkConfig, *, field: str = "predictor") -> None:
+        """Raise InvalidField where there are no weights for such a link."""
+        if not self.fits(config):
+            raise InvalidField(
+                f"{field} is {self.name!r}, which has no weights for content "
+                f"{config.feedback.content or 'layers'}, {config.num_tx_ant} ports and {config.num_layers} layers, "
+                f"allowed here: {', '.join(LINEAR)}",
+                field=field,
+            )
+
+    def fits(self, config: common_pb2.LinkConfig) -> bool:
+        """Whether there are weights for such a link."""
+        return config.feedback.content != "channel" and trained_for(self.name, _antennas(config))
+
+    def problem(self) -> str:
+        """Why it cannot answer at once: the LLM is not installed, or not converted yet. "" if it can."""
+        if self.name in WITHOUT_LLM or (cache_dir() / MODEL_NAME).is_dir():
+            return ""
+        try:
+            locate("smollm2")
+        except NotFound as error:
+            return error.message
+        return "the LLM is not converted yet; `semlink models --prepare` does it"
+
+    def predict(
+        self,
+        history: torch.Tensor,
+        present: torch.Tensor,
+        age_slots: torch.Tensor,
+        config: common_pb2.LinkConfig,
+    ) -> torch.Tensor:
+        """See :class:`CsiPredictor`. Raises InvalidField for other antennas, NotFound without the LLM's package."""
+        content = content_of(config)
+        users = history.shape[1]
+        rows = self.rows(
+            content.rows(history.flatten(0, 1)),
+            present.flatten(0, 1),
+            age_slots.repeat_interleave(users, dim=0),
+            context_of(config).expand(len(history) * users, -1),
+            _antennas(config),
+        )
+        return content.csi(rows).view(*history.shape[:2], *history.shape[3:])
+
+    def rows(
+        self,
+        history: torch.Tensor,
+        present: torch.Tensor,
+        age_slots: torch.Tensor,
+        context: torch.Tensor,
+        antennas: Antennas,
+    ) -> torch.Tensor:
+        """As :meth:`kb_service.generators.ChannelGenerator.forward`, ``CHUNK_USERS`` users at a time."""
+        generator = load_generator(self.name, antennas)
+        refined = dict(refined_weights(self.name, self.site)) if self.site else {}
+        parts = []
+        with torch.inference_mode():
+            for chunk in zip(
+                *(torch.split(x, CHUNK_USERS) for x in (history, present, age_slots, context)),
+                strict=True,
+            ):
+                size = len(chunk[0])
+                full = tuple(_filled(x) for x in chunk)
+                # not the module's own weights, so that threads with other sites share it
+                rows = torch.func.functional_call(generator, refined, full)
+                parts.append(rows[:size])
+        return torch.cat(parts).clone()
+
+
+def _filled(x: torch.Tensor) -> torch.Tensor:
+    """``x`` with zeros behind, up to ``CHUNK_USERS`` items."""
+    missing = CHUNK_USERS - len(x)
+    return torch.cat([x, torch.zeros((missing, *x.shape[1:]), dtype=x.dtype)]) if missing else x
+
+
+def _antennas(config: common_pb2.LinkConfig) -> Antennas:
+    return Antennas(config.num_tx_ant, config.num_layers)
+
+
+LINEAR: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
     {predictor.name: predictor for predictor in (HoldLast(), Wiener(), Kalman())}
 )
-DEFAULT_PREDICTOR: Final = "wiener"
+"""For any link; the others are for links that they have weights for."""
+PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
+    {**LINEAR, **{name: Generated(name) for name in GENERATORS}}
+)
 
 
-def predictor_named(name: str, *, field: str = "predictor") -> CsiPredictor:
-    """The predictor of that name, the default for "". Raises InvalidField for an unknown one."""
-    predictor = PREDICTORS.get(name or DEFAULT_PREDICTOR)
+def predictors_for(config: common_pb2.LinkConfig) -> dict[str, CsiPredictor]:
+    """Every predictor that can serve a (validated) link."""
+    return {
+        name: predictor
+        for name, predictor in PREDICTORS.items()
+        if not isinstance(predictor, Generated) or predictor.fits(config)
+    }
+
+
+def predictor_named(
+    name: str, config: common_pb2.LinkConfig, *, field: str = "predictor"
+) -> CsiPredictor:
+    """The predictor of that name. Raises InvalidField for an unknown one, and for one that cannot serve the link."""
+    predictor = PREDICTORS.get(name)
     if predictor is None:
         raise InvalidField(f"{field} is {name!r}, allowed: {', '.join(PREDICTORS)}", field=field)
+    if isinstance(predictor, Generated):
+        predictor.check(config, field=field)
+        return _at_site(predictor, config)
     return predictor
+
+
+def default_predictor(
+    config: common_pb2.LinkConfig, age_slots: int
+) -> tuple[CsiPredictor, tuple[str, ...]]:
+    """Who answers for a (validated) link when nobody is named, and why those that would be better cannot.
+
+    ``age_slots``: slot of transmission − slot of the newest report that could be there.
+    """
+    problems: list[str] = []
+    for name in best_predictors(config, age_slots):
+        predictor = PREDICTORS.get(name)
+        if isinstance(predictor, Generated):
+            if not predictor.fits(config):
+                continue
+            if problem := predictor.problem():
+                problems.append(f"{name} would be better here: {problem}")
+                continue
+            return _at_site(predictor, config), tuple(problems)
+        if predictor is not None:
+            return predictor, tuple(problems)
+    return LINEAR["hold-last"], tuple(problems)
+
+
+def _at_site(predictor: Generated, config: common_pb2.LinkConfig) -> Generated:
+    """With weights that were refined on links of this scenario, if there are any."""
+    refined = refined_weights(predictor.name, config.scenario)
+    return Generated(predictor.name, config.scenario) if refined else predictor
+
+
+def load_default_generators() -> None:
+    """Load what the defaults of the default link may need, so that no query waits for it."""
+    config = default_link()
+    for name in best_predictors(config, config.feedback.delay_slots):
+        predictor = PREDICTORS.get(name)
+        if not isinstance(predictor, Generated):
+            return
+        if predictor.fits(config) and not predictor.problem():
+            load_generator(name, _antennas(config))
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One item: its reports' slots, what was decoded of them, who predicts, and what is to be said of the choice."""
+
+    item: knowledge_pb2.PredictCsiItem
+    slots: Sequence[int]
+    decoded: DecodedHistory
+    predictor: CsiPredictor
+    problems: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        if self.item.config.feedback.quantizer == "perfect":
+            return "perfect"
+        return (
+            self.predictor.source if isinstance(self.predictor, Generated) else self.predictor.name
+        )
+
+    def group(self) -> tuple[object, ...]:
+        """What must be equal for two items to be computed in one batch."""
+        config = self.item.config
+        if isinstance(self.predictor, Generated):
+            return (self.predictor, config.num_layers, config.num_tx_ant)
+        return (
+            self.source,
+            config.feedback.memory,
+            config.feedback.content == "channel",
+            config.num_users,
+            config.num_layers,
+            config.num_rx_ant,
+            config.num_tx_ant,
+            config.speed_mps,
+            config.carrier_frequency_hz,
+        )
+
+    def history(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """CSI ``[num_users, HISTORY_REPORTS, …]``, whether it is known, and ages ``[HISTORY_REPORTS]``.
+
+        Always of full length: rounding, too, must not depend on what else is in the batch.
+        """
+        missing = HISTORY_REPORTS - len(self.slots)
+        csi, known = (_padded(x, missing) for x in (self.decoded.csi, self.decoded.known))
+        ages = [0] * missing + [self.item.slot - slot for slot in self.slots]
+        return csi, known, torch.tensor(ages)
 
 
 def predict_items(
@@ -207,77 +360,86 @@ def predict_items(
     """Predicted CSI of every item, in their order, from the reports of each item's link.
 
     Reports outside the slots that an item may use are ignored; those that should be there and are not are masked
-    and reported as ``knowledge.csi``. Items on equal links (but for the seed) are computed together. Reports
-    that do not fit their link are refused, counted and named as ``link.csi``. Raises InvalidField for an unknown
-    predictor (``items[i].predictor``). Runs on the CPU; call it in a worker thread.
+    and reported as ``knowledge.csi``, and so is a default that cannot answer. Items that one predictor can compute
+    together are. Reports that do not fit their link are refused, counted and named as ``link.csi``. Raises InvalidField
+    for an unknown or unfit predictor (``items[i].predictor``), NotFound for one whose model is not installed. Runs on
+    the CPU; call it in a worker thread.
     """
-    predictors = [
-        predictor_named(item.predictor, field=f"items[{i}].predictor")
-        for i, item in enumerate(items)
-    ]
     slots = [report_slots(item.config, item.slot, HISTORY_REPORTS) for item in items]
+    chosen = [
+        _chosen(item, due, f"items[{i}].predictor")
+        for i, (item, due) in enumerate(zip(items, slots, strict=True))
+    ]
     decoded = decode_histories(
         [
             ReportHistory(item.config, link_reports, due, item.link_id)
             for item, link_reports, due in zip(items, reports, slots, strict=True)
         ]
     )
+    works = [
+        _Work(item, due, history, *choice)
+        for item, due, history, choice in zip(items, slots, decoded, chosen, strict=True)
+    ]
     groups: dict[tuple[object, ...], list[int]] = {}
-    for i, (item, due) in enumerate(zip(items, slots, strict=True)):
-        if due:
-            groups.setdefault(_group(item, predictors[i]), []).append(i)
+    for i, work in enumerate(works):
+        if work.slots:
+            groups.setdefault(work.group(), []).append(i)
     answers = [knowledge_pb2.PredictedCsi(source="none") for _ in items]
     for members in groups.values():
-        # Always to full length: rounding, too, must not depend on what else is in the batch.
-        csi = torch.stack([_padded(decoded[i].csi, HISTORY_REPORTS) for i in members])
-        known = torch.stack([_padded(decoded[i].known, HISTORY_REPORTS) for i in members])
-        ages = torch.tensor(
-            [
-                [0] * (HISTORY_REPORTS - len(slots[i])) + [items[i].slot - s for s in slots[i]]
-                for i in members
-            ]
-        )
-        config = items[members[0]].config
-        perfect = config.feedback.quantizer == "perfect"
-        predictor = PREDICTORS["hold-last"] if perfect else predictors[members[0]]
-        predicted = predictor.predict(csi, known, ages, config)
-        source = "perfect" if perfect else predictor.name
-        for i, row in zip(members, predicted, strict=True):
-            answers[i] = _answer(row, decoded[i], slots[i], source)
+        together = [works[i] for i in members]
+        for i, csi in zip(members, _predict_together(together), strict=True):
+            answers[i] = _answer(csi, works[i])
     return answers
 
 
-def _group(item: knowledge_pb2.PredictCsiItem, predictor: CsiPredictor) -> tuple[object, ...]:
-    """What must be equal for two items to be computed in one batch."""
-    config = item.config
-    return (
-        predictor.name,
-        config.feedback.quantizer == "perfect",
-        config.feedback.memory,
-        config.feedback.content == "channel",
-        config.num_users,
-        config.num_rx_ant,
-        config.num_tx_ant,
-        config.speed_mps,
-        config.carrier_frequency_hz,
+def _chosen(
+    item: knowledge_pb2.PredictCsiItem, slots: Sequence[int], field: str
+) -> tuple[CsiPredictor, tuple[str, ...]]:
+    if item.predictor:
+        chosen = predictor_named(item.predictor, item.config, field=field)
+        return (LINEAR["hold-last"] if _is_bound(item) else chosen), ()
+    if not slots or _is_bound(item):
+        return LINEAR["hold-last"], ()
+    return default_predictor(item.config, item.slot - slots[-1])
+
+
+def _is_bound(item: knowledge_pb2.PredictCsiItem) -> bool:
+    return item.config.feedback.quantizer == "perfect"
+
+
+def _predict_together(works: Sequence[_Work]) -> list[torch.Tensor]:
+    """CSI of each item of one group."""
+    predictor, histories = works[0].predictor, [work.history() for work in works]
+    if not isinstance(predictor, Generated):
+        csi, known, ages = (torch.stack(parts) for parts in zip(*histories, strict=True))
+        return list(predictor.predict(csi, known, ages, works[0].item.config))
+    configs = [work.item.config for work in works]
+    contents = [content_of(config) for config in configs]
+    users = [config.num_users for config in configs]
+    rows = predictor.rows(
+        torch.cat([c.rows(csi) for c, (csi, _, _) in zip(contents, histories, strict=True)]),
+        torch.cat([known for _, known, _ in histories]),
+        torch.cat([ages.expand(n, -1) for n, (_, _, ages) in zip(users, histories, strict=True)]),
+        torch.cat([context_of(c).expand(n, -1) for n, c in zip(users, configs, strict=True)]),
+        _antennas(configs[0]),
     )
+    return [c.csi(part) for c, part in zip(contents, torch.split(rows, users), strict=True)]
 
 
-def _padded(x: torch.Tensor, length: int) -> torch.Tensor:
-    """``[num_users, num_slots, …]`` with zeros (nothing present) before the oldest slot, up to ``length``."""
-    missing = torch.zeros((x.shape[0], length - x.shape[1], *x.shape[2:]), dtype=x.dtype)
-    return torch.cat([missing, x], dim=1)
+def _padded(x: torch.Tensor, missing: int) -> torch.Tensor:
+    """``[num_users, num_slots, …]`` with ``missing`` zeros (nothing present) before the oldest slot."""
+    return torch.cat([torch.zeros((x.shape[0], missing, *x.shape[2:]), dtype=x.dtype), x], dim=1)
 
 
-def _answer(
-    csi: torch.Tensor, history: DecodedHistory, slots: Sequence[int], source: str
-) -> knowledge_pb2.PredictedCsi:
+def _answer(csi: torch.Tensor, work: _Work) -> knowledge_pb2.PredictedCsi:
     """One item's answer."""
+    history = work.decoded
     present = history.present
     missing = int((~present).sum())
     degraded = [
         common_pb2.Degradation(part="link.csi", reason=error.message) for error in history.refused
     ]
+    degraded += [common_pb2.Degradation(part="knowledge.csi", reason=r) for r in work.problems]
     if missing:
         silent = (~history.known.any(1)).nonzero()[:, 0].tolist()
         reason = f"{missing} of {present.numel()} CSI reports are missing"
@@ -288,5 +450,8 @@ def _answer(
     if not heard:
         return knowledge_pb2.PredictedCsi(source="none", degraded=degraded)
     return knowledge_pb2.PredictedCsi(
-        csi=to_wire(csi), source=source, newest_report_slot=slots[heard[-1]], degraded=degraded
+        csi=to_wire(csi),
+        source=work.source,
+        newest_report_slot=work.slots[heard[-1]],
+        degraded=degraded,
     )

@@ -27,7 +27,7 @@ from kb_service.enrichment import Enrichments, Progress
 from kb_service.entries import Entries, entry_of, rewrites_of
 from kb_service.filtering import judge, keep_all
 from kb_service.llm import MAX_ROWS, GenerationCancelled
-from kb_service.prediction import predict_items, predictor_named
+from kb_service.prediction import load_default_generators, predict_items, predictor_named
 from kb_service.prompting import STRATEGIES
 from kb_service.rewriting import MAX_ITEMS, Embed, Rewriter, Task, task_of
 from kb_service.sources import load_generator, model_name
@@ -327,6 +327,7 @@ class KnowledgeBase:
                 outcome.found,
                 min_similarity=item.min_similarity,
                 attributes=self._attribute_filter,
+                complete=item.complete,
             )
         else:
             found = keep_all(outcome.found)
@@ -479,7 +480,8 @@ class KnowledgeBase:
         items = list(request.items)
         for i, item in enumerate(items):
             validate_link(item.config, field=f"items[{i}].config")
-            predictor_named(item.predictor, field=f"items[{i}].predictor")
+            if item.predictor:
+                predictor_named(item.predictor, item.config, field=f"items[{i}].predictor")
             if item.slot < 0:
                 raise InvalidField(
                     f"items[{i}].slot is {item.slot}, allowed: ≥ 0", field=f"items[{i}].slot"
@@ -503,8 +505,11 @@ class KnowledgeBase:
 
     async def warm_up(self) -> None:
         """Begin to load the LLM without waiting for it: the first time it is converted, which takes half a minute."""
-        loading = asyncio.get_running_loop().run_in_executor(self._llm_thread, self._loaded)
+        loop = asyncio.get_running_loop()
+        loading = loop.run_in_executor(self._llm_thread, self._loaded)
         loading.add_done_callback(_log_load)
+        # after it: the generators read the LLM's converted blocks
+        loop.run_in_executor(self._llm_thread, load_default_generators)
 
     async def close(self) -> None:
         """Stop generating between two tokens; answer those who wait; give the threads back. The store stays open."""

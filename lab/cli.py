@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lab.cli_corpora import corpora_app, evaluate
 from lab.cli_kb import bench_kb, kb_app
+from lab.cli_prediction import experiment_csi_prediction, learn_channel
 from lab.cli_shared import Out, console, errors
 from semlink.errors import InvalidField, SemlinkError
 from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCENARIOS
@@ -38,7 +39,9 @@ app.command()(evaluate)
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
+experiment_app.command("csi-prediction")(experiment_csi_prediction)
 app.add_typer(kb_app, name="kb")
+kb_app.command("learn-channel")(learn_channel)
 bench_app.command("kb")(bench_kb)
 
 Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]

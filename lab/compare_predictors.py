@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from channel_service.windows import ChannelKey, draw_rays, frequency_response
-from kb_service.prediction import PREDICTORS
+from kb_service.prediction import LINEAR
 from semlink.links import default_link
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.metrics import precoding_gain_db, sgcs
@@ -54,7 +54,7 @@ def compare(
     present = torch.ones(history.shape[:3], dtype=torch.bool)
     content = content_of(config)
     found = {}
-    for name, predictor in PREDICTORS.items():
+    for name, predictor in LINEAR.items():
         csi = predictor.predict(history, present, ages, config)[0]
         power = content.rows(truth).abs().square().sum((1, 2, 3)).double()
         nmse = (10 ** (content.nmse_db(truth, csi) / 10) * power).sum() / power.sum()
@@ -72,7 +72,7 @@ def main(
 ) -> None:
     """Print NMSE, SGCS and precoding gain of every predictor."""
     table = Table(title=f"{quantizer}: NMSE dB / SGCS / precoding gain dB")
-    for column in ("scenario", "km/h", "bits", *PREDICTORS):
+    for column in ("scenario", "km/h", "bits", *LINEAR):
         table.add_column(column)
     for scenario in ("umi-los", "uma-nlos"):
         for speed_kmh in (3.0, 30.0):

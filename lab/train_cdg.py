@@ -336,7 +336,7 @@ STEPS: Final = 2_000
 RECIPES: Final[Mapping[str, GeneratorRecipe]] = {
     "cdg": GeneratorRecipe(STEPS, learning_rate=2e-3, joint_weight=0.3),
     "transformer": GeneratorRecipe(STEPS, learning_rate=1e-3),
-    "llm4cp": GeneratorRecipe(STEPS, learning_rate=1e-3),
+    "llm4cp": GeneratorRecipe(STEPS, learning_rate=2e-3),
     "csi-llm": GeneratorRecipe(STEPS, learning_rate=1e-3),
 }
 """Of each generator: the same steps, a learning rate of its own that was chosen on validation."""

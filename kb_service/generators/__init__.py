@@ -52,7 +52,14 @@ class Entry:
 
 
 GENERATORS: Final[Mapping[str, Entry]] = MappingProxyType(
-    {"cdg": Entry("kb_service.generators.cdg", "Cdg", "CdgSettings")}
+    {
+        "cdg": Entry("kb_service.generators.cdg", "Cdg", "CdgSettings"),
+        "transformer": Entry(
+            "kb_service.generators.transformer", "Transformer", "TransformerSettings"
+        ),
+        "llm4cp": Entry("kb_service.generators.llm4cp", "Llm4cp", "Llm4cpSettings"),
+        "csi-llm": Entry("kb_service.generators.csi_llm", "CsiLlm", "CsiLlmSettings"),
+    }
 )
 
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +25,11 @@ from kb_service.prediction import predictors_for
 from lab.experiments.bootstrap import interval, paired_difference, resampled_means
 from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.running import drawn
-from lab.prediction_samples import Figures, decoded, draw_drops, link, measured
+from lab.kept_figures import KeptFigures
+from lab.prediction_samples import Figures, Reports, decoded, draw_drops, link, measured
 from lab.progress import track
-from lab.results import Report, Row, over_seeds, pick, weights_hash
+from lab.results import Report, Row, over_seeds, pick
+from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
 BITS: Final = (8, 16, 32, 64, 128, 256)
@@ -37,6 +39,10 @@ GOAL_BITS: Final = 64
 METRICS: Final = ("sgcs", "nmse_db", "precoding_gain_db")
 LABELS: Final = {"sgcs": "SGCS", "nmse_db": "NMSE [dB]", "precoding_gain_db": "precoding gain [dB]"}
 SUBJECT: Final = "cdg"
+MEMORIES: Final = ("none", "predictive")
+"""Of the rows with lost reports: those where a loss means least and most."""
+MOST_BELOW_HOLD_LAST_DB: Final = 0.5
+"""Precoding gain that lost reports may cost a predictor beyond hold-last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +59,31 @@ class Plan:
     """Of 32 users, of each seed, scenario and speed."""
     predictors: Sequence[str] = ()
     """Default: all that there are."""
+    losses: Sequence[float] = (0.1, 0.3, 0.5)
+    """Shares of reports lost at random, at ``GOAL_BITS`` and the middle delay, with each of ``MEMORIES``."""
+
+    @property
+    def middle_delay(self) -> int:
+        """The one that is shown where there is room for one."""
+        return self.delays_ms[len(self.delays_ms) // 2]
+
+    def places(self) -> list[dict[str, Any]]:
+        """The points of each scenario, speed and seed, as :class:`Place` takes them; delays one behind the other."""
+        found: list[dict[str, Any]] = [
+            {"bits": bits, "delay_ms": delay, "memory": "none", "lost": 0.0}
+            for bits, delay in itertools.product(self.bits, self.delays_ms)
+        ]
+        return found + [
+            {"bits": GOAL_BITS, "delay_ms": self.middle_delay, "memory": memory, "lost": lost}
+            for lost, memory in itertools.product(self.losses, MEMORIES)
+        ]
 
     @classmethod
     def quick(cls) -> Plan:
         """A look at it in about a minute."""
-        return cls(speeds_kmh=(3.0, 30.0), bits=(16, 64), delays_ms=(5,), seeds=2, drops=1)
+        return cls(
+            speeds_kmh=(3.0, 30.0), bits=(16, 64), delays_ms=(5,), seeds=2, drops=1, losses=(0.3,)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +94,16 @@ class Place:
     speed_kmh: float
     bits: int
     delay_ms: int
+    memory: str = "none"
+    lost: float = 0.0
+    """Share of reports that never arrived."""
+
+    @property
+    def variant(self) -> str:
+        """How rows say what the other coordinates do not."""
+        if self.memory == "none" and not self.lost:
+            return delay_variant(self.delay_ms)
+        return f"{delay_variant(self.delay_ms)}, {100 * self.lost:.0f} % lost, memory {self.memory}"
 
 
 Measured = Mapping[Place, Mapping[str, Sequence[Figures]]]
@@ -77,8 +113,8 @@ Measured = Mapping[Place, Mapping[str, Sequence[Figures]]]
 def run(plan: Plan, out: Path, console: Console) -> Report:
     """Measure, print, write ``out/csi-prediction.{json,csv,md}`` and the plots; goes on where it was interrupted."""
     started = time.monotonic()
-    found, spent = _measure(plan, out)
-    report = Report(NAME, seconds=time.monotonic() - started + spent)
+    found = _measure(plan)
+    report = Report(NAME, seconds=time.monotonic() - started)
     report.rows += [row for place, by_name in found.items() for row in _rows(place, by_name)]
     report.rows += _claims(found, plan)
     report.write(out, NAME)
@@ -91,73 +127,71 @@ def run(plan: Plan, out: Path, console: Console) -> Report:
     page = markdown(plan, report)
     (out / f"{NAME}.md").write_text(page)
     _print(plan, report.rows, console)
-    _parts(out).unlink(missing_ok=True)
     return report
 
 
 # --- measuring ---------------------------------------------------------------------------------
 
 
-def _parts(out: Path) -> Path:
-    return out / f"{NAME}.partial.jsonl"
-
-
-def _measure(plan: Plan, out: Path) -> tuple[dict[Place, dict[str, list[Figures]]], float]:
-    """Figures of everything, and seconds of earlier, interrupted runs."""
-    out.mkdir(parents=True, exist_ok=True)
-    key = json.dumps([asdict(plan), weights_hash()])
-    kept = [json.loads(line) for line in _lines(_parts(out))]
-    done = {tuple(part["cell"]): part for part in kept if part["key"] == key}
+def _measure(plan: Plan) -> dict[Place, dict[str, list[Figures]]]:
+    """Figures of everything; what was measured before with equal weights and sources is not again."""
+    kept = KeptFigures(NAME)
     found: dict[Place, dict[str, list[Figures]]] = {}
-    spent = 0.0
     cells = list(itertools.product(plan.scenarios, plan.speeds_kmh, range(plan.seeds)))
-    with _parts(out).open("a") as file, torch.no_grad():
+    with torch.no_grad():
         for cell in track(cells, NAME):
-            part = done.get(cell)
-            if part is None:
-                before = time.monotonic()
-                part = {"key": key, "cell": cell, "figures": _cell(plan, *cell)}
-                part["seconds"] = time.monotonic() - before
-                file.write(json.dumps(part) + "\n")
-                file.flush()
-            else:
-                spent += part["seconds"]
-            for bits, delay, name, figures in part["figures"]:
-                place = Place(cell[0], cell[1], bits, delay)
-                arrays = {k: np.asarray(v, dtype=np.float64) for k, v in figures.items()}
-                found.setdefault(place, {}).setdefault(name, []).append(Figures(**arrays))
-    return found, spent
+            for where in plan.places():
+                names = _predictors(plan, cell, where)
+                missing = [n for n in names if kept.missing([n], cell, where, plan.drops)]
+                if missing:
+                    _measure_cell(plan, cell, kept)
+                for name in names:
+                    values = kept.get(name, cell, where, plan.drops)
+                    arrays = {k: np.asarray(v, dtype=np.float64) for k, v in values.items()}
+                    place = Place(cell[0], cell[1], **where)
+                    found.setdefault(place, {}).setdefault(name, []).append(Figures(**arrays))
+    return found
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines of a file that may have ended in the middle of one."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+Cell = tuple[str, float, int]
+"""Scenario, speed, seed."""
 
 
-def _cell(
-    plan: Plan, scenario: str, speed_kmh: float, seed: int
-) -> list[tuple[int, int, str, dict[str, list[float]]]]:
-    config = link(scenario, speed_kmh, plan.bits[0])
-    samples = draw_drops(config, plan.delays_ms, split="test", seed=seed, drops=plan.drops)
-    cell = []
-    for bits in plan.bits:
-        config.feedback.bits = bits
+def _config(cell: Cell, where: Mapping[str, Any]) -> common_pb2.LinkConfig:
+    return link(cell[0], cell[1], where["bits"], memory=where["memory"])
+
+
+def _predictors(plan: Plan, cell: Cell, where: Mapping[str, Any]) -> list[str]:
+    return list(plan.predictors or predictors_for(_config(cell, where)))
+
+
+def _measure_cell(plan: Plan, cell: Cell, kept: KeptFigures) -> None:
+    """Measure all that a cell lacks."""
+    config = link(cell[0], cell[1], GOAL_BITS)
+    samples = draw_drops(config, plan.delays_ms, split="test", seed=cell[2], drops=plan.drops)
+    reports: dict[str, Reports] = {}
+    for where in plan.places():
+        missing = kept.missing(_predictors(plan, cell, where), cell, where, plan.drops)
+        if not missing:
+            continue
+        config = _config(cell, where)
+        # delays share reports
+        key = json.dumps({**where, "delay_ms": 0})
+        if key not in reports:
+            draws = torch.Generator().manual_seed(cell[2])
+            arrived = torch.rand(samples.estimates.shape[:2], generator=draws) >= where["lost"]
+            reports = {key: decoded(config, samples, arrived)}
         predictors = predictors_for(config)
-        asked = {name: predictors[name] for name in plan.predictors or predictors}
-        reports = decoded(config, samples)
-        for delay in plan.delays_ms:
-            for name, of in measured(asked, config, samples, reports, delay).items():
-                values = {k: np.round(v, 7).tolist() for k, v in of.as_dict().items()}
-                cell.append((bits, delay, name, values))
-    return cell
+        asked = {name: predictors[name] for name in missing}
+        for name, of in measured(asked, config, samples, reports[key], where["delay_ms"]).items():
+            values = {k: np.round(v, 7).tolist() for k, v in of.as_dict().items()}
+            kept.put(values, name, cell, where, plan.drops)
 
 
 # --- rows and claims ---------------------------------------------------------------------------
 
 
-def _row(place: Place, metric: str, method: str, variant: str, **value: Any) -> Row:
+def _row(place: Place, metric: str, method: str, variant: str = "", **value: Any) -> Row:
     return Row(
         metric=metric,
         method=method,
@@ -167,7 +201,7 @@ def _row(place: Place, metric: str, method: str, variant: str, **value: Any) -> 
         bits=place.bits,
         quantizer="rvq",
         snr_db=10.0,
-        variant=variant,
+        variant=variant or place.variant,
         **value,
     )
 
@@ -185,10 +219,7 @@ def _rows(place: Place, by_name: Mapping[str, Sequence[Figures]]) -> list[Row]:
             "nmse_db": [of.nmse_db for of in seeds],
             "precoding_gain_db": [float(of.precoding_gain_db.mean()) for of in seeds],
         }
-        rows += [
-            _row(place, metric, name, delay_variant(place.delay_ms), **over_seeds(values[metric]))
-            for metric in METRICS
-        ]
+        rows += [_row(place, metric, name, **over_seeds(values[metric])) for metric in METRICS]
     return rows
 
 
@@ -220,7 +251,7 @@ def _claims(found: Measured, plan: Plan) -> list[Row]:
     """``cdg`` against its best rival at every place: ``sgcs_difference`` and ``nmse_difference_db``."""
     rows = []
     for place, by_name in found.items():
-        if SUBJECT not in by_name or len(by_name) < 2:
+        if place.lost or SUBJECT not in by_name or len(by_name) < 2:
             continue
         pooled = {name: Pooled.of(seeds, plan.drops) for name, seeds in by_name.items()}
         subject = pooled.pop(SUBJECT)
@@ -228,7 +259,7 @@ def _claims(found: Measured, plan: Plan) -> list[Row]:
         mean, ci95 = paired_difference(
             subject.figures.sgcs, pooled[rival].figures.sgcs, subject.drop
         )
-        delay = delay_variant(place.delay_ms)
+        delay = place.variant
         rows.append(
             _row(place, "sgcs_difference", SUBJECT, f"{delay}, over {rival}", mean=mean, ci95=ci95)
         )
@@ -253,7 +284,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 def _panels(plan: Plan, rows: Sequence[Row]) -> list[Panel]:
     """SGCS and NMSE over bits at the middle delay, then NMSE over the delay at the goal's bits."""
-    delay = plan.delays_ms[len(plan.delays_ms) // 2]
+    delay = plan.middle_delay
     bits = GOAL_BITS if GOAL_BITS in plan.bits else plan.bits[-1]
     panels = []
     for metric in ("sgcs", "nmse_db"):
@@ -300,6 +331,28 @@ def goal_line(rows: Sequence[Row]) -> str:
     )
 
 
+def loss_line(rows: Sequence[Row]) -> str:
+    """The worst precoding gain below hold-last's with lost reports, in one sentence."""
+    gains = [
+        row for row in rows if row.metric == "precoding_gain_db" and " lost" in str(row.variant)
+    ]
+    if not gains:
+        return "Lost reports: not measured."
+
+    def place(row: Row) -> tuple[object, ...]:
+        return row.scenario, row.speed_kmh, row.variant
+
+    held = {place(row): row.mean for row in gains if row.method == "hold-last"}
+    worst = min(gains, key=lambda row: row.mean - held[place(row)])
+    below = held[place(worst)] - worst.mean
+    verdict = "met" if below <= MOST_BELOW_HOLD_LAST_DB else "missed"
+    return (
+        f"Lost reports (no predictor more than {MOST_BELOW_HOLD_LAST_DB:g} dB of mean precoding gain below hold-last): "
+        f"{verdict}: the worst is {worst.method}, {below:.2f} dB below ({worst.scenario}, {worst.speed_kmh:g} km/h, "
+        f"{worst.variant})."
+    )
+
+
 def markdown(plan: Plan, report: Report) -> str:
     """The page: a table a metric, then the claims."""
     lines = [
@@ -311,6 +364,8 @@ def markdown(plan: Plan, report: Report) -> str:
         f"    {report.command}",
         "",
         goal_line(report.rows),
+        "",
+        loss_line(report.rows),
     ]
     names = _names(report.rows)
     for metric in METRICS:
@@ -329,6 +384,19 @@ def markdown(plan: Plan, report: Report) -> str:
                 f"**{values[n]:.3f}**" if values[n] == winner else f"{values[n]:.3f}" for n in names
             ]
             lines.append(f"| {scenario} | {speed:g} | {delay} | {bits} | {' | '.join(cells)} |")
+    lines += ["", f"## Lost reports: precoding gain [dB], {GOAL_BITS} bits", ""]
+    lines.append("| scenario | km/h | | " + " | ".join(names) + " |")
+    lines.append("|---|---|---|" + "---|" * len(names))
+    lossy = [
+        row
+        for row in report.rows
+        if row.metric == "precoding_gain_db" and " lost" in str(row.variant)
+    ]
+    for place in dict.fromkeys((row.scenario, row.speed_kmh, row.variant) for row in lossy):
+        at = dict(zip(("scenario", "speed_kmh", "variant"), place, strict=True))
+        gains = {row.method: f"{row.mean:.2f}" for row in pick(lossy, **at)}
+        where = " | ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in place)
+        lines.append(f"| {where} | {' | '.join(gains[name] for name in names)} |")
     lines += ["", f"## {SUBJECT} against its best rival", ""]
     lines += [
         "| scenario | km/h | bits | figure | against | difference | 95 % |",
@@ -346,7 +414,7 @@ def markdown(plan: Plan, report: Report) -> str:
 def _print(plan: Plan, rows: Sequence[Row], console: Console) -> None:
     """SGCS / NMSE at the middle delay, and the goal."""
     names = _names(rows)
-    delay = plan.delays_ms[len(plan.delays_ms) // 2]
+    delay = plan.middle_delay
     table = Table(title=f"SGCS / NMSE dB, {delay_variant(delay)}")
     for column in ("scenario", "km/h", "bits", *names):
         table.add_column(column)
@@ -361,3 +429,4 @@ def _print(plan: Plan, rows: Sequence[Row], console: Console) -> None:
         table.add_row(scenario, f"{speed:g}", str(bits), *cells)
     console.print(table)
     console.print(goal_line(rows), soft_wrap=True)
+    console.print(loss_line(rows), soft_wrap=True)

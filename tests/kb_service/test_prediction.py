@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from channel_service.windows import ChannelKey, draw_rays, frequency_response
 from kb_service.prediction import (
-    DEFAULT_PREDICTOR,
+    LINEAR,
     PREDICTORS,
     HoldLast,
     Wiener,
+    default_predictor,
     newest_report,
     predict_items,
     predictor_named,
@@ -71,7 +72,7 @@ def test_hold_last_is_the_newest_report_that_is_there() -> None:
     assert not held[2, 0].any()
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS.values(), ids=PREDICTORS.keys())
+@pytest.mark.parametrize("predictor", LINEAR.values(), ids=LINEAR.keys())
 def test_missing_reports_do_not_matter(predictor: Wiener | HoldLast) -> None:
     """Whatever stands where a report is missing, even NaN, is not read."""
     history, other = random_history(), random_history(seed=1)
@@ -84,7 +85,7 @@ def test_missing_reports_do_not_matter(predictor: Wiener | HoldLast) -> None:
     assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS.values(), ids=PREDICTORS.keys())
+@pytest.mark.parametrize("predictor", LINEAR.values(), ids=LINEAR.keys())
 def test_batch_mates_do_not_matter(predictor: Wiener | HoldLast) -> None:
     history = random_history(9, 4)
     present = torch.rand(history.shape[:3], generator=torch.Generator().manual_seed(2)) < 0.8
@@ -163,7 +164,7 @@ def test_wiener_pays_when_reports_age_and_costs_nothing_when_not(
     for speed, h in drops.items():
         config.speed_mps = speed / 3.6
         history, truth = reported(h, name, bits, slots), h[:, 45]
-        for predictor in PREDICTORS.values():
+        for predictor in LINEAR.values():
             csi = predictor.predict(history, everything(history), ages, config)[0]
             error[speed, predictor.name] = phase_aligned_nmse_db(truth, csi).mean()
             gain[speed, predictor.name] = precoding_gain_db(truth, csi).mean()
@@ -174,9 +175,10 @@ def test_wiener_pays_when_reports_age_and_costs_nothing_when_not(
 
 
 def test_predictors_by_name() -> None:
-    assert predictor_named("").name == DEFAULT_PREDICTOR
-    with pytest.raises(InvalidField, match="hold-last, wiener") as error:
-        predictor_named("oracle", field="items[2].predictor")
+    config = default_link()
+    assert all(predictor_named(name, config).name == name for name in LINEAR)
+    with pytest.raises(InvalidField, match=", ".join(PREDICTORS)) as error:
+        predictor_named("oracle", config, field="items[2].predictor")
     assert error.value.field == "items[2].predictor"
 
 
@@ -232,13 +234,8 @@ def test_items_carry_source_slot_and_shape() -> None:
         item("scalar", slot=2),
     ]
     answers = predict_items(items, [reports_of(i) for i in items])
-    assert [a.source for a in answers] == [
-        DEFAULT_PREDICTOR,
-        "hold-last",
-        "perfect",
-        "none",
-        "none",
-    ]
+    default, _ = default_predictor(items[0].config, 131 - 125)
+    assert [a.source for a in answers] == [default.name, "hold-last", "perfect", "none", "none"]
     assert [a.newest_report_slot for a in answers[:3]] == [125, 125, 200]
     assert not any(a.HasField("newest_report_slot") for a in answers[3:])
     assert not any(a.degraded for a in answers)
@@ -270,7 +267,7 @@ def test_missing_reports_are_told() -> None:
     request = item("scalar")
     reports = reports_of(request)
     lost = predict_items([request], [[r for r in reports if (r.user, r.slot) != (1, 125)]])[0]
-    assert lost.source == DEFAULT_PREDICTOR
+    assert lost.source == default_predictor(request.config, 131 - 125)[0].name
     assert lost.newest_report_slot == 125
     assert [d.part for d in lost.degraded] == ["knowledge.csi"]
     assert lost.degraded[0].reason == "1 of 24 CSI reports are missing"

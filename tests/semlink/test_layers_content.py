@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from channel_service.windows import ChannelKey, draw_rays, frequency_response
-from kb_service.prediction import PREDICTORS
+from kb_service.prediction import LINEAR
 from lab.channels import drop, fewer_antennas
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, default_link
@@ -281,7 +281,7 @@ def test_a_tail_of_lost_reports_is_predicted() -> None:
     assert sgcs(h[:, 77], scattered[:, 77]).mean() > sgcs(h[:, 77], lossless[:, 77]).mean() - 0.1
 
 
-@pytest.mark.parametrize("name", sorted(PREDICTORS))
+@pytest.mark.parametrize("name", sorted(LINEAR))
 def test_predictors_are_blind_to_the_phases_of_rows(name: str) -> None:
     config = link(bits=64, layers=2, kmh=10.0)
     h = sequence(10.0, 8)
@@ -289,8 +289,7 @@ def test_predictors_are_blind_to_the_phases_of_rows(name: str) -> None:
     present = torch.ones((1, 8, 8), dtype=torch.bool)
     ages = 43 - 5 * torch.arange(8)[None]
     plain, other = (
-        PREDICTORS[name].predict(x, present, ages, config)[0]
-        for x in (reports, scrambled(reports, 9))
+        LINEAR[name].predict(x, present, ages, config)[0] for x in (reports, scrambled(reports, 9))
     )
     for row in range(2):
         part = slice(row, row + 1)
@@ -299,7 +298,7 @@ def test_predictors_are_blind_to_the_phases_of_rows(name: str) -> None:
     # The whole channel's phases within a report do mean something, and predictors that combine reports mix them up.
     if name != "hold-last":
         config.feedback.content = "channel"
-        mixed = PREDICTORS[name].predict(scrambled(reports, 9), present, ages, config)[0]
+        mixed = LINEAR[name].predict(scrambled(reports, 9), present, ages, config)[0]
         assert (sgcs(plain, mixed) < 0.99).any()
 
 

@@ -1,0 +1,109 @@
+"""Which predictor answers when none is named: the one that won on validation at the nearest setting. Our definition.
+
+A setting is what the transmitter knows: antennas, reports, speed, age of the newest report; not the scenario. The
+table is ``weights/predictors.json``, made by ``python -m lab.choose_predictor``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+from semlink.errors import NotFound
+from semlink.settings import Settings
+from semlink.v1 import common_pb2
+
+FILE_NAME: Final = "predictors.json"
+WALKING_KMH: Final = 1.5
+"""Added to speeds before they are compared as ratios: 0 and 1 km/h are alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a predictor's worth depends on, as far as the transmitter knows it."""
+
+    num_tx_ant: int
+    num_rows: int
+    content: str
+    quantizer: str
+    memory: str
+    bits: int
+    speed_kmh: float
+    age_slots: int
+
+    @classmethod
+    def of(cls, config: common_pb2.LinkConfig, age_slots: int) -> Self:
+        """The setting of a (validated) link whose newest usable report is ``age_slots`` old."""
+        feedback = config.feedback
+        content = feedback.content or "layers"
+        return cls(
+            config.num_tx_ant,
+            config.num_layers if content == "layers" else config.num_rx_ant,
+            content,
+            feedback.quantizer,
+            feedback.memory or "none",
+            feedback.bits,
+            config.speed_mps * 3.6,
+            age_slots,
+        )
+
+    def distance(self, other: Setting) -> float:
+        """How unlike two settings are: kinds count before figures, figures as ratios."""
+        kinds = (
+            100 * (self.content != other.content)
+            + 100 * abs(math.log2(self.num_rows / other.num_rows))
+            + 100 * abs(math.log2(self.num_tx_ant / other.num_tx_ant))
+            + 50 * (self.memory != other.memory)
+            + 50 * (self.quantizer != other.quantizer)
+        )
+        ratios = (
+            max(self.bits, 1) / max(other.bits, 1),
+            (self.speed_kmh + WALKING_KMH) / (other.speed_kmh + WALKING_KMH),
+            (self.age_slots + 1) / (other.age_slots + 1),
+        )
+        return kinds + math.hypot(*map(math.log2, ratios))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A line of the table: predictors at a setting, best first."""
+
+    setting: Setting
+    ranking: tuple[str, ...]
+
+
+def best_predictors(
+    config: common_pb2.LinkConfig, age_slots: int, weights_dir: Path | None = None
+) -> tuple[str, ...]:
+    """Names of predictors at the nearest setting of the table, best first.
+
+    ``config``: a validated link; ``age_slots``: slot of transmission − slot of the newest usable report. Raises
+    NotFound where there is no table.
+    """
+    return _nearest(weights_dir or Settings().weights_dir, Setting.of(config, age_slots))
+
+
+@lru_cache(maxsize=4096)
+def _nearest(weights_dir: Path, setting: Setting) -> tuple[str, ...]:
+    return min(_choices(weights_dir), key=lambda choice: choice.setting.distance(setting)).ranking
+
+
+@lru_cache(maxsize=4)
+def _choices(weights_dir: Path) -> tuple[Choice, ...]:
+    path = weights_dir / FILE_NAME
+    if not path.is_file():
+        raise NotFound(
+            f"{path} is not there; make it with `python -m lab.choose_predictor`", field="predictor"
+        )
+    return tuple(choice_of(entry) for entry in json.loads(path.read_text())["choices"])
+
+
+def choice_of(entry: Mapping[str, Any]) -> Choice:
+    """A line of the file: the setting's values and ``ranking``."""
+    values = {name: entry[name] for name in Setting.__slots__}
+    return Choice(Setting(**values), tuple(entry["ranking"]))

@@ -1,0 +1,122 @@
+"""`semlink experiment csi-prediction` and `semlink kb learn-channel`: the channel side of the knowledge base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from lab.cli_shared import Out, console
+
+if TYPE_CHECKING:
+    from semlink.settings import Settings
+
+
+def experiment_csi_prediction(
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="can be repeated, default umi-los and uma-nlos")
+    ] = None,
+    speed: Annotated[
+        list[float] | None, typer.Option(help="km/h; can be repeated, default 3, 30 and 60")
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(help="of one report; can be repeated, default 8…256")
+    ] = None,
+    delay: Annotated[
+        list[int] | None, typer.Option(help="ms; can be repeated, default 2, 5 and 10")
+    ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="can be repeated, default all")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="repetitions, default 3")] = None,
+    drops: Annotated[int | None, typer.Option(help="of 32 users, per seed, default 2")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="a minute's look")] = False,
+    out: Out = Path("results"),
+) -> None:
+    """SGCS, NMSE and precoding gain of every CSI predictor: bits, speed, age of the newest report, lost reports."""
+    from dataclasses import replace
+
+    from lab.experiments.csi_prediction import NAME, Plan, run
+
+    given: dict[str, Any] = {
+        "scenarios": scenario and tuple(scenario),
+        "speeds_kmh": speed and tuple(speed),
+        "bits": bits and tuple(bits),
+        "delays_ms": delay and tuple(delay),
+        "predictors": predictor and tuple(predictor),
+        "seeds": seeds,
+        "drops": drops,
+    }
+    plan = replace(Plan.quick() if quick else Plan(), **{k: v for k, v in given.items() if v})
+    run(plan, out, console)
+    files = sorted(path.name for path in out.glob(f"{NAME}*"))
+    console.print(f"written to {out}: {', '.join(files)}")
+
+
+def learn_channel(
+    scenario: Annotated[str, typer.Option(help="of the links to learn from: umi-los, …")] = "",
+    generator: Annotated[str, typer.Option(help="default: the one that is asked by itself")] = "",
+    steps: Annotated[int, typer.Option(help="of training")] = 300,
+    roll_back: Annotated[
+        bool, typer.Option("--roll-back", help="return to the refinement before")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="delete what was learned; the shipped weights serve")
+    ] = False,
+    show: Annotated[bool, typer.Option("--list", help="what was learned so far")] = False,
+) -> None:
+    """Refine the channel generator for a scenario on the reports that open links left in the store."""
+    from kb_service import channel_knowledge
+    from lab.learn_channel import RefineRecipe, chosen_generator, run
+    from semlink.errors import InvalidField
+
+    if show:
+        table = Table(
+            "generator", "scenario", "in use", "earlier one", "links", "before / after dB"
+        )
+        for found in channel_knowledge.refinements():
+            figures = found.told.get("nmse_db_against_later_reports", {})
+            table.add_row(
+                found.generator,
+                found.scenario,
+                "yes" if found.in_use else "no: other shipped weights",
+                "yes" if found.has_previous else "",
+                escape(str(found.told.get("links", ""))),
+                " / ".join(f"{value:.3f}" for value in figures.values()),
+            )
+        console.print(table)
+        return
+    if not scenario:
+        raise InvalidField("give --scenario, or --list", field="scenario")
+    if roll_back or forget:
+        if roll_back and forget:
+            raise InvalidField("give --roll-back or --forget, one of them", field="forget")
+        name = generator or chosen_generator(scenario)
+        act = channel_knowledge.roll_back if roll_back else channel_knowledge.forget
+        act(name, scenario)
+        console.print(f"{name}, {scenario}: {'rolled back' if roll_back else 'forgotten'}")
+        return
+    recipe = RefineRecipe(steps=steps)
+    run(scenario, _with_running_store(), generator=generator, recipe=recipe, console=console)
+
+
+def _with_running_store() -> Settings:
+    """The settings, with the store of the services that `semlink up` runs where no other is named."""
+    from lab import supervisor
+    from semlink.errors import Unavailable
+    from semlink.settings import Settings
+
+    settings = Settings()
+    if "redis_url" in settings.model_fields_set:
+        return settings
+    for service in supervisor.status(settings):
+        if service.name == "redis":
+            port = service.address.rpartition(":")[2]
+            return Settings(redis_url=f"redis://127.0.0.1:{port}/0")
+    raise Unavailable(
+        "no store: nothing that `semlink up` started runs here, and SEMLINK_REDIS_URL names none",
+        field="redis_url",
+    )

@@ -1,0 +1,73 @@
+"""Figures of predictors that were measured once: whoever asks again with equal weights and sources does not wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+from kb_service.channel_knowledge import fingerprint
+from lab.results import ROOT
+from semlink.models import cache_dir
+
+SOURCES: Final = (
+    "kb_service/generators/base.py",
+    "kb_service/generators/linear.py",
+    "kb_service/prediction.py",
+    "lab/prediction_samples.py",
+    "channel_service/estimation.py",
+    "channel_service/windows.py",
+    "semlink/signal",
+)
+
+
+class KeptFigures:
+    """What was measured for one purpose, by anything that JSON knows; lines are added as they come."""
+
+    def __init__(self, purpose: str) -> None:
+        self._path = cache_dir() / "csi-figures" / f"{purpose}-{sources_hash()}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._values: dict[str, Any] = {}
+        if self._path.is_file():
+            for line in self._path.read_text().splitlines(keepends=True):
+                if line.endswith("\n"):  # the last one may have been cut
+                    key, value = json.loads(line)
+                    self._values[key] = value
+
+    @staticmethod
+    def key(predictor: str, *place: object) -> str:
+        """Of a predictor's figures at a place: its weights are part of it."""
+        return json.dumps([predictor, fingerprint(predictor), *place])
+
+    def missing(self, predictors: Sequence[str], *place: object) -> list[str]:
+        """The predictors without figures at a place."""
+        return [name for name in predictors if self.key(name, *place) not in self._values]
+
+    def get(self, predictor: str, *place: object) -> Any:
+        """Figures that are there. Raises KeyError where they are not."""
+        return self._values[self.key(predictor, *place)]
+
+    def put(self, value: Any, predictor: str, *place: object) -> None:
+        """Keep figures."""
+        key = self.key(predictor, *place)
+        self._values[key] = value
+        with self._path.open("a") as file:
+            file.write(json.dumps([key, value]) + "\n")
+
+
+@lru_cache(maxsize=1)
+def sources_hash() -> str:
+    """A hash over the sources that figures of predictors depend on."""
+    digest = blake2b(digest_size=8)
+    for name in SOURCES:
+        place = ROOT / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [Path(place)]:
+            digest.update(path.read_bytes())
+    for path in sorted((ROOT / "weights").glob("*-1*.safetensors")):
+        # codebooks of CSI reports
+        if path.name.startswith(("rvq", "learned")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""The default predictor: the table's winner at the nearest setting, and nothing that the transmitter cannot know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kb_service.prediction import PREDICTORS
+from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
+from lab.choose_predictor import ranked
+from semlink.errors import NotFound
+from semlink.links import SCENARIOS, default_link
+from semlink.settings import Settings
+from semlink.v1 import common_pb2 as pb
+
+
+def table(folder: Path, *choices: tuple[dict[str, object], list[str]]) -> Path:
+    usual = {
+        "num_tx_ant": 16,
+        "num_rows": 1,
+        "content": "layers",
+        "quantizer": "rvq",
+        "memory": "none",
+        "bits": 64,
+        "speed_kmh": 3.0,
+        "age_slots": 5,
+    }
+    lines = [{**usual, **setting, "ranking": ranking} for setting, ranking in choices]
+    (folder / FILE_NAME).write_text(json.dumps({"choices": lines}))
+    return folder
+
+
+def link(**changes: object) -> pb.LinkConfig:
+    config = default_link()
+    for name, value in changes.items():
+        place = config.feedback if hasattr(config.feedback, name) else config
+        setattr(place, name, value)
+    return config
+
+
+def test_the_nearest_setting_answers(tmp_path: Path) -> None:
+    folder = table(
+        tmp_path,
+        ({}, ["a"]),
+        ({"bits": 16}, ["b"]),
+        ({"speed_kmh": 60.0}, ["c"]),
+        ({"age_slots": 10}, ["d"]),
+        ({"memory": "fused"}, ["e"]),
+        ({"num_tx_ant": 8}, ["f"]),
+        ({"num_rows": 2}, ["g"]),
+        ({"content": "channel", "num_rows": 2}, ["h"]),
+    )
+
+    def best(age: int = 5, **changes: object) -> str:
+        return best_predictors(link(**changes), age, folder)[0]
+
+    assert best() == "a"
+    assert [best(bits=b) for b in (8, 24, 40, 1024)] == ["b", "b", "a", "a"]
+    assert [best(speed_mps=kmh / 3.6) for kmh in (0, 10, 30, 100)] == ["a", "a", "c", "c"]
+    assert [best(age) for age in (0, 6, 9, 100)] == ["a", "a", "d", "d"]
+    assert best(memory="fused", bits=16) == "e"
+    assert [best(num_tx_ant=ports) for ports in (1, 8, 32)] == ["f", "f", "a"]
+    assert best(num_layers=2) == "g"
+    assert best(content="channel") == "h"
+
+
+def test_the_scenario_is_not_known(tmp_path: Path) -> None:
+    settings = {Setting.of(link(scenario=scenario), 5) for scenario in SCENARIOS}
+    assert len(settings) == 1
+
+
+def test_without_a_table(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"python -m lab\.choose_predictor"):
+        best_predictors(default_link(), 5, tmp_path)
+
+
+def test_sgcs_decides_then_gain_then_nmse() -> None:
+    def of(sgcs: float, gain: float, nmse: float) -> dict[str, float]:
+        return {"sgcs": sgcs, "precoding_gain_db": gain, "nmse_db": nmse}
+
+    assert ranked({"a": of(0.80, 12, -9), "b": of(0.81, 11, -5)}) == ["b", "a"]
+    assert ranked({"a": of(0.8001, 12, -9), "b": of(0.8, 12.1, -5)}) == ["b", "a"]
+    assert ranked({"a": of(0.8001, 12.001, -5), "b": of(0.8, 12, -9)}) == ["b", "a"]
+    assert ranked({"a": of(0.8, 12, -9), "b": of(0.8, 12, -9)}) == ["a", "b"]
+
+
+def test_the_shipped_table_is_of_predictors_that_there_are() -> None:
+    """Each line's first is the best of its own scores, and trained generators stand only where they have weights."""
+    document = json.loads((Settings().weights_dir / FILE_NAME).read_text())
+    assert document["data"]["split"] == "val"
+    for choice in document["choices"]:
+        assert set(choice["ranking"]) <= set(PREDICTORS)
+        assert choice["ranking"] == ranked(choice["scores"])
+        if (choice["num_tx_ant"], choice["num_rows"], choice["content"]) != (16, 1, "layers"):
+            assert set(choice["ranking"]) == set(document["linear"])
