@@ -393,7 +393,7 @@ def _ask(call: Callable[[KnowledgeClient], Awaitable[T]]) -> T:
 
     async def run() -> T:
         async with knowledge_client(address, settings) as client:
-            if not await client.serving():
+            if not await client.serving(settings.connect_timeout_s + 5.0):
                 raise Unavailable(
                     f"no knowledge base answers at {address}; start one with `semlink up`, or name another in "
                     "SEMLINK_KNOWLEDGE_ADDRESS",
