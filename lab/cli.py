@@ -785,6 +785,21 @@ def experiment_itrieval(seeds: SeedsOption = 3, out: Out = Path("results")) -> N
     _say_written(out, "itrieval")
 
 
+@experiment_app.command("knowledge")
+def experiment_knowledge(
+    seeds: SeedsOption = 3,
+    train_captions: Annotated[
+        int, typer.Option(min=0, help="of the training with rewrites; 0 leaves it out")
+    ] = 120,
+    out: Out = Path("results"),
+) -> None:
+    """The filter on labelled rewrites, fusion at query time, augmentation at training time; rewrites from the bank."""
+    from lab.experiments.knowledge import NAME, run
+
+    run(out, seeds=seeds, train_captions=train_captions, console=console)
+    _say_written(out, NAME)
+
+
 @experiment_app.command("gpa")
 def experiment_gpa(
     seeds: SeedsOption = 3,

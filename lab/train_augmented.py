@@ -31,9 +31,9 @@ from semlink.semantics.text import MAX_TOKENS
 from semlink.semantics.tokens import Tokens, pad
 
 TASK: Final = "person"
-STEPS: Final = 240
+STEPS: Final = 120
 BATCH: Final = 64
-RATES: Final = (1e-3, 2e-3, 4e-3)
+RATES: Final = (2e-3, 4e-3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from lab.train_heads import embed
 from lab.training import split_data
 from semlink.corpora.corpus import Split, Task
 from semlink.corpora.registry import TASKS, corpus_named, default_corpus
-from semlink.methods import Fusion
+from semlink.methods import METHODS, Fusion
 from semlink.semantics.encoders import load_heads, semantic_encoder
 from semlink.semantics.fusion import fuse
 from semlink.semantics.metrics import average_precision, ranked_relevance
@@ -43,7 +43,7 @@ TEMPERATURES: Final = (0.003, 0.01, 0.03, 0.1, 0.3)
 VAL_QUERIES: Final = 100
 TEST_QUERIES: Final = 50
 """Of each of three seeds' queries."""
-TRAIN_CAPTIONS: Final = 240
+TRAIN_CAPTIONS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +159,13 @@ def ways(val: Mapping[Task, Asked], alpha: float) -> list[Way]:
 
 
 def best_way(val: Mapping[Task, Asked], offered: Sequence[Way], alpha: float) -> Way:
-    """The way with rewrites that has the best mAP on val, the mean of the tasks."""
-    with_rewrites = [w for w in offered if w.rule != "none" and w.filtered]
-    return max(
-        with_rewrites,
-        key=lambda w: np.mean([outcomes(q, w, alpha)["map"].mean() for q in val.values()]),
-    )
+    """The way with rewrites that has the best mAP on val, the mean of the tasks; within 0.001 the served rule."""
+
+    def score(way: Way) -> tuple[float, bool]:
+        found = np.mean([outcomes(q, way, alpha)["map"].mean() for q in val.values()])
+        return round(float(found), 3), way.rule == METHODS["sc-lmkb"].fusion
+
+    return max((w for w in offered if w.rule != "none" and w.filtered), key=score)
 
 
 def query_rows(
