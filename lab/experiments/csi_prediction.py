@@ -59,7 +59,7 @@ class Plan:
     """Of 32 users, of each seed, scenario and speed."""
     predictors: Sequence[str] = ()
     """Default: all that there are."""
-    losses: Sequence[float] = (0.1, 0.3, 0.5)
+    losses: Sequence[float] = (0.1, 0.5)
     """Shares of reports lost at random, at ``GOAL_BITS`` and the middle delay, with each of ``MEMORIES``."""
 
     @property
