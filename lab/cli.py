@@ -788,15 +788,13 @@ def experiment_itrieval(seeds: SeedsOption = 3, out: Out = Path("results")) -> N
 @experiment_app.command("knowledge")
 def experiment_knowledge(
     seeds: SeedsOption = 3,
-    train_captions: Annotated[
-        int, typer.Option(min=0, help="of the training with rewrites; 0 leaves it out")
-    ] = 120,
+    training: Annotated[bool, typer.Option(help="also train heads with rewrites")] = True,
     out: Out = Path("results"),
 ) -> None:
     """The filter on labelled rewrites, fusion at query time, augmentation at training time; rewrites from the bank."""
-    from lab.experiments.knowledge import NAME, run
+    from lab.experiments.knowledge import NAME, TRAINING_TASKS, run
 
-    run(out, seeds=seeds, train_captions=train_captions, console=console)
+    run(out, seeds=seeds, training_tasks=TRAINING_TASKS if training else (), console=console)
     _say_written(out, NAME)
 
 

@@ -64,7 +64,6 @@ PLAN: Final = (
     Wanted("image", "test", 50),
     Wanted("audio", "test", 50),
     Wanted("person", "test", 50),
-    Wanted("person", "train", 120),
     Wanted("image", "test", 100),
     Wanted("audio", "test", 100),
     Wanted("person", "test", 100),

@@ -1,0 +1,115 @@
+"""The experiment on source knowledge: what each way sends, and tables that show every row."""
+
+import numpy as np
+import pytest
+
+from lab.experiments.knowledge import (
+    LLM_SC,
+    NO_REWRITES,
+    Asked,
+    Way,
+    fused_features,
+    outcomes,
+    page,
+    query_rows,
+    training_rows,
+)
+from lab.results import Report, Row
+from lab.rewrite_bank import Source
+from lab.train_augmented import Augmentation
+from semlink.corpora.corpus import Item
+from semlink.v1 import knowledge_pb2
+
+CAPTION = "A man in a red jacket and black trousers walks."
+REWRITES = (
+    ("A gentleman in black trousers and a red jacket strolls.", 0.9),  # says it all
+    ("A man in a red jacket.", 0.8),  # leaves out
+    ("A man in a green jacket walks.", 0.95),  # adds
+)
+
+
+@pytest.fixture
+def queries() -> Asked:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3, 1 + len(REWRITES), 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    gallery = rng.normal(size=(5, 8)).astype(np.float32)
+    gallery /= np.linalg.norm(gallery, axis=-1, keepdims=True)
+    found = knowledge_pb2.RewriteSet(
+        rewrites=[knowledge_pb2.Rewrite(text=t, similarity=s) for t, s in REWRITES]
+    )
+    items = [Item(f"i{n}", f"i{n}", "val", (CAPTION,)) for n in range(3)]
+    return Asked(
+        [Source(item, 0) for item in items],
+        [found] * 3,
+        list(vectors),
+        gallery,
+        np.eye(3, 5, dtype=bool),
+    )
+
+
+def _unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize(
+    ("way", "fused"),
+    [
+        (NO_REWRITES, [0]),
+        (LLM_SC, [0, 1, 2, 3]),
+        (Way("mean"), [0, 1, 2]),
+        (Way("mean", complete=True), [0, 1]),
+    ],
+)
+def test_each_way_fuses_what_it_keeps(queries, way, fused):
+    sent = fused_features(queries, way, 0.5)
+    expected = [_unit(features[fused].sum(axis=0)) for features in queries.features]
+    np.testing.assert_allclose(sent, expected, atol=1e-6)
+
+
+def test_outcomes_are_those_of_a_sorted_gallery(queries):
+    found = outcomes(queries, NO_REWRITES, 0.5)
+    for n, features in enumerate(queries.features):
+        scores = queries.gallery @ features[0]
+        rank = int((scores > scores[n]).sum()) + 1
+        assert found["map"][n] == pytest.approx(1 / rank)
+        assert found["r_at_1"][n] == (rank == 1)
+
+
+def test_differences_are_of_the_same_queries(queries):
+    ours = Way("mean", complete=True)
+    rows = query_rows({"person": queries}, "val", [NO_REWRITES, LLM_SC, ours], ours, 0.5)
+    means = {(r.metric, r.variant): r.mean for r in rows}
+    for metric in ("r_at_1", "map"):
+        difference = means[f"{metric}_difference", f"{ours.label} vs no rewrites"]
+        assert difference == pytest.approx(
+            means[metric, ours.label] - means[metric, NO_REWRITES.label]
+        )
+    assert means["candidates_kept", None] == 2.0
+    assert means["candidates_complete", None] == 1.0
+
+
+def test_training_differences_are_seed_by_seed():
+    plain, more = Augmentation(0.0), Augmentation(0.2)
+    found = {
+        plain: [{"r_at_1": 0.1, "map": 0.2}, {"r_at_1": 0.3, "map": 0.4}],
+        more: [{"r_at_1": 0.2, "map": 0.2}, {"r_at_1": 0.4, "map": 0.4}],
+    }
+    rows = {(r.metric, r.variant): r for r in training_rows("person", found)}
+    gain = rows["r_at_1_difference", f"{more.label} vs captions alone"]
+    assert gain.mean == pytest.approx(0.1)
+    assert gain.sd == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_page_shows_every_variant():
+    report = Report(
+        "knowledge",
+        [
+            Row("precision", 0.9, split="test", variant="filter, all: attributes"),
+            Row("r_at_1", 0.5, task="person", split="test", variant="query, no rewrites"),
+            Row("map", 0.4, task="person", split="test", variant="training, captions alone"),
+        ],
+        command="semlink experiment knowledge",
+    )
+    text = page(report)
+    assert all(part in text for part in ("attributes | 0.900", "no rewrites | 0.500", "alone"))
