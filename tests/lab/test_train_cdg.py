@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from channel_service.windows import ChannelKey, Rays, draw_rays, frequency_response
-from kb_service.generators import build, load_from
-from kb_service.generators.base import turned
+from kb_service.generators import build, load_from, load_generator
+from kb_service.generators.base import newest_of, turned
 from lab import train_cdg
 from lab.csi_histories import GROUP_USERS, Histories, observe
 from lab.differentiable_link import SemanticLink
@@ -156,6 +156,22 @@ def test_training_lowers_the_loss(histories: Histories, own_cache: Path) -> None
     )
     scores = run("cdg", out=own_cache, recipe=recipe, train=histories, val=histories, depth=0)
     assert scores["all"]["nmse_db"] < before - 0.1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.5])
+def test_the_shipped_generator_is_never_much_worse_than_hold_last(
+    histories: Histories, loss: float
+) -> None:
+    """By condition, whatever got lost: at most 0.5 dB; with all reports there it is better."""
+    present = (
+        torch.rand(histories.age_slots.shape, generator=torch.Generator().manual_seed(5)) >= loss
+    )
+    present[:, 0] |= ~present.any(1)
+    rows = train_cdg.predictions(load_generator("cdg"), histories, present)
+    generated = by_condition(histories, rows)
+    held = by_condition(histories, newest_of(histories.history, present))
+    worst = max(generated[key]["nmse_db"] - held[key]["nmse_db"] for key in held)
+    assert worst < (0.5 if loss else 0.0)
 
 
 def test_better_csi_retrieves_better(histories: Histories) -> None:
