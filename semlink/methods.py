@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from semlink.corpora.corpus import Task
 from semlink.corpora.registry import TASKS
 from semlink.errors import InvalidField
+from semlink.settings import Settings
+from semlink.v1 import common_pb2 as pb
 
 Fusion = Literal["none", "mean", "similarity", "importance"]
 Coding = Literal["jscc", "separation", "vq-digital"]
@@ -17,6 +19,10 @@ Extraction = Literal["none", "tf-idf", "textrank", "itrieval-kd"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 RERANKINGS: tuple[Reranking, ...] = get_args(Reranking)
 EXTRACTIONS: tuple[Extraction, ...] = get_args(Extraction)
+TRAINED_PREDICTORS = ("cdg", "transformer", "llm4cp", "csi-llm")
+"""Predictors that need weights of the link's antennas; the others serve every link."""
+BOUNDS = ("perfect", "none")
+"""Quantisers that leave nothing to predict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +106,14 @@ METHODS: dict[str, Method] = {
             "llm4cp",
             "LLM4CP channel prediction, no source knowledge",
             "arXiv 2406.14440",
-            available=False,
+            available=True,
             predictor="llm4cp",
         ),
         Method(
             "csi-llm",
             "CSI-LLM channel prediction, no source knowledge",
             "arXiv 2409.00005",
-            available=False,
+            available=True,
             predictor="csi-llm",
         ),
         Method(
@@ -163,6 +169,22 @@ def method_named(name: str, *, field: str = "method") -> Method:
         why = "is not built yet" if method else "is unknown"
         raise InvalidField(f"{field} {name!r} {why}, allowed: {offered}", field=field)
     return method
+
+
+def check_link(method: Method, config: pb.LinkConfig, *, field: str = "link") -> None:
+    """Raise InvalidField for a method whose trained predictor has no weights for the (validated) link."""
+    if method.predictor in TRAINED_PREDICTORS and config.feedback.quantizer not in BOUNDS:
+        weights = Settings().weights_dir
+        name = f"csi-{method.predictor}-{config.num_tx_ant}x{config.num_layers}.safetensors"
+        if config.feedback.content == "channel" or not (weights / name).is_file():
+            pattern = f"csi-{method.predictor}-*.safetensors"
+            there = sorted(path.stem.rsplit("-", 1)[1] for path in weights.glob(pattern))
+            raise InvalidField(
+                f"method {method.name!r} has weights for reports of layers with ports x layers of "
+                f"{', '.join(there) or 'none'}, not for {config.num_tx_ant}x{config.num_layers} and content "
+                f"{config.feedback.content or 'layers'!r} ({field}.num_tx_ant, {field}.num_layers)",
+                field=f"{field}.num_tx_ant",
+            )
 
 
 def check_task(method: Method, task: str, *, field: str = "method") -> None:

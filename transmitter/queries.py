@@ -18,6 +18,7 @@ from semlink.methods import (
     RERANKINGS,
     SCORINGS,
     Method,
+    check_link,
     check_task,
     method_named,
 )
@@ -96,6 +97,7 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
         case "link_config":
             validate_link(query.link_config, field=f"{field}.link")
             check_feedback(query.link_config, field=f"{field}.link")
+            check_link(method, query.link_config, field=f"{field}.link")
     modality = query.WhichOneof("content")
     if modality is None:
         raise InvalidField(f"{field}.content is missing", field=f"{field}.content")

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from semlink.batching import MicroBatcher
 from semlink.corpora.registry import TASKS
-from semlink.errors import CorruptTensor, InvalidField, Unavailable
+from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
 from semlink.links import NUM_SUBBANDS
+from semlink.methods import check_link
 from semlink.rooms import ChannelRoom, KnowledgeRoom, ReceiverRoom
 from semlink.semantics.fusion import fuse
 from semlink.semantics.sentences import ScoredSentence
@@ -282,6 +283,18 @@ class Transmitter:
 
     async def _predict(self, groups: list[list[_Work]]) -> None:
         """CSI from the knowledge base, once a slot; without it, what the transmitter knows by itself."""
+        served = []
+        for group in groups:
+            # A link that was opened before the method was named may be one that its predictor has no weights for.
+            try:
+                check_link(group[0].query.method, _slot(group[0]).config)
+            except InvalidField as error:
+                for w in group:
+                    w.degraded.append(_degradation("knowledge.csi", error.message))
+                await self._hold_last([group])
+            else:
+                served.append(group)
+        groups = served
         if not groups:
             return
         request = knowledge_pb2.PredictCsiRequest(
@@ -298,7 +311,7 @@ class Transmitter:
         with timed("transmitter.csi") as clock:
             try:
                 response = await self._knowledge.predict_csi(request)
-            except Unavailable as error:
+            except (NotFound, Unavailable) as error:
                 for group in groups:
                     for w in group:
                         w.degraded.append(_degradation("knowledge.csi", error.message))

@@ -434,3 +434,23 @@ async def test_with_perfect_csi_each_user_decodes_its_own_layers() -> None:
         # the pilots' own error, N0/12 on each of 8 streams, costs 2.2 dB and some leakage
         lost = answer.link.post_eq_snr_db - answer.link.post_eq_snr_estimate_db
         assert 0 < lost < 4.5
+
+
+async def test_an_opened_link_without_weights_for_the_method_is_done_without_and_said_so() -> None:
+    """Its mates by another method are not touched: they may be predicted for."""
+    system = build_system()
+    text = corpus_named("pedestrians").items("test")[0].captions[0]
+    link_id = await opened(system, link(snr_db=25.0, num_layers=2, num_users=2))
+    answers = await ask(
+        system,
+        query(0, text, link_id=link_id, method="llm4cp"),
+        query(1, text, link_id=link_id, method="sc-lmkb-wo-sdg"),
+    )
+    await system.close()
+    (why,) = answers[0].degraded
+    assert why.part == "knowledge.csi"
+    assert "not for 16x2" in why.reason
+    assert answers[0].csi_source == "hold-last"
+    assert not answers[1].degraded
+    assert answers[0].matches
+    assert answers[1].matches
