@@ -38,8 +38,8 @@ class CsiLlmSettings:
     depth: int = 2
     pretrained: bool = True
     width: int = 128
-    step_slots: int = 0
-    """Longest step; what is farther away is rolled out, at most ``MAX_STEPS``. 0: always one step."""
+    step_slots: int = 5
+    """Longest step; what is farther away is rolled out, at most ``MAX_STEPS`` (chosen on val). 0: always one step."""
 
 
 MAX_STEPS: Final = 4
