@@ -7,8 +7,9 @@ outside the order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from kb_service import lexicon
@@ -21,7 +22,7 @@ _ONWARD: Final = frozenset(
     }
 )
 _TOGETHER: Final = frozenset({"while", "as", "over", "together", "mixed", "during", "whilst"})
-_BACKGROUND: Final = frozenset({"background", "throughout"})
+_BACKGROUND: Final = frozenset({"background", "in the background", "throughout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Account:
     """Pairs of events (earlier, later); events heard together where it is said; those in the background; their manner.
 
     ``manner`` holds (event, concept of loudness or duration); ``first`` is what the recording is said to start with,
-    ``repeated`` what is heard again after something else.
+    ``repeated`` what is heard again after something else, ``following`` what is in the background and yet follows.
     """
 
     order: frozenset[tuple[str, str]] = frozenset()
@@ -51,6 +52,7 @@ class Account:
     manner: frozenset[tuple[str, str]] = frozenset()
     first: str = ""
     repeated: frozenset[str] = frozenset()
+    following: frozenset[str] = frozenset()
     events: frozenset[str] = frozenset()
 
 
@@ -64,6 +66,8 @@ def contradiction(said: Account, claimed: Account) -> str:
         return f"starts with '{claimed.first}'"
     for event in sorted(claimed.repeated - said.repeated):
         return f"repeats '{event}'"
+    for event in sorted(claimed.following - said.following):
+        return f"lets '{event}' follow in the background"
     for event in sorted(claimed.background & known):
         if event not in said.background and any(event in pair for pair in said.order):
             return f"puts '{event}' into the background"
@@ -121,6 +125,7 @@ def account_of(tokens: Sequence[Token]) -> Account:
         frozenset(_manner(tokens, mentions)),
         _opening(tokens, heard),
         frozenset(repeated),
+        frozenset(_following(tokens, mentions, background)),
         frozenset(m.event for m in mentions),
     )
 
@@ -153,6 +158,16 @@ def _in_background(tokens: Sequence[Token], mentions: Sequence[_Mention]) -> set
             if token.text in {",", ".", ";"}:
                 break
     return found
+
+
+def _following(
+    tokens: Sequence[Token], mentions: Sequence[_Mention], background: set[str]
+) -> Iterator[str]:
+    """ "A, followed by B in the background"."""
+    for before, mention in pairwise(mentions):
+        words = {t.text for t in tokens[before.end + 1 : mention.start]}
+        if mention.event in background and words & _ONWARD:
+            yield mention.event
 
 
 def _between(
@@ -198,8 +213,12 @@ def _manner(tokens: Sequence[Token], mentions: Sequence[_Mention]) -> set[tuple[
             continue
         before = [m for m in mentions if m.start < place]
         after = [m for m in mentions if m.start > place]
+        inside = [m for m in mentions if m.start < place <= m.end]
         adverb = token.concept in _DURATIONS or token.words[-1].endswith("ly")
-        owner = before[-1] if adverb and before else after[0] if after else None
+        # "A dog with four loud barks" is one mention.
+        owner = inside[0] if inside and not adverb else None
+        if owner is None:
+            owner = before[-1] if adverb and before else after[0] if after else None
         if owner is None and before:
             owner = before[-1]
         if owner is not None:

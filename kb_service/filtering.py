@@ -83,7 +83,7 @@ class Reading:
     ``affirmed`` and ``denied`` map a concept to the word that names it; ``belongs`` holds (modifier, thing) pairs,
     ``single`` the things of which there is one, ``placed`` (thing, relation, thing); ``account`` is what is heard when;
     ``times`` how often each concept is named, ``joined`` who stands beside another of the same name.
-    ``others``: words that no table holds and that are not neutral.
+    ``others``: words that no table holds and that are not neutral. ``sides``: what is "on the left" and "on the right".
     """
 
     affirmed: dict[str, str] = field(default_factory=dict)
@@ -95,6 +95,13 @@ class Reading:
     times: Counter[str] = field(default_factory=Counter)
     joined: set[str] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
+    sides: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> set[tuple[str, str]]:
+        """Things and the sides on which they are told to be."""
+        pairs = [(a, c) for a, relation, c in self.placed if relation == "left of"]
+        return {(a, "on the left") for a, _ in pairs} | {(c, "on the right") for _, c in pairs}
 
 
 def objection(source: str, rewrite: str) -> str:
@@ -110,7 +117,7 @@ def objection(source: str, rewrite: str) -> str:
         if concept not in said.denied:
             return f"denies '{word}'"
     for concept, word in claimed.affirmed.items():
-        if concept in entailed:
+        if concept in entailed or claimed.sides.get(concept, set()) & said.beside:
             continue
         if any(concept in closure(d) or d in closure(concept) for d in said.denied):
             return f"adds '{word}', which the source denies"
@@ -224,6 +231,9 @@ def read(caption: str) -> Reading:
         if concept:
             into = reading.denied if place <= denied_until else reading.affirmed
             into.setdefault(concept, token.text)
+            if concept in {"on the left", "on the right"}:
+                side = (_subject(tokens[:place]), concept)
+                reading.sides.setdefault(concept, set()).add(side)
             if into is reading.affirmed:
                 if reading.times[concept] and _is_beside(tokens, place):
                     reading.joined.add(concept)
@@ -261,6 +271,8 @@ def _says_nothing(tokens: list[Token], place: int) -> bool:
     if tokens[place].concept in lexicon.POSTURES:
         return not _is_of_person(tokens, place)
     if _class(tokens[place].concept) == "position":
+        if tokens[place].text == "in the background":
+            return any(_class(t.concept) == "sound" for t in tokens)  # told in order of time
         # "on the left of" is a relation, read elsewhere; "on the side of" is not.
         turned = tokens[place].concept in {"on the left", "on the right"}
         return turned and [t.text for t in tokens[place + 1 : place + 2]] == ["of"]
@@ -423,7 +435,7 @@ def _read_places(tokens: list[Token], reading: Reading) -> None:
                 after = _supporting(before, following)
                 if relation == "wearing" and _class(after) not in {"object", "animal"}:
                     after = ""
-                if following and following[0].text in {"it", "them"}:
+                if following and following[0].text in {"it", "them", "its"}:
                     after = _first_thing(t for t in reversed(owners[:place]) if t.concept != before)
             if before and after and not _same_thing(before, after):
                 first, second = (after, before) if reverse else (before, after)

@@ -70,8 +70,8 @@ book|stack of books|stacks of books|pile of books|piles of books; pencil; padloc
 magnifying glass; teapot; coffee cup|paper cup|cup of coffee|cups of coffee|cup|mug; bottle; bucket|pail; barrel
 box|cardboard box; gift box|gift|present; lantern; drum; drum set|drum kit; guitar; violin; harp; trumpet
 french horn; xylophone; gramophone; piano; toy; teddy bear; rubber duck; ball; beach ball; soccer ball|football
-robot; alien; snowman|snowmen; scarecrow; light bulb; vacuum cleaner; chainsaw; car horn|horn; door; window; flag
-fence; sword; gun; knife; stone|rock; cloud; star; moon
+robot; alien; snowman|snowmen; scarecrow; light bulb; vacuum cleaner; chainsaw|chain saw; car horn|horn; door; window
+flag; fence; sword; gun; knife; stone|rock; cloud; star; moon
 """
 PLACES: Final = """
 street|road|city street; park|park path; station|station hall; shop|store|shop window
@@ -100,6 +100,7 @@ lasting|for a long time|for several seconds|for a long while|for a while
 POSITIONS: Final = """
 on the left|on its left|to the left|to its left; on the right|on its right|to the right|to its right; in the corner
 on the side|on the other side|on each side; in the middle|in the center|in the centre|in the foreground
+in the background
 """
 VIEWS: Final = """
 from the front|facing the camera|faces the camera|facing forward; from behind|from the back|back to the camera
@@ -437,7 +438,7 @@ NEUTRAL: Final = frozenset(
     break breaks breaking roll rolls rolling wash washes washing burn burns burning fall falls falling patter patters
     pattering whiz whizzes rushes surge surges crash crashes crashing lap laps lapping drizzle drizzles
     inside outside above below under beneath over day light warm bright dim overhead throughout single once
-    mixed blended surround surrounds surrounded surrounding
+    mixed blended accompanied accompanies accompanying joined joins joining surround surrounds surrounded surrounding
     """.split()  # noqa: SIM905
 )
 """Words that state no attribute: grammar, and how captions tell of what they show. Others that neither the source nor

@@ -14,6 +14,7 @@ SAME = [
     (IN_ORDER, "A rooster crows after rain."),
     (WITH_BED, "While a clock ticks throughout, rain falls after a dog barks."),
     (WITH_BED, "Before the rain, a dog barks."),
+    ("Four loud barks of a dog, followed by rain.", "A dog with four loud barks, then rain."),
 ]
 OTHER = [
     (IN_ORDER, "Rain falls, then a dog barks twice.", "has 'rain' before 'bark'"),
@@ -23,6 +24,11 @@ OTHER = [
     (IN_ORDER, "Two dog barks with rain in the background.", "puts 'rain' into the background"),
     (IN_ORDER, "Two barks, then rain, then two barks.", "repeats 'bark'"),
     (WITH_BED, "A clock ticks, then a dog barks.", "has 'tick' before 'bark'"),
+    (
+        WITH_BED,
+        "A dog barks, followed by a clock in the background.",
+        "lets 'tick' follow in the background",
+    ),
     (
         "Rain falls softly, then a dog barks.",
         "Rain falls, then a dog barks softly.",

@@ -48,6 +48,7 @@ PARAPHRASES = [
     ("Two men walk 3 dogs.", "Three dogs are walked by two men."),
     ("A crimson car is in front of a house.", "A house behind a red car."),
     ("A man in black trousers.", "A man in a pair of black trousers."),
+    ("A plane to the left of a cook.", "A cook with a plane on the left."),
     ("A cake is on a table.", "A cake sits on top of a table."),
     ("A toy train is in front of a pair of fish.", "Two fish behind a toy train."),
     ("A woman seen at an angle from the front.", "A woman seen from the front."),
@@ -84,6 +85,8 @@ HALLUCINATIONS = [
     (BUS, "A yellow bus with a tree.", "counts one 'tree'"),
     (BUS, "A yellow bus on two small trees.", "adds that 'bus' is above 'tree'"),
     (BUS, "Two small trees and a yellow bus in the middle.", "adds 'in the middle'"),
+    ("A plane to the left of a cook.", "A plane with a cook on the left.", "adds 'on the left'"),
+    (BUS, "Two small trees and a yellow bus in the background.", "adds 'in the background'"),
     ("A violin is next to a house.", "A house with a violin on it.", "adds that 'violin'"),
     (
         "A man walks with a dog.",
