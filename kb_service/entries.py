@@ -90,23 +90,24 @@ class Entries:
         size = _at_most(request.page_size or DEFAULT_PAGE, MAX_PAGE, "page_size")
         matches = matcher(request.filter)
         cursor, entries = _cursor(request.page_token), list[pb.KnowledgeEntry]()
-        scanned = 0
+        scanned, count = 0, max(1, min(SCAN, size // 2))
         while True:
-            count = SCAN
-            while True:
-                following, stored = await self._store.scan_knowledge(cursor, count)
-                found = await asyncio.to_thread(_matching, stored, matches)
+            following, stored = await self._store.scan_knowledge(cursor, count)
+            found = await asyncio.to_thread(_matching, stored, matches)
+            left = size - len(entries)
+            if len(found) > left and count > 1:
                 # What does not fit is left to the next page: the same place is read again, less at once.
-                if len(entries) + len(found) <= size or count == 1:
-                    break
-                count = max(1, min(count // 2, size - len(entries)))
-            if len(entries) + len(found) > size and entries:
+                count = max(1, min(count // 2, left))
+                continue
+            if len(found) > left and entries:
                 break
             entries += found
             cursor = following
             scanned += len(stored)
             if not cursor or len(entries) >= size or scanned >= MAX_SCANNED:
                 break
+            left = size - len(entries)
+            count = min(SCAN, 2 * count) if 4 * len(found) <= left else min(count, left)
         return pb.ListEntriesResponse(
             entries=map(_without_embedding, entries), next_page_token=str(cursor) if cursor else ""
         )
