@@ -20,6 +20,7 @@ from kb_service.prediction import Generated, predict_items, predictor_named
 from lab.learn_channel import (
     Pairs,
     RefineRecipe,
+    experienced,
     learn,
     learnable,
     nmse_db,
@@ -30,7 +31,11 @@ from lab.learn_channel import (
 from semlink.errors import NotFound
 from semlink.links import default_link
 from semlink.settings import Settings
+from semlink.signal.quantizers import quantizer_for
+from semlink.store import MemoryStore
 from semlink.v1 import knowledge_pb2
+from semlink.v1.channel_pb2 import Link
+from semlink.v1.common_pb2 import CsiReport, LinkConfig
 
 NAME = "transformer"
 
@@ -174,6 +179,44 @@ def test_refinement_is_reproducible_and_what_is_kept_is_what_was_measured() -> N
 def test_too_little_is_not_learned_from() -> None:
     with pytest.raises(NotFound, match="too few"):
         learn(load_generator(NAME, Antennas()), drifting(4, 6), RefineRecipe(steps=1))
+
+
+async def test_what_open_links_left_in_the_store_is_found() -> None:
+    """Reports of two users through the store and back: the same pairs as from their CSI; other links do not count."""
+    store, config = MemoryStore(), default_link()
+    config.num_users = 2
+    quantizer = quantizer_for(config)
+    csi, _ = reports(2, 12)
+    index = torch.arange(12)
+    made = []
+    for user in range(2):
+        payload = quantizer.encode(csi[user], index)
+        made += [
+            CsiReport(
+                user=user,
+                slot=5 * i,
+                report_index=i,
+                bits=quantizer.bits,
+                payload=bytes(payload[i].tolist()),
+            )
+            for i in range(12)
+            if (user, i) != (1, 3)
+        ]
+    for link_id, scenario in (("here", "umi-los"), ("elsewhere", "uma-nlos")):
+        other = LinkConfig()
+        other.CopyFrom(config)
+        other.scenario = scenario
+        await store.put_link(Link(link_id=link_id, config=other, slot=60))
+        await store.put_reports(link_id, made)
+    (found,) = await experienced(store, "umi-los")
+    present = torch.ones(2, 12, dtype=torch.bool)
+    present[1, 3] = False
+    both = [quantizer.decode(quantizer.encode(csi[u], index), index) for u in range(2)]
+    expected = pairs_of(config, torch.stack(both), present)
+    assert len(found) == len(expected) > 0
+    assert torch.equal(found.present, expected.present)
+    assert torch.allclose(found.later, expected.later, atol=1e-5)
+    assert await experienced(store, "cdl-b") == []
 
 
 def test_links_that_generators_cannot_read_teach_nothing() -> None:
