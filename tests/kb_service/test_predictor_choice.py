@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kb_service.prediction import PREDICTORS
+from kb_service.prediction import LINEAR, PREDICTORS
 from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
-from lab.choose_predictor import ranked
+from lab.choose_predictor import ranked, settled
 from semlink.errors import NotFound
 from semlink.links import SCENARIOS, default_link
 from semlink.settings import Settings
@@ -92,6 +93,27 @@ def test_the_shipped_table_is_of_predictors_that_there_are() -> None:
     assert document["data"]["split"] == "val"
     for choice in document["choices"]:
         assert set(choice["ranking"]) <= set(PREDICTORS)
-        assert choice["ranking"] == ranked(choice["scores"])
+        assert choice["ranking"] == ranked(
+            {name: choice["scores"][name] for name in choice["ranking"]}
+        )
         if (choice["num_tx_ant"], choice["num_rows"], choice["content"]) != (16, 1, "layers"):
             assert set(choice["ranking"]) == set(document["linear"])
+    assert any(choice["ranking"][0] not in document["linear"] for choice in document["choices"])
+
+
+def test_one_generator_competes_for_all_of_a_scheme() -> None:
+    """The best in the mean, though another is better at one setting."""
+
+    def line(bits: int, **sgcs: float) -> dict[str, Any]:
+        scores = {
+            name: {"sgcs": value, "precoding_gain_db": 0.0, "nmse_db": 0.0}
+            for name, value in {**dict.fromkeys(LINEAR, 0.5), **sgcs}.items()
+        }
+        usual = {"num_tx_ant": 16, "num_rows": 1, "content": "layers", "quantizer": "rvq"}
+        return {**usual, "memory": "none", "bits": bits, "scores": scores}
+
+    lines = settled([line(8, cdg=0.7, transformer=0.71), line(16, cdg=0.9, transformer=0.8)])
+    assert [choice["ranking"][0] for choice in lines] == ["cdg", "cdg"]
+    assert all(set(choice["ranking"]) == {*LINEAR, "cdg"} for choice in lines)
+    lines = settled([line(8, cdg=0.4)])
+    assert lines[0]["ranking"] == [*LINEAR, "cdg"]
