@@ -18,6 +18,7 @@ from lab.cli_kb import bench_kb, kb_app
 from lab.cli_prediction import experiment_csi_prediction, learn_channel
 from lab.cli_shared import Out, console, errors
 from semlink.errors import InvalidField, SemlinkError
+from semlink.knowledge import PROMPT_STRATEGIES
 from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCENARIOS
 from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
 
@@ -152,6 +153,9 @@ def query(
     ] = None,
     key_sentences: Annotated[int | None, typer.Option(help="how many are kept")] = None,
     seed: Annotated[int | None, typer.Option(help="repeats a query exactly")] = None,
+    rewrite_strategy: Annotated[
+        str | None, typer.Option(help=f"how the LLM is asked: {', '.join(PROMPT_STRATEGIES)}")
+    ] = None,
     knowledge_budget_ms: Annotated[float, typer.Option(help="0: kept knowledge only")] = 20_000.0,
     port: Port = None,
     as_json: Annotated[bool, typer.Option("--json", help="the whole answer")] = False,
@@ -194,7 +198,7 @@ def query(
             extraction=extraction,
             key_sentences=key_sentences,
         ),
-        **_given(corpus=corpus, seed=seed),
+        **_given(corpus=corpus, seed=seed, rewrite_strategy=rewrite_strategy),
     }
     with Client(gateway_url(port)) as client:
         answer = client.query(body)
