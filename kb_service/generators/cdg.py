@@ -105,8 +105,14 @@ class _WordMap(nn.Module):
         self.value = nn.Linear(words.shape[1], width, bias=False)
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        prototypes = self.map.weight @ self.words
+        # unit rows: a map of thousands of words grows fast, and would drown the tokens that it is added to
+        prototypes = _normed(self.map.weight @ self.words)
         return self.key(prototypes), self.value(prototypes)
+
+
+def _normed(x: torch.Tensor) -> torch.Tensor:
+    """``x`` with mean 0 and variance 1 over its last dimension."""
+    return nn.functional.layer_norm(x, x.shape[-1:])
 
 
 class Cdg(ChannelGenerator):
@@ -146,9 +152,9 @@ class Cdg(ChannelGenerator):
         """See :class:`ChannelGenerator`."""
         tokens = self._embedded(prepared)
         aligned = tokens if self.prototypes is None else tokens + self.prototypes(tokens)
-        read = self.leave(self.trunk(self.enter(aligned)))
+        read = self.leave(self.trunk(self.enter(_normed(aligned))))
         # The last token has read all; with the mean a trunk without blocks has, too.
-        summary = nn.functional.gelu(read[:, -1] + read.mean(1) + tokens.mean(1))
+        summary = _normed(read[:, -1] + read.mean(1) + tokens.mean(1))
         residual: torch.Tensor = self.gains(prepared, summary) + self.dense(summary)
         return residual
 

@@ -186,6 +186,17 @@ def test_words_are_folded_away_without_a_trace() -> None:
     assert not any("words" in name or "map" in name for name in generator.stored())
 
 
+def test_the_head_hears_the_language_model_at_any_level() -> None:
+    """Training may drive what comes out of the trunk to a common level far below 0; the head must not go deaf there."""
+    generator = build("cdg", seed=1, depth=1).requires_grad_(False)
+    torch.manual_seed(2)
+    torch.nn.init.normal_(generator.get_parameter("gains.gains.weight"), std=0.1)
+    generator.get_parameter("leave.bias").fill_(-30.0)
+    before = predict(generator, histories(), everything())
+    generator.get_submodule("trunk").register_forward_hook(lambda _, __, said: said.flip(0))
+    assert same(predict(generator, histories(), everything()), before) > 1e-3
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_antennas_without_weights_are_refused_by_name(name: str) -> None:
     assert not trained_for(name, Antennas(32, 2))
