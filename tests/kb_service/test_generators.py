@@ -233,5 +233,5 @@ def test_preparation_leaves_nothing_arbitrary() -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 def test_shipped_weights_are_small(name: str) -> None:
     path = weights_file(Settings().weights_dir, name, Antennas())
-    assert path.stat().st_size <= 0.35 * 2**20
+    assert path.stat().st_size <= 375_000
     assert path.with_suffix(".json").is_file()
