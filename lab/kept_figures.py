@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from kb_service.channel_knowledge import fingerprint
 from lab.results import ROOT
+from semlink.errors import Unavailable
 from semlink.models import cache_dir
 
 SOURCES: Final = (
@@ -31,16 +32,17 @@ class KeptFigures:
         self._path = cache_dir() / "csi-figures" / f"{purpose}-{sources_hash()}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._values: dict[str, Any] = {}
+        self._fingerprints: dict[str, str] = {}
         if self._path.is_file():
             for line in self._path.read_text().splitlines(keepends=True):
                 if line.endswith("\n"):  # the last one may have been cut
                     key, value = json.loads(line)
                     self._values[key] = value
 
-    @staticmethod
-    def key(predictor: str, *place: object) -> str:
-        """Of a predictor's figures at a place: its weights are part of it."""
-        return json.dumps([predictor, fingerprint(predictor), *place])
+    def key(self, predictor: str, *place: object) -> str:
+        """Of a predictor's figures at a place: the weights that it had at first are part of it."""
+        known = self._fingerprints.setdefault(predictor, fingerprint(predictor))
+        return json.dumps([predictor, known, *place])
 
     def missing(self, predictors: Sequence[str], *place: object) -> list[str]:
         """The predictors without figures at a place."""
@@ -51,7 +53,9 @@ class KeptFigures:
         return self._values[self.key(predictor, *place)]
 
     def put(self, value: Any, predictor: str, *place: object) -> None:
-        """Keep figures."""
+        """Keep figures. Raises Unavailable where the predictor got other weights meanwhile."""
+        if fingerprint(predictor) != self._fingerprints.get(predictor, fingerprint(predictor)):
+            raise Unavailable(f"{predictor} got other weights while it was measured; run it again")
         key = self.key(predictor, *place)
         self._values[key] = value
         with self._path.open("a") as file:
