@@ -60,6 +60,10 @@ def learn_channel(
     scenario: Annotated[str, typer.Option(help="of the links to learn from: umi-los, …")] = "",
     generator: Annotated[str, typer.Option(help="default: the one that is asked by itself")] = "",
     steps: Annotated[int, typer.Option(help="of training")] = 300,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="use it from now on, though it was measured to do harm"),
+    ] = False,
     roll_back: Annotated[
         bool, typer.Option("--roll-back", help="return to the refinement before")
     ] = False,
@@ -100,7 +104,14 @@ def learn_channel(
         console.print(f"{name}, {scenario}: {'rolled back' if roll_back else 'forgotten'}")
         return
     recipe = RefineRecipe(steps=steps)
-    run(scenario, _with_running_store(), generator=generator, recipe=recipe, console=console)
+    run(
+        scenario,
+        _with_running_store(),
+        generator=generator,
+        recipe=recipe,
+        keep_it=keep,
+        console=console,
+    )
 
 
 def _with_running_store() -> Settings:

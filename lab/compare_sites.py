@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import torch
@@ -54,11 +54,11 @@ class Judged:
     drops: int
 
 
-def experience(scenario: str, drops: int) -> Pairs:
+def experience(scenario: str, drops: int, memory: str) -> Pairs:
     """What links of a site would have left in the store: pairs from reports alone."""
     parts = []
     for speed in SPEEDS_KMH:
-        config = link(scenario, speed, BITS)
+        config = link(scenario, speed, BITS, memory=memory)
         drawn = draw_drops(
             config, (AGE_SLOTS,), split="val", seed=LEARNING_SEED, drops=drops, reports=REPORTS
         )
@@ -68,10 +68,14 @@ def experience(scenario: str, drops: int) -> Pairs:
 
 
 def judge(
-    scenario: str, speed_kmh: float, generators: Sequence[ChannelGenerator], drops: int
+    scenario: str,
+    speed_kmh: float,
+    generators: Sequence[ChannelGenerator],
+    drops: int,
+    memory: str,
 ) -> Judged:
     """Two generators on unseen drops of a scenario, against the true channel."""
-    config = link(scenario, speed_kmh, BITS)
+    config = link(scenario, speed_kmh, BITS, memory=memory)
     drawn = draw_drops(
         config, (AGE_SLOTS,), split="val", seed=UNSEEN_SEED, drops=drops, reports=HISTORY_REPORTS
     )
@@ -94,9 +98,11 @@ def _figures(generator: ChannelGenerator, config: pb.LinkConfig, drawn: Drops) -
     return figures(drawn.truth[AGE_SLOTS], content.csi(rows), content)
 
 
-def _rows(site: str, scenario: str, speed_kmh: float, name: str, judged: Judged) -> list[Row]:
+def _rows(
+    site: str, scenario: str, speed_kmh: float, name: str, judged: Judged, memory: str
+) -> list[Row]:
     role = "site" if site == scenario else f"control of {site}"
-    at = {
+    at: dict[str, Any] = {
         "method": name,
         "split": "val",
         "scenario": scenario,
@@ -114,14 +120,28 @@ def _rows(site: str, scenario: str, speed_kmh: float, name: str, judged: Judged)
             ("precoding_gain_db", float(np.mean(of.precoding_gain_db))),
             ("nmse_db", of.nmse_db),
         ):
-            rows.append(Row(metric=metric, mean=value, variant=f"{label}, {role}", **at))  # type: ignore[arg-type]
+            rows.append(
+                Row(metric=metric, mean=value, variant=f"{label}, {role}, memory {memory}", **at)
+            )
     mean, ci95 = paired_difference(refined.figures.sgcs, shipped.figures.sgcs, shipped.drop)
     rows.append(
-        Row(metric="sgcs_difference", mean=mean, ci95=ci95, variant=f"refined, {role}", **at)  # type: ignore[arg-type]
+        Row(
+            metric="sgcs_difference",
+            mean=mean,
+            ci95=ci95,
+            variant=f"refined, {role}, memory {memory}",
+            **at,
+        )
     )
     mean, ci95 = nmse_difference_db(refined, shipped)
     rows.append(
-        Row(metric="nmse_difference_db", mean=mean, ci95=ci95, variant=f"refined, {role}", **at)  # type: ignore[arg-type]
+        Row(
+            metric="nmse_difference_db",
+            mean=mean,
+            ci95=ci95,
+            variant=f"refined, {role}, memory {memory}",
+            **at,
+        )
     )
     return rows
 
@@ -129,17 +149,19 @@ def _rows(site: str, scenario: str, speed_kmh: float, name: str, judged: Judged)
 def main(
     generator: Annotated[str, typer.Option(help="cdg, transformer, llm4cp, csi-llm")] = "cdg",
     drops: Annotated[int, typer.Option(help="of 32 users, of each site and speed")] = 4,
+    memory: Annotated[str, typer.Option(help="of the reports: none or fused")] = "fused",
     out: Annotated[Path, typer.Option(help="directory of the JSON and CSV")] = Path("results"),
 ) -> None:
     """Learn at every site, judge there and at its control, print and write ``sites.json``."""
     started = time.perf_counter()
     shipped = load_generator(generator, Antennas())
     report = Report(
-        "sites", command=f"python -m lab.compare_sites --generator {generator} --drops {drops}"
+        "sites",
+        command=f"python -m lab.compare_sites --generator {generator} --drops {drops} --memory {memory}",
     )
     table = Table("site", "judged on", "km/h", "SGCS", "difference", "NMSE dB", "difference")
     for site in SITES:
-        learned: Learned = learn(shipped, experience(site, drops), RefineRecipe())
+        learned: Learned = learn(shipped, experience(site, drops, memory), RefineRecipe())
         kept = "kept" if learned.better else "not kept"
         table.add_section()
         table.add_row(
@@ -149,7 +171,12 @@ def main(
         refined = with_weights(shipped, learned.weights)
         for scenario, speed in itertools.product((site, CONTROL[site]), SPEEDS_KMH):
             rows = _rows(
-                site, scenario, speed, generator, judge(scenario, speed, (shipped, refined), drops)
+                site,
+                scenario,
+                speed,
+                generator,
+                judge(scenario, speed, (shipped, refined), drops, memory),
+                memory,
             )
             report.rows += rows
             before = {

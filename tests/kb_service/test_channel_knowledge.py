@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from kb_service.channel_knowledge import (
     forget,
@@ -17,6 +19,7 @@ from kb_service.channel_knowledge import (
 )
 from kb_service.generators import Antennas, load_generator
 from kb_service.prediction import Generated, predict_items, predictor_named
+from lab import learn_channel
 from lab.learn_channel import (
     Pairs,
     RefineRecipe,
@@ -28,7 +31,7 @@ from lab.learn_channel import (
     refine,
     with_weights,
 )
-from semlink.errors import NotFound
+from semlink.errors import InvalidField, NotFound
 from semlink.links import default_link
 from semlink.settings import Settings
 from semlink.signal.quantizers import quantizer_for
@@ -162,6 +165,29 @@ def test_learning_helps_where_there_is_something_to_learn_and_leaves_the_shipped
     assert all(torch.equal(weight, before[n]) for n, weight in shipped.state_dict().items())
     assert set(learned.weights) < set(before)
     assert not any(name.startswith("trunk.") for name in learned.weights)
+
+
+def test_what_was_learned_is_kept_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Later reports cannot tell whether the channel is predicted better: by default nothing changes."""
+
+    async def found(*_: object) -> list[Pairs]:
+        return [drifting(24, 24)]
+
+    monkeypatch.setattr(learn_channel, "experienced", found)
+    settings = Settings(redis_url="memory://")
+    recipe = RefineRecipe(steps=10, batch=32, learning_rate=4e-3)
+    for keep_it in (False, True):
+        console = Console(record=True, quiet=False, file=io.StringIO(), width=400)
+        learned = learn_channel.run(
+            "cdl-b", settings, generator=NAME, recipe=recipe, keep_it=keep_it, console=console
+        )
+        assert learned.better
+        assert bool(refined_weights(NAME, "cdl-b")) == keep_it
+        assert (learn_channel.WARNING in console.export_text()) != keep_it
+    with pytest.raises(InvalidField, match="--scenario is 'mars'"):
+        learn_channel.run("mars", settings)
 
 
 def test_refinement_is_reproducible_and_what_is_kept_is_what_was_measured() -> None:
