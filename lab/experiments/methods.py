@@ -18,6 +18,7 @@ from semlink.store import Store
 OURS: Final = "sc-lmkb"
 ROWS: Final = {
     "sc-lmkb": "SC-LMKB",
+    "sc-lmkb-cdg": "SC-LMKB, CDG by name",
     "sc-lmkb-wo-sdg": "SC-LMKB w/o SDG",
     "sc-lmkb-wo-cdg": "SC-LMKB w/o CDG",
     "deepsc-mimo": "DeepSC-MIMO",
