@@ -200,7 +200,8 @@ def _advice(results: Path) -> list[str]:
         method: row
         for method, title in ROWS.items()
         for row in written.rows
-        if row.metric == "map_difference"
+        if method != OURS
+        and row.metric == "map_difference"
         and row.bits == ADVICE_BITS
         and (row.variant or "").startswith(f"{ROWS[OURS]} vs {title}, ")
     }

@@ -184,7 +184,8 @@ def _prediction(rows: Sequence[Row]) -> tuple[Verdict, str] | None:
     """NMSE of CDG against the best rival at each place of the sweep, in dB."""
     places: dict[tuple[str, float | None, str | None], dict[str, float]] = {}
     for row in pick(rows, metric="nmse_db", bits=64):
-        if row.method and row.corpus is None and row.scenario and row.task is None:
+        lossy = "lost" in (row.variant or "")
+        if row.method and row.corpus is None and row.scenario and row.task is None and not lossy:
             places.setdefault((row.scenario, row.speed_kmh, row.variant), {})[row.method] = row.mean
     gaps = []
     for place, by_name in places.items():
