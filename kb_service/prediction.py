@@ -240,6 +240,10 @@ LINEAR: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
     {predictor.name: predictor for predictor in (HoldLast(), Wiener(), Kalman())}
 )
 """For any link; the others are for links that they have weights for."""
+TRAINED_PERIOD_SLOTS: Final = 10
+TRAINED_AGE_SLOTS: Final = 14
+TRAINED_SPEED_MPS: Final = 60.0 / 3.6 + 1e-3
+"""The longest, oldest and fastest of the histories that generators were trained on (lab.csi_histories)."""
 PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
     {**LINEAR, **{name: Generated(name) for name in GENERATORS}}
 )
@@ -267,18 +271,31 @@ def predictor_named(
     return predictor
 
 
+def familiar(config: common_pb2.LinkConfig, age_slots: int) -> bool:
+    """Whether generators were trained on links like this: reports every 2…10 slots, 0…14 slots old, up to 60 km/h.
+
+    Beyond, nothing promises that they are better than the reports (reports every 40 slots: 0.5 dB worse).
+    """
+    return (
+        config.feedback.report_period_slots <= TRAINED_PERIOD_SLOTS
+        and age_slots <= TRAINED_AGE_SLOTS
+        and config.speed_mps <= TRAINED_SPEED_MPS
+    )
+
+
 def default_predictor(
     config: common_pb2.LinkConfig, age_slots: int
 ) -> tuple[CsiPredictor, tuple[str, ...]]:
     """Who answers for a (validated) link when nobody is named, and why those that would be better cannot.
 
-    ``age_slots``: slot of transmission − slot of the newest report that could be there.
+    ``age_slots``: slot of transmission − slot of the newest report that could be there. A trained generator answers by
+    itself only for links like those that it was trained on (:func:`familiar`).
     """
     problems: list[str] = []
     for name in best_predictors(config, age_slots):
         predictor = PREDICTORS.get(name)
         if isinstance(predictor, Generated):
-            if not predictor.fits(config):
+            if not (predictor.fits(config) and familiar(config, age_slots)):
                 continue
             if problem := predictor.problem():
                 problems.append(f"{name} would be better here: {problem}")

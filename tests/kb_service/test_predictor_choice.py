@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from kb_service.prediction import LINEAR, PREDICTORS
+from kb_service.prediction import (
+    LINEAR,
+    PREDICTORS,
+    Generated,
+    default_predictor,
+    predictor_named,
+)
 from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
 from lab.choose_predictor import ranked, settled
 from semlink.errors import NotFound
@@ -117,3 +123,23 @@ def test_one_generator_competes_for_all_of_a_scheme() -> None:
     assert all(set(choice["ranking"]) == {*LINEAR, "cdg"} for choice in lines)
     lines = settled([line(8, cdg=0.4)])
     assert lines[0]["ranking"] == [*LINEAR, "cdg"]
+
+
+def test_links_unlike_the_training_are_left_to_linear_predictors() -> None:
+    config = default_link()
+    chosen, _ = default_predictor(config, 7)
+    assert isinstance(chosen, Generated), "this test needs a setting that a generator wins"
+    for change in ("period", "age", "speed"):
+        config = default_link()
+        age = 7
+        if change == "period":
+            config.feedback.report_period_slots = 40
+        elif change == "age":
+            age = 30
+        else:
+            config.speed_mps = 120 / 3.6
+        chosen, problems = default_predictor(config, age)
+        assert chosen.name in LINEAR
+        assert not problems
+    # By name it answers all the same.
+    assert predictor_named("transformer", config).name == "transformer"
