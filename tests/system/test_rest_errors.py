@@ -33,7 +33,16 @@ def link(**values: Any) -> dict[str, Any]:
     [
         ({"task": "person", "query": {"text": "a"}, "symbols": 63}, 422, "symbols"),
         ({"task": "person", "query": {"text": "a"}, "method": "magic"}, 422, "method"),
-        ({"task": "person", "query": {"text": "a"}, "method": "llm4cp"}, 422, "method"),
+        (
+            {
+                "task": "person",
+                "query": {"text": "a"},
+                "method": "llm4cp",
+                "link": {"num_layers": 2},
+            },
+            422,
+            "link.num_tx_ant",
+        ),
         ({"task": "person", "query": {"text": "   "}}, 422, "query.text"),
         ({"task": "person", "query": {"text": "a"}, "corpus": "none"}, 404, "corpus"),
         ({"task": "person", "query": {"text": "a"}, "corpus": "scenes"}, 422, "corpus"),
@@ -70,10 +79,8 @@ def test_an_impossible_deadline_is_504(live: Live) -> None:
 
 def test_what_every_service_offers(live: Live) -> None:
     methods = {m["name"]: m["available"] for m in live.http.get("/v1/methods").json()["methods"]}
-    assert methods["sc-lmkb"]
-    assert methods["deepsc-mimo"]
-    assert methods["ideal"]
-    assert not methods["llm4cp"]
+    assert {"sc-lmkb", "deepsc-mimo", "ideal", "llm-sc", "llm4cp", "csi-llm"} <= set(methods)
+    assert all(methods.values())
     corpora = live.http.get("/v1/corpora").json()["corpora"]
     assert {c["name"]: c["size"] for c in corpora} == {
         "pedestrians": 1000,

@@ -379,7 +379,7 @@ async def test_the_strategy_of_a_query_reaches_the_knowledge_base() -> None:
         ({"task": "video"}, InvalidField, "task"),
         ({"symbols": 63}, InvalidField, "symbols"),
         ({"top_k": 0}, InvalidField, "top_k"),
-        ({"method": "llm4cp"}, InvalidField, "method"),
+        ({"method": "magic"}, InvalidField, "method"),
         ({"corpus": "none"}, NotFound, "corpus"),
         ({"corpus": "scenes"}, InvalidField, "corpus"),
         ({"text": " "}, InvalidField, "text"),
