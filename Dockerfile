@@ -46,9 +46,11 @@ FROM base AS prepared
 ENV PYTHONPATH=/opt/semlink/app PYTHONDONTWRITEBYTECODE=1 SEMLINK_CACHE_DIR=/opt/semlink/cache
 COPY --from=build /opt/semlink/app/semlink/v1 app/semlink/v1
 COPY --from=build /opt/semlink/app/semlink/__init__.py /opt/semlink/app/semlink/errors.py \
-     /opt/semlink/app/semlink/links.py /opt/semlink/app/semlink/models.py /opt/semlink/app/semlink/settings.py \
-     app/semlink/
-COPY --from=build /opt/semlink/app/kb_service/__init__.py /opt/semlink/app/kb_service/llm.py app/kb_service/
+     /opt/semlink/app/semlink/knowledge.py /opt/semlink/app/semlink/links.py /opt/semlink/app/semlink/models.py \
+     /opt/semlink/app/semlink/settings.py app/semlink/
+COPY --from=build /opt/semlink/app/kb_service/__init__.py /opt/semlink/app/kb_service/llm.py \
+     /opt/semlink/app/kb_service/prompting.py /opt/semlink/app/kb_service/filtering.py \
+     /opt/semlink/app/kb_service/chronology.py /opt/semlink/app/kb_service/lexicon.py app/kb_service/
 RUN python -c "from pathlib import Path; from kb_service.llm import prepare_language_model as prepare; \
 prepare(Path('/opt/semlink/cache'))" \
  && chmod -R a+rX cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -104,3 +106,24 @@ def test_any_builder_can_read_the_dockerfile() -> None:
     assert "syntax=" not in dockerfile
     assert not re.search(r"--mount|--link|--chmod|<<", dockerfile)
     assert SERVICES["knowledge"]["build"]["network"] == "host"
+
+
+def test_the_stage_that_converts_the_llm_has_every_file_that_it_imports() -> None:
+    """It copies single files, so that other changes do not repeat it; a further import must be copied, too."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    stage = dockerfile[dockerfile.index("AS prepared") :].split("\nRUN ")[0]
+    listing = (
+        "import sys, kb_service.llm; print(*(m.__file__ for n, m in sys.modules.items() "
+        "if n.split('.')[0] in ('kb_service', 'semlink') and m.__file__))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    needed = {Path(name).relative_to(ROOT).as_posix() for name in done.stdout.split()}
+    assert "kb_service/llm.py" in needed
+    missing = {
+        name
+        for name in needed
+        if not name.startswith("semlink/v1/") and f"/opt/semlink/app/{name}" not in stage
+    }
+    assert not missing
