@@ -15,7 +15,13 @@ from semlink.errors import NotFound
 
 def fig9(folder: Path, differences: dict[str, tuple[float, float, float]]) -> None:
     """A report with a point at 5 dB and 32 bits; ``differences`` of ours to others: mean, low, high."""
-    at: dict[str, Any] = {"bits": 32, "snr_db": 5.0, "quantizer": "rvq", "task": "person", "scenario": "umi-los"}
+    at: dict[str, Any] = {
+        "bits": 32,
+        "snr_db": 5.0,
+        "quantizer": "rvq",
+        "task": "person",
+        "scenario": "umi-los",
+    }
     rows = [
         Row(metric="map", mean=0.6 - mean, sd=0.01, method=method, **at)
         for method, (mean, _, _) in ({OURS: (0.0, 0.0, 0.0)} | differences).items()
