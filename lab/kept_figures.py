@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kb_service.channel_knowledge import fingerprint
+from lab.kept_lines import append_line, whole_lines
 from lab.results import ROOT
 from semlink.errors import Unavailable
 from semlink.models import cache_dir
@@ -30,14 +31,8 @@ class KeptFigures:
 
     def __init__(self, purpose: str) -> None:
         self._path = cache_dir() / "csi-figures" / f"{purpose}-{sources_hash()}.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, Any] = dict(whole_lines(self._path))
         self._fingerprints: dict[str, str] = {}
-        if self._path.is_file():
-            for line in self._path.read_text().splitlines(keepends=True):
-                if line.endswith("\n"):  # the last one may have been cut
-                    key, value = json.loads(line)
-                    self._values[key] = value
 
     def key(self, predictor: str, *place: object) -> str:
         """Of a predictor's figures at a place: the weights that it had at first are part of it."""
@@ -58,8 +53,7 @@ class KeptFigures:
             raise Unavailable(f"{predictor} got other weights while it was measured; run it again")
         key = self.key(predictor, *place)
         self._values[key] = value
-        with self._path.open("a") as file:
-            file.write(json.dumps([key, value]) + "\n")
+        append_line(self._path, [key, value])
 
 
 @lru_cache(maxsize=1)

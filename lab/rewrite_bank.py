@@ -8,7 +8,6 @@ looks for them, so that a sweep with ``knowledge_budget_ms = 0`` finds them kept
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from kb_service.llm import MODEL_NAME
 from kb_service.rewriting import PROMPT_VERSION, Rewriter, Task, task_of
+from lab.kept_lines import append_line, whole_lines
 from lab.progress import progress
 from semlink.corpora.corpus import Item, Split
 from semlink.corpora.registry import corpus_named, default_corpus
@@ -113,11 +113,7 @@ class RewriteBank:
         name = f"rewrites-{MODEL_NAME}-{PROMPT_VERSION}.jsonl"
         self.path = path or cache_dir() / "rewrite-bank" / name
         self._known: dict[tuple[str, float], knowledge_pb2.RewriteSet] = {}
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # cut short by an interruption: generated again
-                continue
+        for entry in whole_lines(self.path):
             found = knowledge_pb2.RewriteSet()
             for text, similarity, reason in entry["rewrites"]:
                 found.rewrites.add(text=text, similarity=similarity, reason=reason)
@@ -162,8 +158,7 @@ class RewriteBank:
             "temperature": task.temperature,
             "rewrites": [[r.text, r.similarity, r.reason] for r in found.rewrites],
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self.path, entry)
 
 
 async def fill(store: Store, texts: Iterable[str], *, bank: RewriteBank | None = None) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from lab.experiments.bootstrap import paired_difference, share_of_gap
 from lab.experiments.plans import Point, Sampling
+from lab.kept_lines import append_line, whole_lines
 from lab.progress import progress
 from lab.results import Row, over_seeds, program_hash, weights_hash
 from lab.system import RecordingReceiver, RememberingEncoder, System, build_system
@@ -166,12 +166,12 @@ class Measurements:
         name = blake2b(json.dumps(head).encode(), digest_size=10).hexdigest()
         self.path = folder / f"{name}.jsonl"
         if not self.path.exists():
-            self._append(json.dumps(head))
-        content = self.path.read_text()
-        if not content.endswith("\n"):
-            # A line cut short must not swallow the next one.
-            self._append("")
-        self._done = {key: _from_text(v) for key, v in _whole_lines(content.splitlines()[1:])}
+            append_line(self.path, head)
+        self._done = {
+            line[0]: _from_text(line[1])
+            for line in whole_lines(self.path)
+            if isinstance(line, list)
+        }
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -182,33 +182,12 @@ class Measurements:
     def keep(self, key: str, figures: NDArray[np.float32]) -> None:
         """Append one point of one seed."""
         self._done[key] = figures
-        self._append(json.dumps([key, base64.b64encode(figures.tobytes()).decode()]))
+        append_line(self.path, [key, base64.b64encode(figures.tobytes()).decode()])
 
     def forget(self) -> None:
         """Remove the file and measure everything again."""
         self.path.unlink(missing_ok=True)
         self._done.clear()
-
-    def _append(self, line: str) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One write of the whole line: two processes never mix theirs.
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, f"{line}\n".encode())
-        finally:
-            os.close(file)
-
-
-def _whole_lines(lines: Iterable[str]) -> list[tuple[str, str]]:
-    """What was written whole; a line cut short by an interruption is measured again."""
-    found = []
-    for line in lines:
-        try:
-            key, text = json.loads(line)
-        except ValueError:
-            continue
-        found.append((key, text))
-    return found
 
 
 def _from_text(text: str) -> NDArray[np.float32]:
