@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from semlink.corpora.corpus import Task
 from semlink.corpora.registry import TASKS
 from semlink.errors import InvalidField
+from semlink.predictor_weights import predictor_weights, trained_antennas
 from semlink.settings import Settings
 from semlink.v1 import common_pb2 as pb
 
@@ -183,11 +184,10 @@ def method_named(name: str, *, field: str = "method") -> Method:
 def check_link(method: Method, config: pb.LinkConfig, *, field: str = "link") -> None:
     """Raise InvalidField for a method whose trained predictor has no weights for the (validated) link."""
     if method.predictor in TRAINED_PREDICTORS and config.feedback.quantizer not in BOUNDS:
-        weights = Settings().weights_dir
-        name = f"csi-{method.predictor}-{config.num_tx_ant}x{config.num_layers}.safetensors"
-        if config.feedback.content == "channel" or not (weights / name).is_file():
-            pattern = f"csi-{method.predictor}-*.safetensors"
-            there = sorted(path.stem.rsplit("-", 1)[1] for path in weights.glob(pattern))
+        folder, name = Settings().weights_dir, method.predictor
+        path = predictor_weights(folder, name, config.num_tx_ant, config.num_layers)
+        if config.feedback.content == "channel" or not path.is_file():
+            there = trained_antennas(folder, name)
             raise InvalidField(
                 f"method {method.name!r} has weights for reports of layers with ports x layers of "
                 f"{', '.join(there) or 'none'}, not for {config.num_tx_ant}x{config.num_layers} and content "

@@ -283,20 +283,22 @@ class Transmitter:
 
     async def _predict(self, groups: list[list[_Work]]) -> None:
         """CSI from the knowledge base, once a slot; without it, what the transmitter knows by itself."""
-        served = []
+        without, asked = [], []
         for group in groups:
             # A link that was opened before the method was named may be one that its predictor has no weights for.
             try:
                 check_link(group[0].query.method, _slot(group[0]).config)
             except InvalidField as error:
-                for w in group:
-                    w.degraded.append(_degradation("knowledge.csi", error.message))
-                await self._hold_last([group])
+                _mark(group, _degradation("knowledge.csi", error.message))
+                without.append(group)
             else:
-                served.append(group)
-        groups = served
+                asked.append(group)
+        await self._hold_last([*without, *await self._ask_prediction(asked)])
+
+    async def _ask_prediction(self, groups: list[list[_Work]]) -> list[list[_Work]]:
+        """Ask the knowledge base; returns the groups that it could not help, which say so."""
         if not groups:
-            return
+            return []
         request = knowledge_pb2.PredictCsiRequest(
             items=[
                 knowledge_pb2.PredictCsiItem(
@@ -313,24 +315,21 @@ class Transmitter:
                 response = await self._knowledge.predict_csi(request)
             except (NotFound, Unavailable) as error:
                 for group in groups:
-                    for w in group:
-                        w.degraded.append(_degradation("knowledge.csi", error.message))
-                await self._hold_last(groups)
-                return
+                    _mark(group, _degradation("knowledge.csi", error.message))
+                return groups
         refused = []
         for group, predicted in zip(groups, response.predictions, strict=True):
             try:
                 csi = _known(predicted, _slot(group[0]))
             except (InvalidField, CorruptTensor) as error:
-                for w in group:
-                    w.degraded.append(_degradation("knowledge.csi", error.message))
+                _mark(group, _degradation("knowledge.csi", error.message))
                 refused.append(group)
                 continue
             for w in group:
                 w.csi = csi
                 w.degraded.extend(predicted.degraded)
                 w.timings.append(_timing("transmitter.csi", clock.milliseconds))
-        await self._hold_last(refused)
+        return refused
 
     # --- the air -------------------------------------------------------------------------------
 
@@ -452,6 +451,11 @@ def _grant_item(work: _Work) -> channel_pb2.GrantItem:
         sharing = f"CSI by {work.query.method.predictor or 'knowledge'}"
         return channel_pb2.GrantItem(link_id=query.link_id, seed=query.seed, sharing=sharing)
     return channel_pb2.GrantItem(link_config=query.link_config, seed=query.seed)
+
+
+def _mark(group: list[_Work], degradation: common_pb2.Degradation) -> None:
+    for w in group:
+        w.degraded.append(degradation)
 
 
 def _known(predicted: knowledge_pb2.PredictedCsi, slot: channel_pb2.Slot) -> KnownCsi:

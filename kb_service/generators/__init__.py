@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from kb_service.generators.base import Antennas, ChannelGenerator, context_of, weights_file
 from semlink.errors import InvalidField
+from semlink.predictor_weights import trained_antennas
 from semlink.settings import Settings
 
 __all__ = [
@@ -126,6 +127,5 @@ def _entry(name: str) -> Entry:
 
 
 def _trained(name: str) -> str:
-    folder = Settings().weights_dir
-    found = sorted(path.stem.rsplit("-", 1)[1] for path in folder.glob(f"csi-{name}-*.safetensors"))
+    found = trained_antennas(Settings().weights_dir, name)
     return ", ".join(f"{size} (ports x rows)" for size in found) or "none (it is not trained)"

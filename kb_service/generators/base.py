@@ -22,6 +22,7 @@ from torch import nn
 from kb_service.generators.linear import LinearFusion, linear_fusion
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, SLOT_SECONDS
+from semlink.predictor_weights import predictor_weights
 from semlink.semantics.eight_bits import pack, unpack
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.quantizers import doppler_hz
@@ -176,7 +177,7 @@ class ChannelGenerator(nn.Module, ABC):
 
 def weights_file(folder: Path, name: str, antennas: Antennas) -> Path:
     """Where a generator's weights lie or will lie."""
-    return folder / f"csi-{name}-{antennas.num_tx_ant}x{antennas.num_rows}.safetensors"
+    return predictor_weights(folder, name, antennas.num_tx_ant, antennas.num_rows)
 
 
 # --- coordinates -------------------------------------------------------------------------------
