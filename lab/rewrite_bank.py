@@ -133,6 +133,16 @@ class RewriteBank:
             )
         return found
 
+    def entries(self, tasks: Iterable[Task]) -> dict[str, bytes]:
+        """The store's entries of some rewrites, as the knowledge base looks them up. Raises NotFound.
+
+        Candidates are as generated: which are kept is judged when a query asks, by its own filter.
+        """
+        return {
+            t.key(MODEL_NAME): self.rewrites(t.text, t.temperature).SerializeToString()
+            for t in tasks
+        }
+
     def known(self, texts: Iterable[str], temperature: float = TEMPERATURE) -> list[str]:
         """Those captions that the bank holds, in their order."""
         return [t for t in texts if (t, temperature) in self._known]
@@ -162,16 +172,11 @@ class RewriteBank:
 
 
 async def fill(store: Store, texts: Iterable[str], *, bank: RewriteBank | None = None) -> list[str]:
-    """Put the bank's rewrites of ``texts`` under the keys that the knowledge base looks up; returns what it lacks.
-
-    Candidates are put as generated: which are kept is judged when a query asks, by its own filter.
-    """
+    """Put the bank's rewrites of ``texts`` where the knowledge base looks them up; returns what it lacks."""
     bank = bank or RewriteBank()
     wanted = [task_of(item_of(text), field="text") for text in dict.fromkeys(texts)]
     held = [t for t in wanted if (t.text, t.temperature) in bank]
-    await store.put_knowledge(
-        {t.key(MODEL_NAME): bank.rewrites(t.text).SerializeToString() for t in held}
-    )
+    await store.put_knowledge(bank.entries(held))
     return [t.text for t in wanted if (t.text, t.temperature) not in bank]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,9 +10,8 @@ from kb_service.rewriting import task_of
 from lab.experiments.plans import IDEAL, PERFECT, Point, Sampling, Scheme
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
-from lab.rewrite_bank import RewriteBank, fill, item_of, load_rewriter
+from lab.rewrite_bank import RewriteBank, item_of, load_rewriter
 from semlink.methods import METHODS
-from semlink.store import Store
 
 OURS: Final = "sc-lmkb"
 ROWS: Final = {
@@ -89,20 +87,20 @@ def study(plan: Plan) -> Study:
         draw=lambda figures: _figures(plan, figures),
         claims=claims,
         claimed=METRICS,
-        prepare=_put_rewrites if any(METHODS[m].rewrites for m in plan.methods) else None,
+        prepare=_rewrites if any(METHODS[m].rewrites for m in plan.methods) else None,
     )
 
 
-async def _put_rewrites(store: Store, texts: Iterable[str]) -> None:
-    """Rewrites of every query, so that none waits: from the bank; what it lacks the LLM makes, in seconds each.
+def _rewrites(texts: Iterable[str]) -> dict[str, bytes]:
+    """Rewrites of every query, so that none waits: from the bank; what it lacks the LLM makes, in a second or two each.
 
     Raises NotFound with the command that installs the LLM.
     """
-    if missing := await fill(store, texts):
-        bank = RewriteBank()
-        tasks = [task_of(item_of(text), field="text") for text in missing]
-        await asyncio.to_thread(lambda: bank.generate(load_rewriter(), tasks))
-        await fill(store, missing, bank=bank)
+    bank = RewriteBank()
+    tasks = [task_of(item_of(text), field="text") for text in dict.fromkeys(texts)]
+    if missing := [t for t in tasks if (t.text, t.temperature) not in bank]:
+        bank.generate(load_rewriter(), missing)
+    return bank.entries(tasks)
 
 
 def _panels(plan: Plan, metric: str, figures: Figures) -> list[Panel]:

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from semlink.corpora.registry import default_corpus
 from semlink.errors import InvalidField
 from semlink.links import (
     HISTORY_SLOTS,
@@ -113,9 +114,16 @@ class Sampling:
     task: str
     seeds: int = 3
     queries: int = 500
-    """Test captions of each seed."""
+    """Captions of each seed, of the split that the corpus's gallery holds."""
     links: int = 24
     """Drops of each seed; queries are dealt out to them in turn."""
+    corpus: str = ""
+    """An added corpus; the task's embedded one where empty."""
+
+    @property
+    def corpus_name(self) -> str:
+        """The corpus that is searched."""
+        return self.corpus or default_corpus(self.task)
 
     def link_seed(self, seed: int, query: int) -> int:
         """Of the link that a query of a seed rides on."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -21,33 +21,48 @@ from lab.kept_lines import append_line, whole_lines
 from lab.progress import progress
 from lab.results import Row, over_seeds, program_hash, weights_hash
 from lab.system import RecordingReceiver, RememberingEncoder, System, build_system
-from semlink.corpora.registry import corpus_named, default_corpus
+from lab.training import caption_groups
+from lab.workers import spread
+from semlink.corpora.registry import (
+    EMBEDDED,
+    check_corpus,
+    corpus_folder,
+    corpus_named,
+    gallery_split,
+)
 from semlink.errors import InvalidField
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.metrics import average_precision, ranked_relevance
+from semlink.semantics.spaces import space_of
 from semlink.settings import Settings
-from semlink.store import Store
 from semlink.v1 import transmitter_pb2
 
 BATCH: Final = 256
 METRICS: Final = ("r_at_1", "r_at_10", "map", "erased")
-Prepare = Callable[[Store, Iterable[str]], Awaitable[None]]
-"""Puts into a new system's store what a seed's texts need there."""
+Prepare = Callable[[Iterable[str]], Mapping[str, bytes]]
+"""What a seed's texts need in the store, by key."""
+CELLS_AT_ONCE: Final = 6
+"""Points of one seed that a process measures before it tells of them."""
 
 
 class GalleryEncoder(RememberingEncoder):
-    """Knows the test captions' vectors from the gallery (int8, a cosine error below 1e-4); encodes what is new."""
+    """Knows the captions' vectors from the gallery (int8, a cosine error below 1e-4); encodes what is new."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, corpus: str) -> None:
         super().__init__()
-        corpus = corpus_named(default_corpus(task))
-        embeddings = GalleryEmbeddings.load(corpus.info.name)
-        by_id = {item.item_id: item for item in corpus.items("test")}
-        captions = [c.strip() for i in embeddings.item_ids for c in by_id[i].captions]
+        space, captions = space_of(corpus), gallery_captions(corpus)
+        vectors = GalleryEmbeddings.load(corpus).captions
         self._known = {
-            (task, caption): vector[None]
-            for caption, vector in zip(captions, embeddings.captions, strict=True)
+            (space, caption.strip()): vector[None]
+            for (_, caption), vector in zip(captions, vectors, strict=True)
         }
+
+
+def gallery_captions(corpus: str) -> list[tuple[int, str]]:
+    """Each caption of a corpus's gallery with the number of its item."""
+    by_id = {item.item_id: item for item in corpus_named(corpus).items(gallery_split(corpus))}
+    ids = GalleryEmbeddings.load(corpus).item_ids
+    return [(n, caption) for n, found in enumerate(ids) for caption in by_id[found].captions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +75,29 @@ class Queries:
 
 
 def draw_queries(sampling: Sampling, seed: int) -> Queries:
-    """A random sample of the test captions, drawn anew for each seed."""
-    corpus = corpus_named(default_corpus(sampling.task))
-    items = corpus.items("test")
-    embeddings = GalleryEmbeddings.load(corpus.info.name)
-    by_id = {item.item_id: item for item in items}
-    gallery_identities = np.array([by_id[i].identity for i in embeddings.item_ids])
-    captions = [(item, caption) for item in items for caption in item.captions]
-    if sampling.queries > len(captions):
+    """A random sample of the captions of the gallery's items, drawn anew for each seed.
+
+    Right is every item of the identity; of a category where captions say no more. Raises NotFound for an unknown
+    corpus, InvalidField for one of another task or more queries than captions.
+    """
+    name = sampling.corpus_name
+    check_corpus(name, sampling.task)
+    items = {item.item_id: item for item in corpus_named(name).items(gallery_split(name))}
+    embeddings = GalleryEmbeddings.load(name)
+    groups = caption_groups([items[i] for i in embeddings.item_ids]).numpy()
+    captions = gallery_captions(name)
+    if not 1 <= sampling.queries <= len(captions):
         raise InvalidField(
-            f"queries is {sampling.queries}, allowed: 1…{len(captions)}, the test captions",
+            f"queries is {sampling.queries}, allowed: 1…{len(captions)}, the {gallery_split(name)} captions",
             field="queries",
         )
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(captions))[: sampling.queries]
-    identities = np.array([captions[i][0].identity for i in chosen])
+    owners = np.array([captions[i][0] for i in chosen])
     return Queries(
         texts=[captions[i][1] for i in chosen],
         gallery=np.asarray(embeddings.items, dtype=np.float32),
-        relevant=identities[:, None] == gallery_identities[None, :],
+        relevant=groups[owners][:, None] == groups[None, :],
     )
 
 
@@ -123,6 +142,7 @@ def _message(
     return transmitter_pb2.Query(
         id=str(number),
         task=sampling.task,
+        corpus=sampling.corpus_name,
         text=text,
         method=point.scheme.method,
         top_k=1,
@@ -157,12 +177,15 @@ async def _send(
 class Measurements:
     """What has been measured, kept in a file as it is measured: interrupted runs go on, other runs need not repeat it.
 
-    The file's name is a hash of all that a figure depends on beside its point: sampling, weights and program. Lines are
-    appended whole, never rewritten, so that experiments that run at once may share it.
+    The file's name is a hash of all that a figure depends on beside its point: sampling, weights and program, and of an
+    added corpus its heads, codec and gallery. Lines are appended whole, never rewritten, so that experiments that run
+    at once may share it.
     """
 
     def __init__(self, folder: Path, sampling: Sampling) -> None:
         head = {"sampling": repr(sampling), "weights": weights_hash(), "program": program_hash()}
+        if sampling.corpus_name not in EMBEDDED:
+            head["corpus"] = _corpus_hash(sampling.corpus_name)
         name = blake2b(json.dumps(head).encode(), digest_size=10).hexdigest()
         self.path = folder / f"{name}.jsonl"
         if not self.path.exists():
@@ -194,6 +217,15 @@ def _from_text(text: str) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text), dtype=np.float32).reshape(4, -1)
 
 
+def _corpus_hash(name: str) -> str:
+    """A hash over what an added corpus's queries are answered with."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(corpus_folder(name).glob("*.safetensors")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _key(point: Point, seed: int) -> str:
     coordinates = asdict(point)
     del coordinates["scheme"]["label"]
@@ -215,14 +247,31 @@ def offered(points: Sequence[Point], console: Console) -> list[Point]:
     return kept
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Points of one seed over the same channels, measured by one process in one go.
+
+    ``kept``: what the store holds before, see :data:`Prepare`.
+    """
+
+    sampling: Sampling
+    seed: int
+    points: tuple[Point, ...]
+    kept: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+
 def measure(
     points: Iterable[Point],
     sampling: Sampling,
     measurements: Measurements,
     title: str,
     prepare: Prepare | None = None,
+    workers: str = "1",
 ) -> dict[Point, Outcome]:
-    """Measure every point (those of :func:`offered`) with every seed; ``prepare``: see :data:`Prepare`."""
+    """Measure every point (those of :func:`offered`) with every seed; the same bit for bit with any ``workers``.
+
+    ``prepare``: see :data:`Prepare`; ``workers``: see :func:`lab.workers.spread`.
+    """
     points = list(points)
     needed = dict.fromkeys(point.measured() for point in points)
     cells = [(seed, point) for seed in range(sampling.seeds) for point in needed]
@@ -230,7 +279,7 @@ def measure(
     # Points of the same channels follow each other, so that those are drawn once and need not stay.
     # Points of the same SNR share the users' observations.
     missing.sort(key=lambda cell: (cell[0], *_channels(cell[1]), cell[1].snr_db))
-    asyncio.run(_sweep(missing, sampling, measurements, title, prepare))
+    _sweep(missing, sampling, measurements, title, prepare, workers)
     outcomes = {
         point: Outcome(
             *np.stack([measurements[_key(point, s)] for s in range(sampling.seeds)], axis=1)
@@ -244,33 +293,91 @@ def _channels(point: Point) -> tuple[str, float, int]:
     return (point.scenario, point.speed_kmh, point.num_users)
 
 
-async def _sweep(
+def _sweep(
     cells: Sequence[tuple[int, Point]],
     sampling: Sampling,
     measurements: Measurements,
     title: str,
     prepare: Prepare | None,
+    workers: str,
 ) -> None:
-    settings = Settings(redis_url="memory://")
-    encoder = GalleryEncoder(sampling.task)
-    queries: dict[int, Queries] = {}
-    system, receiver, here = None, None, None
-    with progress() as bar:
-        task = bar.add_task(title, total=len(cells))
-        for seed, point in cells:
-            if system is None or receiver is None or here != (seed, *_channels(point)):
-                if system is not None:
-                    await system.close()
-                receiver, here = RecordingReceiver(settings), (seed, *_channels(point))
-                system = build_system(settings, receiver=receiver, encoder=encoder)
-                queries = {seed: draw_queries(sampling, seed)}
-                if prepare is not None:
-                    await prepare(system.store, queries[seed].texts)
-            figures = await _send(system, receiver, point, sampling, seed, queries[seed])
-            measurements.keep(_key(point, seed), figures)
-            bar.advance(task)
-    if system is not None:
-        await system.close()
+    seeds = dict.fromkeys(seed for seed, _ in cells)
+    kept = {
+        seed: prepare(draw_queries(sampling, seed).texts) if prepare is not None else {}
+        for seed in seeds
+    }
+    # Here every point is told of as it is measured; a process is not asked for each.
+    size = 1 if workers == "1" else CELLS_AT_ONCE
+    parts: list[Part] = []
+    for seed in seeds:
+        by_channels: dict[tuple[str, float, int], list[Point]] = {}
+        for of, point in cells:
+            if of == seed:
+                by_channels.setdefault(_channels(point), []).append(point)
+        parts += [
+            Part(sampling, seed, tuple(points[i : i + size]), kept[seed])
+            for points in by_channels.values()
+            for i in range(0, len(points), size)
+        ]
+    try:
+        with progress() as bar:
+            task = bar.add_task(title, total=len(cells))
+            for number, figures in spread(measure_part, parts, workers):
+                part = parts[number]
+                for point, found in zip(part.points, figures, strict=True):
+                    measurements.keep(_key(point, part.seed), found)
+                    bar.advance(task)
+    finally:
+        _close_sessions()
+
+
+class Session:
+    """The rooms of one seed over one kind of channels, with what they remember from point to point."""
+
+    def __init__(self, part: Part) -> None:
+        settings = Settings(redis_url="memory://")
+        self._runner = asyncio.Runner()
+        self._receiver = RecordingReceiver(settings)
+        self._encoder = GalleryEncoder(part.sampling.corpus_name)
+        self._queries = draw_queries(part.sampling, part.seed)
+        self._system = self._runner.run(self._built(settings, part.kept))
+
+    async def _built(self, settings: Settings, kept: Mapping[str, bytes]) -> System:
+        system = build_system(settings, receiver=self._receiver, encoder=self._encoder)
+        await system.store.put_knowledge(kept)
+        return system
+
+    def measure(self, part: Part) -> list[NDArray[np.float32]]:
+        """See :func:`judge`, of each point."""
+        return [
+            self._runner.run(
+                _send(self._system, self._receiver, p, part.sampling, part.seed, self._queries)
+            )
+            for p in part.points
+        ]
+
+    def close(self) -> None:
+        """Stop the rooms."""
+        self._runner.run(self._system.close())
+        self._runner.close()
+
+
+_SESSIONS: Final[dict[tuple[object, ...], Session]] = {}
+"""Of this process: the one that the last part needed."""
+
+
+def measure_part(part: Part) -> list[NDArray[np.float32]]:
+    """Outcomes of the part's points, float32 ``[4, queries]`` each; parts of one seed and channels share the rooms."""
+    key = (part.sampling, part.seed, *_channels(part.points[0]))
+    if key not in _SESSIONS:
+        _close_sessions()
+        _SESSIONS[key] = Session(part)
+    return _SESSIONS[key].measure(part)
+
+
+def _close_sessions() -> None:
+    while _SESSIONS:
+        _SESSIONS.popitem()[1].close()
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -282,8 +389,8 @@ def _coordinates(point: Point, sampling: Sampling) -> dict[str, object]:
     memory = f", {scheme.memory}" if scheme.memory else ""
     return {
         "task": sampling.task,
-        "corpus": default_corpus(sampling.task),
-        "split": "test",
+        "corpus": sampling.corpus_name,
+        "split": gallery_split(sampling.corpus_name),
         "method": scheme.method,
         "scenario": point.scenario if over_link else None,
         "speed_kmh": point.speed_kmh if over_link else None,

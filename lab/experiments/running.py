@@ -59,19 +59,21 @@ class Study:
     prepare: Prepare | None = None
 
 
-def run(study: Study, out: Path, console: Console, *, fresh: bool = False) -> Report:
+def run(
+    study: Study, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+) -> Report:
     """Measure, print, and write ``out/NAME.{json,csv}`` and the plots.
 
     Points that this program measured before with these weights and this sampling, in this or another experiment, are
     taken from ``cache_dir/measurements`` unless ``fresh``. What this system does not offer is left out, with the
-    reason printed.
+    reason printed. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
     points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
     measurements = Measurements(cache_dir() / "measurements", study.sampling)
     if fresh:
         measurements.forget()
-    outcomes = measure(points, study.sampling, measurements, study.name, study.prepare)
+    outcomes = measure(points, study.sampling, measurements, study.name, study.prepare, workers)
     report = Report(study.name)
     figures: dict[tuple[Point, str], Row] = {}
     for point, outcome in outcomes.items():

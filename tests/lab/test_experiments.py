@@ -13,7 +13,7 @@ from rich.console import Console
 from lab import explain
 from lab.experiments import csi_rate, feedback, rate, retrieval, snr
 from lab.experiments.bootstrap import paired_difference, resampled_means, share_of_gap
-from lab.experiments.csi_rate import CHANNEL, ESTIMATE, WHEN_USED
+from lab.experiments.csi_figures import CHANNEL, ESTIMATE, WHEN_USED
 from lab.experiments.csi_samples import Condition, draw_samples
 from lab.experiments.plans import (
     IDEAL,
@@ -153,7 +153,7 @@ def test_more_queries_than_captions_are_refused():
 
 def test_an_erased_query_is_a_miss_and_the_others_count_as_the_metrics_say():
     queries = draw_queries(TINY, 0)
-    vectors = GalleryEncoder("person")._known
+    vectors = GalleryEncoder("pedestrians")._known
     features = np.stack([vectors["person", text.strip()][0] for text in queries.texts])
     erased = np.zeros(12, dtype=bool)
     whole = judge(features, erased, queries)
@@ -241,7 +241,7 @@ def test_the_ideal_link_is_the_gallery_search_and_perfect_csi_is_near_it(tmp_pat
     points += [Point(NO_FEEDBACK, num_users=4, snr_db=-15.0)]
     outcomes = measure(points, TINY, Measurements(tmp_path, TINY), "test")
     ideal, perfect, blind = (np.mean(outcomes[p].per_seed("map")) for p in points)
-    vectors = GalleryEncoder("person")._known
+    vectors = GalleryEncoder("pedestrians")._known
     expected = []
     for seed in range(TINY.seeds):
         queries = draw_queries(TINY, seed)

@@ -63,7 +63,7 @@ async def test_rewrites_that_the_bank_lacks_are_generated_and_put(monkeypatch, t
     prepare = study(Plan(TINY)).prepare
     assert prepare is not None
     store = MemoryStore()
-    await prepare(store, ["a man", "a woman"])
+    await store.put_knowledge(prepare(["a man", "a woman"]))
     assert sorted(asked) == ["a man", "a woman"]
     knowledge = KnowledgeBase(store)
     item = item_of("a man")
@@ -71,7 +71,7 @@ async def test_rewrites_that_the_bank_lacks_are_generated_and_put(monkeypatch, t
     await knowledge.close()
     assert [r.text for r in answer.sets[0].rewrites] == ["a man indeed"]
     assert answer.sets[0].cached
-    await prepare(MemoryStore(), ["a man", "a woman"])
+    assert len(prepare(["a man", "a woman"])) == 2
     assert len(asked) == 2, "the bank kept them"
 
 
