@@ -39,7 +39,7 @@ def experiment_csi_prediction(
     """SGCS, NMSE and precoding gain of every CSI predictor: bits, speed, age of the newest report, lost reports."""
     from dataclasses import replace
 
-    from lab.experiments.csi_prediction import NAME, Plan, run
+    from lab.experiments.csi_prediction import NAME, QUICK, Plan, run
 
     given: dict[str, Any] = {
         "scenarios": scenario and tuple(scenario),
@@ -50,7 +50,8 @@ def experiment_csi_prediction(
         "seeds": seeds,
         "drops": drops,
     }
-    plan = replace(Plan.quick() if quick else Plan(), **{k: v for k, v in given.items() if v})
+    changed = (dict(QUICK) if quick else {}) | {k: v for k, v in given.items() if v}
+    plan = replace(Plan(), **changed)
     run(plan, out, console)
     files = sorted(path.name for path in out.glob(f"{NAME}*"))
     console.print(f"written to {out}: {', '.join(files)}")

@@ -15,7 +15,8 @@ from typing import Annotated, Final
 
 import typer
 
-from lab.experiments.csi_rate import CHANNEL, CODEBOOKS, FORMS, WHEN_USED, form_label
+from lab.experiments.csi_figures import CHANNEL, WHEN_USED
+from lab.experiments.csi_rate import CODEBOOKS, FORMS, form_label
 from lab.experiments.feedback import FORMS as FEEDBACK_FORMS
 from lab.results import ROOT, Row, pick, read_rows
 

@@ -1,4 +1,4 @@
-"""Figures of predictors that were measured once: whoever asks again with equal weights and sources does not wait."""
+"""Figures that were measured once: whoever asks again with equal weights and sources does not wait."""
 
 from __future__ import annotations
 
@@ -16,51 +16,78 @@ from semlink.errors import Unavailable
 from semlink.models import cache_dir
 
 SOURCES: Final = (
-    "kb_service/generators/base.py",
-    "kb_service/generators/linear.py",
+    "kb_service/generators",
     "kb_service/prediction.py",
     "lab/prediction_samples.py",
     "channel_service/estimation.py",
     "channel_service/windows.py",
+    "semlink/links.py",
     "semlink/signal",
 )
 
 
+class Kept:
+    """A file of figures by where they were measured, anything that JSON knows; lines are added as they come.
+
+    A place that is measured again gets a second line, and the last one counts. Floats come back bit for bit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values: dict[str, Any] = dict(whole_lines(path))
+
+    def __contains__(self, place: Sequence[object]) -> bool:
+        return json.dumps(place) in self._values
+
+    def get(self, place: Sequence[object]) -> Any:
+        """Figures that are there. Raises KeyError where they are not."""
+        return self._values[json.dumps(place)]
+
+    def put(self, value: Any, place: Sequence[object]) -> None:
+        """Keep figures."""
+        key = json.dumps(place)
+        # as the next run will read it
+        self._values[key] = json.loads(json.dumps(value))
+        append_line(self._path, [key, value])
+
+
 class KeptFigures:
-    """What was measured for one purpose, by anything that JSON knows; lines are added as they come."""
+    """Figures of predictors for one purpose: what depends on a predictor's weights beside the sources."""
 
     def __init__(self, purpose: str) -> None:
-        self._path = cache_dir() / "csi-figures" / f"{purpose}-{sources_hash()}.jsonl"
-        self._values: dict[str, Any] = dict(whole_lines(self._path))
+        self._kept = Kept(csi_figures_path(purpose, sources_hash()))
         self._fingerprints: dict[str, str] = {}
 
-    def key(self, predictor: str, *place: object) -> str:
+    def key(self, predictor: str, *place: object) -> list[object]:
         """Of a predictor's figures at a place: the weights that it had at first are part of it."""
         known = self._fingerprints.setdefault(predictor, fingerprint(predictor))
-        return json.dumps([predictor, known, *place])
+        return [predictor, known, *place]
 
     def missing(self, predictors: Sequence[str], *place: object) -> list[str]:
         """The predictors without figures at a place."""
-        return [name for name in predictors if self.key(name, *place) not in self._values]
+        return [name for name in predictors if self.key(name, *place) not in self._kept]
 
     def get(self, predictor: str, *place: object) -> Any:
         """Figures that are there. Raises KeyError where they are not."""
-        return self._values[self.key(predictor, *place)]
+        return self._kept.get(self.key(predictor, *place))
 
     def put(self, value: Any, predictor: str, *place: object) -> None:
         """Keep figures. Raises Unavailable where the predictor got other weights meanwhile."""
         if fingerprint(predictor) != self._fingerprints.get(predictor, fingerprint(predictor)):
             raise Unavailable(f"{predictor} got other weights while it was measured; run it again")
-        key = self.key(predictor, *place)
-        self._values[key] = value
-        append_line(self._path, [key, value])
+        self._kept.put(value, self.key(predictor, *place))
 
 
-@lru_cache(maxsize=1)
-def sources_hash() -> str:
-    """A hash over the sources that figures of predictors depend on."""
+def csi_figures_path(purpose: str, version: str) -> Path:
+    """The file of figures of CSI that were measured for one purpose, by the sources' hash."""
+    return cache_dir() / "csi-figures" / f"{purpose}-{version}.jsonl"
+
+
+@lru_cache
+def sources_hash(sources: tuple[str, ...] = SOURCES) -> str:
+    """A hash over the sources that figures of CSI depend on, and the codebooks of its reports."""
     digest = blake2b(digest_size=8)
-    for name in SOURCES:
+    for name in sources:
         place = ROOT / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [Path(place)]:
             digest.update(path.read_bytes())

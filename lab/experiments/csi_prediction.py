@@ -29,6 +29,7 @@ from lab.kept_figures import KeptFigures
 from lab.prediction_samples import Figures, Reports, decoded, draw_drops, link, measured
 from lab.progress import track
 from lab.results import Report, Row, over_seeds, pick
+from lab.workers import one_thread
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
@@ -78,12 +79,17 @@ class Plan:
             for lost, memory in itertools.product(self.losses, MEMORIES)
         ]
 
-    @classmethod
-    def quick(cls) -> Plan:
-        """A look at it in about a minute."""
-        return cls(
-            speeds_kmh=(3.0, 30.0), bits=(16, 64), delays_ms=(5,), seeds=2, drops=1, losses=(0.3,)
-        )
+
+QUICK: Final[Mapping[str, Any]] = {
+    "scenarios": ("uma-nlos",),
+    "speeds_kmh": (30.0,),
+    "bits": (16, 64),
+    "delays_ms": (5,),
+    "seeds": 2,
+    "drops": 1,
+    "losses": (0.3,),
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +116,34 @@ Measured = Mapping[Place, Mapping[str, Sequence[Figures]]]
 """Figures of every seed by place and predictor."""
 
 
-def run(plan: Plan, out: Path, console: Console) -> Report:
-    """Measure, print, write ``out/csi-prediction.{json,csv,md}`` and the plots; goes on where it was interrupted."""
+Cell = tuple[str, float, int]
+"""Scenario, speed, seed: what is drawn once and measured at every place."""
+CellFigures = dict[Place, dict[str, Figures]]
+"""Figures of a cell by place and predictor."""
+
+
+def cells(plan: Plan) -> list[Cell]:
+    """All that is measured, each cell by itself: in any order, in any process."""
+    return list(itertools.product(plan.scenarios, plan.speeds_kmh, range(plan.seeds)))
+
+
+def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
+    """Measure, print, write ``out/csi-prediction.{json,csv,md}`` and the plots.
+
+    Goes on where it was interrupted; what is kept for equal weights and sources is not measured again unless
+    ``fresh``.
+    """
     started = time.monotonic()
-    found = _measure(plan)
-    report = Report(NAME, seconds=time.monotonic() - started)
+    found: dict[Place, dict[str, list[Figures]]] = {}
+    kept = KeptFigures(NAME)
+    for cell in track(cells(plan), NAME):
+        for place, by_name in _measure_cell(plan, cell, kept, fresh=fresh).items():
+            for name, figures in by_name.items():
+                found.setdefault(place, {}).setdefault(name, []).append(figures)
+    report = Report(NAME)
     report.rows += [row for place, by_name in found.items() for row in _rows(place, by_name)]
     report.rows += _claims(found, plan)
+    report.seconds = time.monotonic() - started
     report.write(out, NAME)
     draw(
         _panels(plan, report.rows),
@@ -133,28 +160,9 @@ def run(plan: Plan, out: Path, console: Console) -> Report:
 # --- measuring ---------------------------------------------------------------------------------
 
 
-def _measure(plan: Plan) -> dict[Place, dict[str, list[Figures]]]:
-    """Figures of everything; what was measured before with equal weights and sources is not again."""
-    kept = KeptFigures(NAME)
-    found: dict[Place, dict[str, list[Figures]]] = {}
-    cells = list(itertools.product(plan.scenarios, plan.speeds_kmh, range(plan.seeds)))
-    with torch.no_grad():
-        for cell in track(cells, NAME):
-            for where in plan.places():
-                names = _predictors(plan, cell, where)
-                missing = [n for n in names if kept.missing([n], cell, where, plan.drops)]
-                if missing:
-                    _measure_cell(plan, cell, kept)
-                for name in names:
-                    values = kept.get(name, cell, where, plan.drops)
-                    arrays = {k: np.asarray(v, dtype=np.float64) for k, v in values.items()}
-                    place = Place(cell[0], cell[1], **where)
-                    found.setdefault(place, {}).setdefault(name, []).append(Figures(**arrays))
-    return found
-
-
-Cell = tuple[str, float, int]
-"""Scenario, speed, seed."""
+def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> CellFigures:
+    """Figures of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
+    return _measure_cell(plan, cell, KeptFigures(NAME), fresh=fresh)
 
 
 def _config(cell: Cell, where: Mapping[str, Any]) -> common_pb2.LinkConfig:
@@ -165,15 +173,41 @@ def _predictors(plan: Plan, cell: Cell, where: Mapping[str, Any]) -> list[str]:
     return list(plan.predictors or predictors_for(_config(cell, where)))
 
 
-def _measure_cell(plan: Plan, cell: Cell, kept: KeptFigures) -> None:
-    """Measure all that a cell lacks."""
+def _measure_cell(plan: Plan, cell: Cell, kept: KeptFigures, *, fresh: bool) -> CellFigures:
+    """Samples are drawn once a cell, and not at all where nothing is missing."""
+    names = [_predictors(plan, cell, where) for where in plan.places()]
+    todo = [
+        (where, asked if fresh else kept.missing(asked, cell, where, plan.drops))
+        for where, asked in zip(plan.places(), names, strict=True)
+    ]
+    if any(missing for _, missing in todo):
+        with one_thread(), torch.no_grad():
+            _measure(plan, cell, [(where, missing) for where, missing in todo if missing], kept)
+    return {
+        Place(cell[0], cell[1], **where): {
+            name: Figures(
+                **{
+                    figure: np.asarray(values, dtype=np.float64)
+                    for figure, values in kept.get(name, cell, where, plan.drops).items()
+                }
+            )
+            for name in asked
+        }
+        for where, asked in zip(plan.places(), names, strict=True)
+    }
+
+
+def _measure(
+    plan: Plan,
+    cell: Cell,
+    todo: Sequence[tuple[Mapping[str, Any], Sequence[str]]],
+    kept: KeptFigures,
+) -> None:
+    """Measure some predictors at some places, each kept as it comes."""
     config = link(cell[0], cell[1], GOAL_BITS)
     samples = draw_drops(config, plan.delays_ms, split="test", seed=cell[2], drops=plan.drops)
     reports: dict[str, Reports] = {}
-    for where in plan.places():
-        missing = kept.missing(_predictors(plan, cell, where), cell, where, plan.drops)
-        if not missing:
-            continue
+    for where, names in todo:
         config = _config(cell, where)
         # delays share reports
         key = json.dumps({**where, "delay_ms": 0})
@@ -182,7 +216,7 @@ def _measure_cell(plan: Plan, cell: Cell, kept: KeptFigures) -> None:
             arrived = torch.rand(samples.estimates.shape[:2], generator=draws) >= where["lost"]
             reports = {key: decoded(config, samples, arrived)}
         predictors = predictors_for(config)
-        asked = {name: predictors[name] for name in missing}
+        asked = {name: predictors[name] for name in names}
         for name, of in measured(asked, config, samples, reports[key], where["delay_ms"]).items():
             values = {k: np.round(v, 7).tolist() for k, v in of.as_dict().items()}
             kept.put(values, name, cell, where, plan.drops)

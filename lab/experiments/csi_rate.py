@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
-from lab.experiments.csi_samples import Condition, CsiSamples, draw_samples
-from lab.experiments.memory import reconstruct
+from lab.experiments.csi_figures import (
+    BOUNDS,
+    CHANNEL,
+    ESTIMATE,
+    WHEN_USED,
+    Form,
+    Key,
+    Seed,
+    measured,
+    references,
+)
+from lab.experiments.csi_samples import Condition, draw_samples
 from lab.experiments.plans import QUANTIZER_TITLES
 from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.running import drawn
 from lab.experiments.tables import print_panel
+from lab.kept_figures import Kept, csi_figures_path, sources_hash
 from lab.progress import track
 from lab.results import Report, Row, over_seeds, pick
+from lab.workers import one_thread
 from semlink.errors import InvalidField
 from semlink.links import MAX_BITS
-from semlink.signal.metrics import (
-    direction_gain_db,
-    direction_similarity,
-    dominant_direction,
-    phase_aligned_nmse_db,
-)
-from semlink.signal.precoding import open_loop_precoder
 from semlink.signal.quantizers import quantizer_for
 
+NAME: Final = "csi-rate"
+SOURCES: Final = (
+    "lab/channels.py",
+    "lab/experiments/csi_figures.py",
+    "lab/experiments/csi_samples.py",
+    "lab/experiments/memory.py",
+    "lab/experiments/rate_distortion.py",
+    "channel_service/estimation.py",
+    "channel_service/windows.py",
+    "semlink/links.py",
+    "semlink/signal",
+)
+"""What the figures depend on; the rest draws and prints."""
 BITS: Final = (8, 16, 32, 64, 128, 256, 512, 1024)
 CODEBOOKS: Final = ("type1", "etype2")
 """Schemes of TS 38.214: a few sizes of their own."""
@@ -53,16 +73,7 @@ WHOLE_RVQ: Final = ("rvq", "channel")
 MEMORY_BITS: Final = (8, 16, 32, 64, 128)
 """Memory is for small reports; following a history costs a hundred times a report that stands for itself."""
 METRICS: Final = ("nmse_db", "sgcs", "precoding_gain_db")
-ESTIMATE, CHANNEL, WHEN_USED = (
-    "against the estimate",
-    "against the channel",
-    "against the channel when used",
-)
 HELD_OUT_BITS: Final = (16, 64, 256)
-Key = tuple[str, int, str, str, str]
-"""Quantiser, bits, memory, reference, metric."""
-Seed = dict[Key, float]
-"""Every figure of one condition and seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +83,27 @@ class Plan:
     scenarios: Sequence[str] = ("umi-los", "uma-nlos")
     speeds_kmh: Sequence[float] = (3.0,)
     bits: Sequence[int] = BITS
+    """Of one report; with ``held_out``, these stand for :data:`HELD_OUT_BITS`."""
     snr_db: float = 20.0
     seeds: int = 3
     drops: int = 4
     """Drops of 32 users for each seed."""
     held_out: bool = False
+    """Channels unlike those of the training instead of ``scenarios`` and ``speeds_kmh``."""
     training_drops: int = TRAINING_DROPS
     """From which the covariance of the Gaussian line is taken."""
+
+    @property
+    def report_bits(self) -> tuple[int, ...]:
+        """Of the reports that are measured."""
+        whole = tuple(self.bits)
+        return HELD_OUT_BITS if self.held_out and whole == BITS else whole
+
+    def measured_conditions(self) -> list[Condition]:
+        """Every condition that is measured."""
+        if not self.held_out:
+            return self.conditions()
+        return list(dict.fromkeys(c for pair in self.held_out_pairs() for c in pair[::-1]))
 
     def conditions(self) -> list[Condition]:
         """The conditions of the main figure."""
@@ -107,6 +132,23 @@ class Plan:
         return pairs
 
 
+QUICK: Final[Mapping[str, Any]] = {
+    "scenarios": ("umi-los",),
+    "bits": (16, 64),
+    "seeds": 2,
+    "drops": 1,
+    "training_drops": 6,
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
+QUICK_HELD_OUT: Final[Mapping[str, Any]] = {**QUICK, "bits": (64,), "seeds": 1}
+"""The same with ``held_out``, which has nine conditions."""
+Cell = tuple[Condition, int]
+"""A condition and a seed: what is drawn once and measured in every form of report."""
+
+
+# --- what there is to measure ------------------------------------------------------------------
+
+
 @lru_cache(maxsize=1)
 def codebook_sizes() -> dict[str, tuple[int, ...]]:
     """Every size that the codebooks of TS 38.214 offer on the default link."""
@@ -120,134 +162,88 @@ def codebook_sizes() -> dict[str, tuple[int, ...]]:
     return {name: tuple(found) for name, found in sizes.items()}
 
 
-def offered_reports(bits: Sequence[int], console: Console) -> list[tuple[str, int, str]]:
-    """Quantiser, bits and memory of every report that this system can make; prints what it cannot and why."""
-    condition = Condition("offered", "umi-los")
-    found = []
+@lru_cache
+def offered_reports(bits: tuple[int, ...]) -> tuple[list[Form], list[str]]:
+    """Every form of report that this system can make, and what it cannot and why."""
+    found: list[Form] = []
+    refused = []
     for quantizer, memory in FORMS:
-        if quantizer in CODEBOOKS:
-            sizes = codebook_sizes()[quantizer]
-            found += [(quantizer, b, memory) for b in sizes]
-            if not sizes:
-                _probe(condition, quantizer, bits[0], memory, console)
-            continue
-        found += [
-            (quantizer, b, memory) for b in bits if _probe(condition, quantizer, b, memory, console)
-        ]
-    return found
+        sizes = codebook_sizes()[quantizer] if quantizer in CODEBOOKS else bits
+        refusals = {b: _refusal(quantizer, b, memory) for b in sizes or bits[:1]}
+        found += [(quantizer, b, memory) for b, why in refusals.items() if why is None]
+        refused += [why for why in refusals.values() if why is not None]
+    return found, refused
 
 
-def _probe(condition: Condition, quantizer: str, bits: int, memory: str, console: Console) -> bool:
+def _refusal(quantizer: str, bits: int, memory: str) -> str | None:
     try:
-        quantizer_for(condition.link(20.0, quantizer, bits, memory))
+        quantizer_for(Condition("offered", "umi-los").link(20.0, quantizer, bits, memory))
     except InvalidField as error:
         label = f"{QUANTIZER_TITLES[quantizer]} {bits} bits {memory}".rstrip()
-        console.print(f"left out: {label}: {error.message}", highlight=False, markup=False)
-        return False
-    return True
+        return f"{label}: {error.message}"
+    return None
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What reconstructed CSI is compared with, and its dominant directions, computed once."""
-
-    name: str
-    h: torch.Tensor
-    direction: torch.Tensor
-
-    @classmethod
-    def of(cls, name: str, h: torch.Tensor) -> Reference:
-        """``h``: complex64 ``[users, judged, num_subbands, num_rx_ant, num_tx_ant]``."""
-        flat = h.flatten(0, 1)
-        return cls(name, flat, dominant_direction(flat))
+def cells(plan: Plan) -> list[Cell]:
+    """All that is measured, each cell by itself: in any order, in any process."""
+    return [(c, seed) for c in plan.measured_conditions() for seed in range(plan.seeds)]
 
 
-def references(samples: CsiSamples) -> list[Reference]:
-    """The estimate (quantisation alone), the channel then, and the channel in the first slot that can use it."""
-    return [
-        Reference.of(ESTIMATE, samples.estimates[:, samples.judged]),
-        Reference.of(CHANNEL, samples.channels),
-        Reference.of(WHEN_USED, samples.when_used),
-    ]
+# --- measuring ---------------------------------------------------------------------------------
 
 
-def figures_of(h_hat: torch.Tensor, reference: Reference, *, is_channel: bool) -> dict[str, float]:
-    """SGCS, precoding gain (dB) and, of a whole channel, NMSE (dB, one ratio of sums, a common phase a report free)."""
-    direction = dominant_direction(h_hat)
-    figures = {
-        "sgcs": float(direction_similarity(reference.direction, direction).mean()),
-        "precoding_gain_db": float(direction_gain_db(reference.h, direction).mean()),
+def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> Seed:
+    """Every figure of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
+    return _measure_cell(plan, cell, _kept(), fresh=fresh)
+
+
+def _kept() -> Kept:
+    return Kept(csi_figures_path(NAME, sources_hash(SOURCES)))
+
+
+def _measure_cell(plan: Plan, cell: Cell, kept: Kept, *, fresh: bool) -> Seed:
+    condition, seed = cell
+    forms, _ = offered_reports(plan.report_bits)
+    at = [asdict(condition), plan.snr_db, seed, plan.drops]
+    places = {form: [*at, *form] for form in (BOUNDS, *forms)}
+    missing = [form for form, place in places.items() if fresh or place not in kept]
+    if missing:
+        with one_thread(), torch.no_grad():
+            samples = draw_samples(condition, plan.snr_db, seed, plan.drops)
+            against = references(samples)
+            for form in missing:
+                found = measured(condition, plan.snr_db, form, samples, against)
+                kept.put([[*key, value] for key, value in found.items()], places[form])
+    return {
+        (quantizer, bits, memory, reference, metric): value
+        for place in places.values()
+        for quantizer, bits, memory, reference, metric, value in kept.get(place)
     }
-    if is_channel:
-        power = reference.h.abs().double().square().sum((-3, -2, -1))
-        error = power * 10 ** (phase_aligned_nmse_db(reference.h, h_hat) / 10)
-        figures["nmse_db"] = float(10 * torch.log10(error.sum() / power.sum()))
-    return figures
 
 
-def _bounds(
-    condition: Condition, against: Sequence[Reference]
-) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """``perfect``: the reference itself; ``none``: random directions; quantiser, reference and figures of each."""
-    config = condition.link(20.0, "none", 0)
-    for reference in against:
-        blind = open_loop_precoder(config, range(len(reference.h)))[..., :1]
-        rows = blind.mH.expand_as(reference.h)
-        yield "perfect", reference.name, figures_of(reference.h, reference, is_channel=False)
-        yield "none", reference.name, figures_of(rows, reference, is_channel=False)
+def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
+    """Measure, print and write ``out/csi-rate.{json,csv,png,svg}`` (``csi-rate-held-out`` with ``held_out``).
 
-
-def measure_seed(
-    condition: Condition, plan: Plan, seed: int, reports: Sequence[tuple[str, int, str]]
-) -> Seed:
-    """Every figure of one seed by (quantiser, bits, memory, reference, metric)."""
-    samples = draw_samples(condition, plan.snr_db, seed, plan.drops)
-    against = references(samples)
-    found = {
-        (quantizer, 0, "", reference, metric): value
-        for quantizer, reference, figures in _bounds(condition, against)
-        for metric, value in figures.items()
-    }
-    for quantizer, bits, memory in reports:
-        config = condition.link(plan.snr_db, quantizer, bits, memory)
-        then = reconstruct(config, samples, 0).flatten(0, 1)
-        later = then
-        if memory == "fused":
-            later = reconstruct(config, samples, config.feedback.delay_slots).flatten(0, 1)
-        for reference in against:
-            h_hat = later if reference.name == WHEN_USED else then
-            figures = figures_of(h_hat, reference, is_channel=memory == "channel")
-            found |= {
-                (quantizer, bits, memory, reference.name, metric): value
-                for metric, value in figures.items()
-            }
-    return found
-
-
-def run(plan: Plan, out: Path, console: Console) -> Report:
-    """Measure, print and write ``out/csi-rate.{json,csv,png,svg}`` (``csi-rate-held-out`` with ``held_out``)."""
+    Goes on where it was interrupted; what is kept for equal sources and codebooks is not measured again unless
+    ``fresh``.
+    """
     started = time.monotonic()
-    name = "csi-rate-held-out" if plan.held_out else "csi-rate"
-    conditions = plan.conditions()
-    bits: Sequence[int] = plan.bits
-    if plan.held_out:
-        conditions = list(dict.fromkeys(c for pair in plan.held_out_pairs() for c in pair[::-1]))
-        bits = HELD_OUT_BITS
-    reports = offered_reports(bits, console)
+    name = f"{NAME}-held-out" if plan.held_out else NAME
+    for line in offered_reports(plan.report_bits)[1]:
+        console.print(f"left out: {line}", highlight=False, markup=False)
     report = Report(name)
     out.mkdir(parents=True, exist_ok=True)
-    cells = [(condition, seed) for condition in conditions for seed in range(plan.seeds)]
-    measured: dict[Condition, list[Seed]] = {}
-    with torch.no_grad():
-        for condition, seed in track(cells, name):
-            measured.setdefault(condition, []).append(measure_seed(condition, plan, seed, reports))
-    for condition, per_seed in measured.items():
+    kept = _kept()
+    found: dict[Condition, list[Seed]] = {}
+    for cell in track(cells(plan), name):
+        found.setdefault(cell[0], []).append(_measure_cell(plan, cell, kept, fresh=fresh))
+    for condition, per_seed in found.items():
         report.rows += _rows(condition, plan, per_seed)
     if plan.held_out:
-        report.rows += _loss_rows(plan, measured)
+        report.rows += _loss_rows(plan, found)
         print_losses(report.rows, plan, console)
     else:
-        report.rows += _reference_rows(plan)
+        report.rows += _reference_rows(plan, kept, fresh=fresh)
         panels = _panels(plan, report.rows)
         for made in panels.values():
             for panel in made:
@@ -256,7 +252,7 @@ def run(plan: Plan, out: Path, console: Console) -> Report:
             [panel for made in panels.values() for panel in made],
             out / name,
             title=f"CSI feedback at {plan.snr_db:g} dB: {_sampled(plan)}",
-            columns=len(conditions),
+            columns=len(plan.conditions()),
         )
     report.seconds = time.monotonic() - started
     report.write(out, name)
@@ -300,27 +296,37 @@ def _rows(condition: Condition, plan: Plan, per_seed: Sequence[Seed]) -> list[Ro
     ]
 
 
-def _reference_rows(plan: Plan) -> list[Row]:
+def _reference_rows(plan: Plan, kept: Kept, *, fresh: bool) -> list[Row]:
     """The Gaussian line of each scenario: ``quantizer`` "gaussian-rd"."""
-    rows = []
-    for scenario in dict.fromkeys(plan.scenarios):
-        link = Condition(scenario, scenario).link(plan.snr_db, "none", 0)
-        spectrum = training_spectrum(
-            scenario, link.num_tx_ant, link.num_rx_ant, plan.training_drops
+    scenarios = list(dict.fromkeys(plan.scenarios))
+    spectra = {
+        scenario: _spectrum(plan, scenario, kept, fresh=fresh)
+        for scenario in track(scenarios, "Gaussian reference")
+    }
+    return [
+        Row(
+            metric="nmse_db",
+            mean=gaussian_nmse_db(spectrum, bits),
+            split="train",
+            scenario=scenario,
+            bits=bits,
+            quantizer="gaussian-rd",
+            variant="reverse water-filling on the covariance",
         )
-        rows += [
-            Row(
-                metric="nmse_db",
-                mean=gaussian_nmse_db(spectrum, bits),
-                split="train",
-                scenario=scenario,
-                bits=bits,
-                quantizer="gaussian-rd",
-                variant="reverse water-filling on the covariance",
-            )
-            for bits in plan.bits
-        ]
-    return rows
+        for scenario, spectrum in spectra.items()
+        for bits in plan.bits
+    ]
+
+
+def _spectrum(plan: Plan, scenario: str, kept: Kept, *, fresh: bool) -> NDArray[np.float64]:
+    link = Condition(scenario, scenario).link(plan.snr_db, "none", 0)
+    antennas = (link.num_tx_ant, link.num_rx_ant)
+    place = ["spectrum", scenario, *antennas, plan.training_drops]
+    if fresh or place not in kept:
+        with one_thread(), torch.no_grad():
+            spectrum = training_spectrum(scenario, *antennas, plan.training_drops)
+        kept.put(spectrum.tolist(), place)
+    return np.asarray(kept.get(place), dtype=np.float64)
 
 
 def _loss_rows(plan: Plan, measured: dict[Condition, list[Seed]]) -> list[Row]:
@@ -435,7 +441,7 @@ def print_losses(rows: Sequence[Row], plan: Plan, console: Console) -> None:
 
     from lab.experiments.tables import cell
 
-    for bits in HELD_OUT_BITS:
+    for bits in plan.report_bits:
         table = Table(title=f"SGCS (change against the default), {bits} bits, when used")
         table.add_column("condition")
         forms = [f for f in FORMS if f[0] not in CODEBOOKS]

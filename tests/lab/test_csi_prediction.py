@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from lab.experiments import csi_prediction
 from lab.experiments.csi_prediction import (
     Plan,
     Pooled,
+    cells,
     goal_line,
     loss_line,
+    measure_cell,
     nmse_difference_db,
     run,
 )
@@ -119,7 +122,7 @@ def test_run_writes_what_it_measured_and_does_not_measure_twice(
         found = measured(LINEAR, config, drops, decoded(config, drops), 5)
         expected.append(found["wiener"].nmse_db)
     assert row.mean == pytest.approx(np.mean(expected), abs=1e-4)
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {
+    assert {p.name for p in (tmp_path / "one").iterdir()} >= {
         f"csi-prediction.{kind}" for kind in ("json", "csv", "md", "png", "svg")
     }
 
@@ -130,6 +133,25 @@ def test_run_writes_what_it_measured_and_does_not_measure_twice(
     again = run(PLAN, tmp_path / "two", Console(quiet=True))
     assert again.rows == report.rows
     assert json.loads((tmp_path / "two" / "csi-prediction.json").read_text())["rows"]
+    with pytest.raises(AssertionError, match="measured again"):
+        run(PLAN, tmp_path / "three", Console(quiet=True), fresh=True)
+
+
+def test_a_cell_measured_elsewhere_is_what_a_run_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(PLAN, seeds=1, bits=(16,), predictors=("hold-last",))
+    (cell,) = pickle.loads(pickle.dumps(cells(plan)))
+    there = measure_cell(plan, cell)
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "another"))
+    here = measure_cell(plan, cell)
+    ((place, by_name),) = here.items()
+    for name, found in by_name.items():
+        for key, values in found.as_dict().items():
+            np.testing.assert_array_equal(values, there[place][name].as_dict()[key])
+    report = run(plan, tmp_path / "out", Console(quiet=True))
+    (row,) = pick(report.rows, metric="nmse_db")
+    assert row.mean == by_name["hold-last"].nmse_db
 
 
 def row(metric: str, mean: float, ci95: tuple[float, float] | None = None, **more: object) -> Row:
