@@ -4,6 +4,11 @@ Rows that stand at the same coordinates are compared. Where both hold the values
 by seed are tested (Student's t): what seeds have in common, their queries and channels, drops out. Else the two
 intervals are taken as independent: the half-width of the difference is ``√(a² + b²)``. Many rows are compared at once,
 so that p-values are corrected (Holm 1979): with no change anywhere, one comparison of twenty finds one.
+
+Small runs of two seeds have no power for that. :func:`compare_pooled` says of those whether quality fell by more than a
+stated margin: differences of equal queries on equal channels, averaged over all points of a sweep (our definition). On
+one machine equal programs give equal rows, bit for bit; another machine's rounding changes single ranks, which the
+margin allows.
 """
 
 from __future__ import annotations
@@ -41,6 +46,19 @@ HIGHER_IS_BETTER: Final = (
     "per_s",
     "times_faster",
 )
+MARGINS: Final[Mapping[str, float]] = {
+    "map": 0.02,
+    "r_at_1": 0.05,
+    "r_at_10": 0.05,
+    "erased": 0.05,
+    "sgcs": 0.01,
+    "nmse_db": 0.2,
+    "precoding_gain_db": 0.1,
+}
+"""Metrics that the pooled comparison judges, and by how much each may fall; all methods together by half of it."""
+POOLED_OVER: Final = ("split", "scenario", "speed_kmh", "snr_db", "bits", "symbols")
+"""Coordinates that a pooled difference is averaged over; it stands for all others by itself."""
+ALL: Final = "all methods"
 _VALUES: Final = ("mean", "sd", "seeds", "ci95", "values")
 
 
@@ -68,6 +86,117 @@ def compare(a: Sequence[Row], b: Sequence[Row], *, level: float = LEVEL) -> list
         for place in dict.fromkeys([*before, *after])
     ]
     return _corrected(changes, 1.0 - level)
+
+
+PooledVerdict = Literal["same", "within margin", "better", "worse", "gone", "new"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """One metric of one method over a whole sweep: means over the points and seeds that both reports hold.
+
+    ``gone``: points of A that B lacks. A verdict "gone" or "new" has no figures.
+    """
+
+    at: Row
+    points: int
+    gone: int
+    before: float
+    after: float
+    margin: float
+
+    @property
+    def difference(self) -> float:
+        """B − A."""
+        return self.after - self.before
+
+    @property
+    def verdict(self) -> PooledVerdict:
+        """Better and worse by more than the margin; points that are gone are a failure of their own."""
+        if self.gone:
+            return "gone"
+        if not self.points:
+            return "new"
+        if self.before == self.after:
+            return "same"
+        gain = direction(self.at.metric) * self.difference
+        return (
+            "worse" if gain < -self.margin else "better" if gain > self.margin else "within margin"
+        )
+
+
+def compare_pooled(
+    a: Sequence[Row], b: Sequence[Row], margins: Mapping[str, float] = MARGINS
+) -> list[Pooled]:
+    """Pooled differences of each metric of ``margins``: of every method, then of all together.
+
+    Points are paired by their coordinates and, within them, seeds by their order. Raises InvalidField where a point has
+    another number of seeds in B, and for two rows at the same coordinates in one report.
+    """
+    before, after = (
+        _by_place([row for row in rows if row.metric in margins], name)
+        for rows, name in ((a, "A"), (b, "B"))
+    )
+    places: dict[Row, list[Row]] = {}
+    for place in dict.fromkeys([*before, *after]):
+        places.setdefault(_pooled_place(place), []).append(place)
+    found = [_pooled(at, among, before, after, margins[at.metric]) for at, among in places.items()]
+    for metric in dict.fromkeys(one.at.metric for one in found):
+        among = [place for at, of in places.items() if at.metric == metric for place in of]
+        if sum(one.at.metric == metric for one in found) > 1:
+            at = Row(metric=metric, mean=0.0, variant=ALL)
+            found.append(_pooled(at, among, before, after, margins[metric] / 2))
+    return found
+
+
+def _pooled_place(place: Row) -> Row:
+    return replace(place, **dict.fromkeys(POOLED_OVER))  # type: ignore[arg-type]
+
+
+def _pooled(
+    at: Row,
+    places: Sequence[Row],
+    before: Mapping[Row, Row],
+    after: Mapping[Row, Row],
+    margin: float,
+) -> Pooled:
+    both = [place for place in places if place in before and place in after]
+    for place in both:
+        seeds = [len(rows[place].values or (0.0,)) for rows in (before, after)]
+        if seeds[0] != seeds[1]:
+            raise InvalidField(
+                f"{_place(place)} has {seeds[0]} seeds in report A and {seeds[1]} in B; only equal runs compare",
+                field="report",
+            )
+    gone = sum(place in before and place not in after for place in places)
+    mean_before, mean_after = (
+        float(np.mean([rows[place].mean for place in both])) if both else 0.0
+        for rows in (before, after)
+    )
+    return Pooled(at, len(both), gone, mean_before, mean_after, margin)
+
+
+def print_pooled(
+    name: str, pooled: Sequence[Pooled], console: Console, *, everything: bool = False
+) -> None:
+    """A table of what is not within its margin (or of all), and how many there are of each kind."""
+    table = Table("method", "points", "A", "B", "difference", "margin", "verdict", title=name)
+    for one in pooled:
+        if everything or one.verdict not in ("same", "within margin"):
+            table.add_row(
+                _place(one.at),
+                str(one.points),
+                f"{one.before:.4f}",
+                f"{one.after:.4f}",
+                f"{one.difference:+.4f}",
+                f"{one.margin:g}",
+                one.verdict if one.verdict != "gone" else f"{one.gone} points gone",
+            )
+    if table.row_count:
+        console.print(table)
+    counts = Counter(one.verdict for one in pooled)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "no rows"
+    console.print(f"{name}: {said}")
 
 
 def read(path: Path) -> tuple[dict[str, object], list[Row]]:

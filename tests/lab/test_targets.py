@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.results import Report, Row
-from lab.targets import TARGETS, judge_all, rows_of
+from lab.targets import TARGETS, Judged, judge_all, rows_of
 from semlink.errors import NotFound
 
 
@@ -51,8 +51,10 @@ def test_one_point_whose_interval_holds_zero_misses_the_sweep() -> None:
     (text,) = (
         j.found for j in judge_all([clear, open_point]) if j.claim == "SC-LMKB over conventional SC"
     )
-    assert text.startswith("1 of 2 points clear above, 0 clear below")
-    # The other rival is another target.
+    assert text.startswith("1 of 2 points clear above (5 dB 1 of 2), 0 clear below")
+    # Where it is above can be read by SNR; the other rival is another target, a validation split is no test.
+    held_out = difference(0.05, -0.001, bits=8, split="val")
+    assert verdict([clear, held_out], "SC-LMKB over conventional SC") == "met"
     assert verdict([clear], "SC-LMKB over LLM-enabled SC") == "not measured"
 
 
@@ -102,3 +104,45 @@ def test_a_folder_of_reports_is_read_once_each(tmp_path: Path) -> None:
     Report("a", [shared]).write(tmp_path, "a")
     Report("b", [shared, Row(metric="map", mean=0.6)]).write(tmp_path, "b")
     assert len(rows_of(tmp_path)) == 2
+
+
+def test_what_is_missed_says_why_and_what_the_reports_hold_of_it() -> None:
+    def one(rows: list[Row], claim: str) -> Judged:
+        return next(j for j in judge_all(rows) if j.claim == claim)
+
+    # What is not measured, or met, needs no reason.
+    assert not any(j.reason for j in judge_all([]))
+    assert one([difference(0.05, 0.01)], "SC-LMKB over conventional SC").reason == ""
+    missed = one([difference(0.05, -0.01)], "SC-LMKB over conventional SC").reason
+    assert "docs/knowledge.md" in missed
+    assert "source side brings" not in missed
+    sides = [
+        difference(0.01, -0.01),
+        difference(0.002, -0.004, "SC-LMKB w/o SDG"),
+        difference(0.03, 0.01, "SC-LMKB w/o CDG"),
+    ]
+    reason = one(sides, "SC-LMKB over conventional SC").reason
+    assert "source side brings +0.20 … +0.20 points of mAP, clear above 0 at 0 of 1" in reason
+    assert "channel side brings +3.00 … +3.00 points of mAP, clear above 0 at 1 of 1" in reason
+
+
+def test_a_gain_out_of_reach_is_held_against_its_bound() -> None:
+    def at(method: str, mean: float, quantizer: str | None = "rvq") -> Row:
+        on_link = quantizer is not None
+        return Row(
+            metric="map",
+            mean=mean,
+            method=method,
+            task="person",
+            corpus="pedestrians",
+            split="test",
+            scenario="umi-los" if on_link else None,
+            snr_db=25.0,
+            bits=64 if on_link else None,
+            quantizer=quantizer,
+        )
+
+    rows = [at("sc-lmkb", 0.61), at("deepsc-mimo", 0.60), at("ideal", 0.63, None)]
+    (found,) = (j for j in judge_all(rows) if j.claim == "SC-LMKB over conventional SC at 25 dB")
+    assert found.verdict == "missed"
+    assert "the ideal link itself is at most +5.0 % above DeepSC-MIMO" in found.reason
