@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.cli_corpora import corpora_app, evaluate
+from lab.cli_experiments import experiment_app
 from lab.cli_kb import bench_kb, kb_app
-from lab.cli_prediction import experiment_csi_prediction, learn_channel
+from lab.cli_prediction import learn_channel
 from lab.cli_shared import Out, console, errors
 from semlink.errors import InvalidField, SemlinkError
 from semlink.knowledge import PROMPT_STRATEGIES
@@ -34,13 +35,11 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train what weights/ holds; progress is kept.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
-experiment_app = typer.Typer(help="Regenerate a figure: CSV, JSON and plot.", no_args_is_help=True)
 app.add_typer(corpora_app, name="corpora")
 app.command()(evaluate)
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
-experiment_app.command("csi-prediction")(experiment_csi_prediction)
 app.add_typer(kb_app, name="kb")
 kb_app.command("learn-channel")(learn_channel)
 bench_app.command("kb")(bench_kb)
@@ -485,7 +484,7 @@ def bench_gallery(
     from lab.bench_gallery import run
 
     run(out, items=items)
-    _say_written(out, "bench-gallery")
+    console.print(f"written: {out / 'bench-gallery.json'}")
 
 
 @bench_app.command("serve")
@@ -502,11 +501,6 @@ def bench_serve(
         report = bench(settings.gateway_port, pids, number=queries, console=console)
     add_in_process(report, number=queries, console=console)
     console.print(f"written: {report.write(out, report.experiment)}")
-
-
-ScenarioOption = Annotated[str, typer.Option(help="umi-los, uma-nlos, …")]
-SpeedOption = Annotated[float, typer.Option(help="km/h")]
-SeedsOption = Annotated[int, typer.Option(help="repetitions; the spread is over them")]
 
 
 @app.command("compare")
@@ -547,279 +541,6 @@ def targets(
     from lab.targets import judge_all, print_judged, rows_of
 
     print_judged(judge_all(rows_of(directory)), console)
-
-
-QueriesOption = Annotated[int, typer.Option(help="test captions per seed")]
-LinksOption = Annotated[int, typer.Option(help="drops per seed")]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="measure again what the cache holds for this program")
-]
-
-
-@experiment_app.command("snr")
-def experiment_snr(
-    task: TaskOption,
-    scenario: ScenarioOption = "umi-los",
-    speed: SpeedOption = 3.0,
-    users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 4,
-    rows: Annotated[
-        list[str] | None, typer.Option(help="feedback, coding; can be repeated, default both")
-    ] = None,
-    seeds: SeedsOption = 3,
-    queries: QueriesOption = 500,
-    links: LinksOption = 24,
-    fresh: Fresh = False,
-    out: Out = Path("results"),
-) -> None:
-    """R@1, R@10 and mAP against SNR: what feedback is worth, and joint against digital coding."""
-    from lab.experiments.plans import Sampling
-    from lab.experiments.running import run
-    from lab.experiments.snr import GROUPS, Plan, study
-
-    sampling = Sampling(task, seeds, queries, links)
-    groups = tuple(rows or GROUPS)
-    if unknown := set(groups) - set(GROUPS):
-        raise InvalidField(
-            f"--rows is {sorted(unknown)[0]!r}, allowed: {', '.join(GROUPS)}", field="rows"
-        )
-    report = run(
-        study(Plan(sampling, scenario, speed, users, groups=groups)), out, console, fresh=fresh
-    )
-    _say_written(out, report.experiment)
-
-
-@experiment_app.command("methods")
-def experiment_methods(
-    task: TaskOption,
-    scenario: ScenarioOption = "umi-los",
-    speed: SpeedOption = 3.0,
-    users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 4,
-    bits: Annotated[int, typer.Option(help="of a report, in the sweep over SNR")] = 64,
-    sweep_snr: Annotated[float, typer.Option(help="SNR of the sweep over bits, dB")] = 5.0,
-    snr: Annotated[
-        list[float] | None, typer.Option(help="dB; can be repeated, default −10…25")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="can be repeated; default all of the paper")
-    ] = None,
-    seeds: SeedsOption = 3,
-    queries: Annotated[int, typer.Option(help="test captions per seed, with rewrites")] = 100,
-    links: LinksOption = 16,
-    fresh: Fresh = False,
-    out: Out = Path("results"),
-) -> None:
-    """R@1 and mAP of SC-LMKB, its ablations and its rivals against SNR and against bits of a report."""
-    from lab.experiments.methods import ROWS, SNRS_DB, Plan, study
-    from lab.experiments.plans import Sampling
-    from lab.experiments.running import run
-
-    chosen = tuple(method or ROWS)
-    if unknown := [m for m in chosen if m not in ROWS]:
-        raise InvalidField(
-            f"--method is {unknown[0]!r}, allowed: {', '.join(ROWS)}", field="method"
-        )
-    plan = Plan(
-        Sampling(task, seeds, queries, links),
-        scenario,
-        speed,
-        users,
-        bits,
-        snrs_db=tuple(snr or SNRS_DB),
-        sweep_snr_db=sweep_snr,
-        methods=chosen,
-    )
-    report = run(study(plan), out, console, fresh=fresh)
-    _say_written(out, report.experiment)
-
-
-def _figure_command(name: str, title: str) -> None:
-    """One command a figure of the paper: all have the same options."""
-
-    @experiment_app.command(name, help=f"Figure {name.removeprefix('fig')} of SC-LMKB: {title}.")
-    def figure(
-        changes: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set",
-                help="key=value of the plan (lab/experiments/figures.py); can be repeated, lists with commas",
-            ),
-        ] = None,
-        quick: Annotated[bool, typer.Option("--quick", help="a smoke run of seconds")] = False,
-        fresh: Fresh = False,
-        out: Out = Path("results"),
-    ) -> None:
-        from lab.experiments.figures import plan_of
-        from lab.experiments.methods import study
-        from lab.experiments.running import run
-
-        report = run(study(plan_of(name, changes or (), quick=quick)), out, console, fresh=fresh)
-        _say_written(out, report.experiment)
-
-
-for _name, _title in {
-    "fig6": "mAP against SNR, person, UMi-LOS",
-    "fig7": "R@1 against SNR, text to image, UMi-LOS",
-    "fig8": "R@1 against SNR, text to audio, UMi-LOS",
-    "fig9": "mAP against bits of a CSI report, person, UMi-LOS",
-    "fig10": "mAP against SNR, person, UMa-NLOS",
-    "fig12": "ablation against SNR, person, UMi-LOS",
-}.items():
-    _figure_command(_name, _title)
-
-
-@experiment_app.command("rate")
-def experiment_rate(
-    task: TaskOption = "person",
-    scenario: ScenarioOption = "umi-los",
-    speed: SpeedOption = 3.0,
-    users: Annotated[int, typer.Option(help="co-scheduled in a slot")] = 1,
-    snr: Annotated[
-        list[float] | None, typer.Option(help="dB; can be repeated, default 0 and 10")
-    ] = None,
-    seeds: SeedsOption = 3,
-    queries: QueriesOption = 500,
-    links: LinksOption = 24,
-    fresh: Fresh = False,
-    out: Out = Path("results"),
-) -> None:
-    """MAP and R@1 against channel uses k: joint coding, vector-quantised indices, separate coding, ideal link."""
-    from lab.experiments.plans import Sampling
-    from lab.experiments.rate import Plan, study
-    from lab.experiments.running import run
-
-    sampling = Sampling(task, seeds, queries, links)
-    plan = Plan(sampling, scenario, speed, users, tuple(snr or (0.0, 10.0)))
-    report = run(study(plan), out, console, fresh=fresh)
-    _say_written(out, report.experiment)
-
-
-@experiment_app.command("feedback")
-def experiment_feedback(
-    task: TaskOption = "person",
-    scenario: ScenarioOption = "umi-los",
-    speed: Annotated[
-        list[float] | None, typer.Option(help="km/h; can be repeated, default 3 and 30")
-    ] = None,
-    users: Annotated[
-        list[int] | None, typer.Option(help="can be repeated, default 1 and 4")
-    ] = None,
-    snr: Annotated[
-        list[float] | None, typer.Option(help="dB; can be repeated, default 10 and 25")
-    ] = None,
-    bits: Annotated[
-        list[int] | None, typer.Option(help="of one report; can be repeated, default 8…512")
-    ] = None,
-    seeds: SeedsOption = 3,
-    queries: QueriesOption = 500,
-    links: LinksOption = 24,
-    fresh: Fresh = False,
-    out: Out = Path("results"),
-) -> None:
-    """MAP against bits of a CSI report: quantisers, memory across reports, one user and four."""
-    from lab.experiments.feedback import BITS, Plan, study
-    from lab.experiments.plans import Sampling
-    from lab.experiments.running import run
-
-    plan = Plan(
-        Sampling(task, seeds, queries, links),
-        scenario,
-        tuple(speed or (3.0, 30.0)),
-        tuple(users or (1, 4)),
-        tuple(snr or (10.0, 25.0)),
-        tuple(bits or BITS),
-    )
-    report = run(study(plan), out, console, fresh=fresh)
-    _say_written(out, report.experiment)
-
-
-@experiment_app.command("csi-rate")
-def experiment_csi_rate(
-    scenario: Annotated[
-        list[str] | None, typer.Option(help="can be repeated, default umi-los and uma-nlos")
-    ] = None,
-    bits: Annotated[
-        list[int] | None, typer.Option(help="of one report; can be repeated, default 8…1024")
-    ] = None,
-    speed: Annotated[
-        list[float] | None, typer.Option(help="km/h; can be repeated, default 3")
-    ] = None,
-    held_out: Annotated[
-        bool, typer.Option("--held-out", help="channels unlike those of the training instead")
-    ] = False,
-    seeds: SeedsOption = 3,
-    drops: Annotated[int, typer.Option(help="of 32 users, per seed")] = 4,
-    out: Out = Path("results"),
-) -> None:
-    """NMSE, SGCS and precoding gain against bits of a CSI report: every quantiser, Gaussian reference, bounds."""
-    from lab.experiments.csi_rate import BITS, Plan, run
-
-    plan = Plan(
-        scenarios=tuple(scenario or ("umi-los", "uma-nlos")),
-        speeds_kmh=tuple(speed or (3.0,)),
-        bits=tuple(bits or BITS),
-        seeds=seeds,
-        drops=drops,
-        held_out=held_out,
-    )
-    report = run(plan, out, console)
-    _say_written(out, report.experiment)
-
-
-@experiment_app.command("sew-mcm")
-def experiment_sew_mcm(
-    seeds: SeedsOption = 3,
-    components: Annotated[
-        bool, typer.Option("--components", help="the paper's table 5 as well")
-    ] = False,
-    out: Out = Path("results"),
-) -> None:
-    """Person search: CMPM + CMPC, Sew with both margins, masked caption modelling, re-ranking (the paper's table 4)."""
-    from lab.experiments.sew_mcm import NAME, run
-
-    run(out, range(seeds), components=components, console=console)
-    _say_written(out, NAME)
-
-
-@experiment_app.command("itrieval")
-def experiment_itrieval(seeds: SeedsOption = 3, out: Out = Path("results")) -> None:
-    """Noisy text to picture: raw, tf-idf, TextRank, ItrievalKD, key sentences; zero-shot and fine-tuned."""
-    from lab.experiments.itrieval import run
-
-    run(out, seeds=seeds, console=console)
-    _say_written(out, "itrieval")
-
-
-@experiment_app.command("knowledge")
-def experiment_knowledge(
-    seeds: SeedsOption = 3,
-    training: Annotated[bool, typer.Option(help="also train heads with rewrites")] = True,
-    out: Out = Path("results"),
-) -> None:
-    """The filter on labelled rewrites, fusion at query time, augmentation at training time; rewrites from the bank."""
-    from lab.experiments.knowledge import NAME, TRAINING_TASKS, run
-
-    run(out, seeds=seeds, training_tasks=TRAINING_TASKS if training else (), console=console)
-    _say_written(out, NAME)
-
-
-@experiment_app.command("gpa")
-def experiment_gpa(
-    seeds: SeedsOption = 3,
-    counts: Annotated[
-        list[int] | None, typer.Option("--prototypes", help="K of table 2; can be repeated")
-    ] = None,
-    out: Out = Path("results"),
-) -> None:
-    """Audio and text: global scores against prototypes, generators, scorers, Sinkhorn bias (the paper's tables 1-4)."""
-    from lab.experiments.gpa import run
-
-    run(out, seeds=seeds, counts=tuple(counts or (1, 2, 3, 4, 5, 10)), console=console)
-    _say_written(out, "gpa")
-
-
-def _say_written(out: Path, name: str) -> None:
-    files = sorted(path.name for path in out.glob(f"{name}*"))
-    console.print(f"written to {out}: {', '.join(files)}")
 
 
 @app.command()

@@ -1,60 +1,17 @@
-"""`semlink experiment csi-prediction` and `semlink kb learn-channel`: the channel side of the knowledge base."""
+"""`semlink kb learn-channel`: the channel side of the knowledge base."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from lab.cli_shared import Out, console
+from lab.cli_shared import console
 
 if TYPE_CHECKING:
     from semlink.settings import Settings
-
-
-def experiment_csi_prediction(
-    scenario: Annotated[
-        list[str] | None, typer.Option(help="can be repeated, default umi-los and uma-nlos")
-    ] = None,
-    speed: Annotated[
-        list[float] | None, typer.Option(help="km/h; can be repeated, default 3, 30 and 60")
-    ] = None,
-    bits: Annotated[
-        list[int] | None, typer.Option(help="of one report; can be repeated, default 8…256")
-    ] = None,
-    delay: Annotated[
-        list[int] | None, typer.Option(help="ms; can be repeated, default 2, 5 and 10")
-    ] = None,
-    predictor: Annotated[
-        list[str] | None, typer.Option(help="can be repeated, default all")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="repetitions, default 3")] = None,
-    drops: Annotated[int | None, typer.Option(help="of 32 users, per seed, default 2")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="a minute's look")] = False,
-    out: Out = Path("results"),
-) -> None:
-    """SGCS, NMSE and precoding gain of every CSI predictor: bits, speed, age of the newest report, lost reports."""
-    from dataclasses import replace
-
-    from lab.experiments.csi_prediction import NAME, QUICK, Plan, run
-
-    given: dict[str, Any] = {
-        "scenarios": scenario and tuple(scenario),
-        "speeds_kmh": speed and tuple(speed),
-        "bits": bits and tuple(bits),
-        "delays_ms": delay and tuple(delay),
-        "predictors": predictor and tuple(predictor),
-        "seeds": seeds,
-        "drops": drops,
-    }
-    changed = (dict(QUICK) if quick else {}) | {k: v for k, v in given.items() if v}
-    plan = replace(Plan(), **changed)
-    run(plan, out, console)
-    files = sorted(path.name for path in out.glob(f"{NAME}*"))
-    console.print(f"written to {out}: {', '.join(files)}")
 
 
 def learn_channel(

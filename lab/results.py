@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVICES: Final = ("semlink", "transmitter", "channel_service", "receiver", "kb_service")
 MEASURING: Final = (
     "lab/experiments/plans.py",
     "lab/experiments/retrieval.py",
@@ -144,13 +145,45 @@ def weights_hash() -> str:
 def program_hash() -> str:
     """A hash over the sources that a figure over the link can depend on."""
     digest = blake2b(digest_size=8)
-    for folder in ("semlink", "transmitter", "channel_service", "receiver", "kb_service", "lab"):
+    for folder in (*SERVICES, "lab"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if folder == "lab" and path.relative_to(ROOT).as_posix() not in MEASURING:
                 continue
             digest.update(path.relative_to(ROOT).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def inputs_hash(plan: Mapping[str, Any]) -> str:
+    """A hash over all that a report comes from: plan, weights, all sources, an added corpus's files."""
+    digest = blake2b(json.dumps(plan, sort_keys=True).encode(), digest_size=8)
+    digest.update(weights_hash().encode())
+    for folder in (*SERVICES, "lab"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode())
+            digest.update(path.read_bytes())
+    if corpus := plan.get("corpus"):
+        digest.update(corpus_hash(corpus).encode())
+    return digest.hexdigest()
+
+
+def corpus_hash(name: str) -> str:
+    """A hash over what an added corpus's queries are answered with: heads, codec, gallery."""
+    from semlink.corpora.registry import corpus_folder
+
+    digest = blake2b(digest_size=8)
+    for path in sorted(corpus_folder(name).glob("*.safetensors")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def sign(path: Path, plan: Mapping[str, Any]) -> None:
+    """Add to a written report the plan that it measured, and the hash of its inputs: see :func:`inputs_hash`."""
+    content = json.loads(path.read_text()) | {"plan": plan, "inputs": inputs_hash(plan)}
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def _commit() -> str:

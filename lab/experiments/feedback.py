@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lab.experiments.plans import NO_FEEDBACK, PERFECT, Point, Sampling, Scheme, report_scheme
 from lab.experiments.plotting import Panel
@@ -28,6 +28,17 @@ BITS_OF: Final = {
 }
 """Lines with bits of their own: memory is slow to measure, a codebook has its sizes."""
 REFERENCE: Final = report_scheme("scalar", 512)
+SAMPLING: Final = Sampling("person", queries=200, links=100)
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 2,
+    "queries": 12,
+    "links": 6,
+    "speeds_kmh": (3.0,),
+    "user_counts": (4,),
+    "snrs_db": (25.0,),
+    "bits": (16, 64),
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,7 @@ def study(plan: Plan) -> Study:
                 ]
         claims += [(perfect, point) for bits, point in plain.items() if bits == 16]
     return Study(
-        name=f"feedback-{plan.sampling.task}-{plan.scenario}",
+        name=f"feedback-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
         sampling=plan.sampling,
         points=points,
         draw=lambda figures: _figures(plan, figures),

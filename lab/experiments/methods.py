@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from kb_service.rewriting import task_of
 from lab.experiments.plans import IDEAL, PERFECT, Point, Sampling, Scheme
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
 from lab.rewrite_bank import RewriteBank, item_of, load_rewriter
+from semlink.errors import InvalidField
 from semlink.methods import METHODS
 
 OURS: Final = "sc-lmkb"
@@ -29,6 +30,15 @@ ROWS: Final = {
 SNRS_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 BITS: Final = (8, 16, 32, 64, 128, 256)
 METRICS: Final = ("r_at_1", "map")
+SAMPLING: Final = Sampling("person", queries=100, links=100)
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 2,
+    "queries": 8,
+    "links": 2,
+    "snrs_db": (0.0, 20.0),
+    "sweep_bits": (16, 64),
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,11 @@ class Plan:
 
 
 def study(plan: Plan) -> Study:
-    """The experiment of a plan."""
+    """The experiment of a plan. Raises InvalidField for a method that is no row."""
+    if unknown := [m for m in plan.methods if m not in ROWS]:
+        raise InvalidField(
+            f"methods has {unknown[0]!r}, allowed: {', '.join(ROWS)}", field="methods"
+        )
     points: list[Point] = []
     claims: list[tuple[Point, Point]] = []
     for curve in (plan.over_snr, plan.over_bits):
@@ -81,7 +95,7 @@ def study(plan: Plan) -> Study:
     at = [*plan.snrs_db, *([plan.sweep_snr_db] if plan.sweep_bits else [])]
     points += [plan.bound(PERFECT, snr_db) for snr_db in dict.fromkeys(at)]
     return Study(
-        name=plan.name or f"methods-{plan.sampling.task}-{plan.scenario}",
+        name=plan.name or f"methods-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
         sampling=plan.sampling,
         points=points,
         draw=lambda figures: _figures(plan, figures),

@@ -71,6 +71,62 @@ def overridden(plan: P, overrides: Sequence[str]) -> P:
     return changed(plan, values)
 
 
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "scenario": ("scenarios",),
+    "speed": ("speeds_kmh", "speed_kmh"),
+    "users": ("user_counts", "num_users"),
+    "snr": ("snrs_db", "snr_db"),
+    "sweep_snr": ("sweep_snr_db",),
+    "delay": ("delays_ms",),
+    "rows": ("groups",),
+    "method": ("methods",),
+    "predictor": ("predictors",),
+    "prototypes": ("counts",),
+    "training": ("training_tasks",),
+}
+"""Short names of options; a key of the plan itself goes before."""
+
+
+def from_options(plan: Any, arguments: Sequence[str]) -> list[str]:
+    """Options as overrides: ``--bits 16 --bits 64`` is ``bits=16,64``, ``--held-out`` ``held_out=true``.
+
+    ``--no-KEY`` is ``false``, of a list the empty one. Raises InvalidField naming an option that the plan has not.
+    """
+    allowed = keys_of(plan)
+    found: dict[str, list[str]] = {}
+    waiting = ""
+    for argument in arguments:
+        if not argument.startswith("--"):
+            if not waiting:
+                raise InvalidField(f"{argument!r} belongs to no option", field="arguments")
+            found[waiting].append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--").partition("=")
+        negated = not equals and name.startswith("no-")
+        waiting = _key_of(name.removeprefix("no-") if negated else name, allowed)
+        values = found.setdefault(waiting, [])
+        if equals:
+            values.append(value)
+        if negated:
+            values.append("false" if allowed[waiting] == "bool" else "")
+    # A flag is an option without a value.
+    return [
+        f"{key}={','.join(values) if values or _sequence_of(allowed[key]) else 'true'}"
+        for key, values in found.items()
+    ]
+
+
+def _key_of(option: str, allowed: Mapping[str, str]) -> str:
+    name = option.replace("-", "_")
+    for key in (name, *ALIASES.get(name, ())):
+        if key in allowed:
+            return key
+    options = ", ".join(f"--{key.replace('_', '-')}" for key in allowed)
+    raise InvalidField(
+        f"--{option} is no option of this experiment, allowed: {options}", field=option
+    )
+
+
 def described(plan: Any) -> dict[str, Any]:
     """The plan's values by key, for a report; those of its sampling beside the others."""
     found: dict[str, Any] = {}
@@ -84,7 +140,7 @@ def described(plan: Any) -> dict[str, Any]:
 
 
 def _sequence_of(annotation: str) -> bool:
-    return annotation.startswith(("Sequence[", "tuple["))
+    return annotation.startswith("Sequence[") and "tuple" not in annotation
 
 
 def _parsed(key: str, text: str, annotation: str) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lab.experiments.plans import IDEAL, JSCC, SEPARATION, VQ_DIGITAL, Point, Sampling, Scheme
 from lab.experiments.plotting import Panel
@@ -12,6 +12,15 @@ from lab.experiments.running import Figure, Figures, Study, drawn, line
 
 SYMBOLS: Final = (8, 16, 32, 64, 128)
 SCHEMES: Final = (JSCC, VQ_DIGITAL, SEPARATION)
+SAMPLING: Final = Sampling("person", queries=200, links=100)
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 2,
+    "queries": 16,
+    "links": 8,
+    "snrs_db": (10.0,),
+    "symbols": (16, 64),
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Plan:
 def study(plan: Plan) -> Study:
     """The experiment of a plan."""
     return Study(
-        name=f"rate-{plan.sampling.task}-{plan.scenario}",
+        name=f"rate-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
         sampling=plan.sampling,
         points=[
             point

@@ -19,14 +19,13 @@ from lab.experiments.bootstrap import paired_difference, share_of_gap
 from lab.experiments.plans import Point, Sampling
 from lab.kept_lines import append_line, whole_lines
 from lab.progress import progress
-from lab.results import Row, over_seeds, program_hash, weights_hash
+from lab.results import Row, corpus_hash, over_seeds, program_hash, weights_hash
 from lab.system import RecordingReceiver, RememberingEncoder, System, build_system
 from lab.training import caption_groups
 from lab.workers import spread
 from semlink.corpora.registry import (
     EMBEDDED,
     check_corpus,
-    corpus_folder,
     corpus_named,
     gallery_split,
 )
@@ -185,7 +184,7 @@ class Measurements:
     def __init__(self, folder: Path, sampling: Sampling) -> None:
         head = {"sampling": repr(sampling), "weights": weights_hash(), "program": program_hash()}
         if sampling.corpus_name not in EMBEDDED:
-            head["corpus"] = _corpus_hash(sampling.corpus_name)
+            head["corpus"] = corpus_hash(sampling.corpus_name)
         name = blake2b(json.dumps(head).encode(), digest_size=10).hexdigest()
         self.path = folder / f"{name}.jsonl"
         if not self.path.exists():
@@ -215,15 +214,6 @@ class Measurements:
 
 def _from_text(text: str) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text), dtype=np.float32).reshape(4, -1)
-
-
-def _corpus_hash(name: str) -> str:
-    """A hash over what an added corpus's queries are answered with."""
-    digest = blake2b(digest_size=8)
-    for path in sorted(corpus_folder(name).glob("*.safetensors")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _key(point: Point, seed: int) -> str:

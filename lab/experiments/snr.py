@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from lab.experiments.plans import (
     IDEAL,
@@ -29,6 +29,9 @@ SCALAR_512: Final = report_scheme("scalar", 512)
 FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, TRACKED_16, SCALAR_512, NO_FEEDBACK)
 CODING: Final = (JSCC, SEPARATION, VQ_DIGITAL)
 GROUPS: Final = ("feedback", "coding")
+SAMPLING: Final = Sampling("person", queries=200, links=100)
+QUICK: Final[Mapping[str, Any]] = {"seeds": 2, "queries": 12, "links": 6, "snrs_db": (0.0, 20.0)}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def study(plan: Plan) -> Study:
         pairs += [(JSCC, b, users) for users in plan.user_counts for b in (SEPARATION, VQ_DIGITAL)]
     by_snr = {curve: plan.points(*curve) for curve in curves}
     return Study(
-        name=f"snr-{plan.sampling.task}-{plan.scenario}",
+        name=f"snr-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
         sampling=plan.sampling,
         points=[point for points in by_snr.values() for _, point in points],
         draw=lambda figures: _figures(plan, figures),

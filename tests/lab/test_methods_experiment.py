@@ -4,9 +4,10 @@ import pytest
 from rich.console import Console
 
 from kb_service.room import KnowledgeBase
-from lab.cli import experiment_app
+from lab.cli_experiments import experiment_app
 from lab.experiments import methods
-from lab.experiments.figures import FIGURES, plan_of
+from lab.experiments.catalogue import plan_of
+from lab.experiments.figures import FIGURES
 from lab.experiments.methods import OURS, ROWS, Plan, study
 from lab.experiments.plans import Sampling
 from lab.experiments.running import run
@@ -102,7 +103,7 @@ def test_any_value_can_be_set_and_mistakes_name_their_key() -> None:
         ("methods=magic", "methods"),
     ):
         with pytest.raises(InvalidField) as caught:
-            plan_of("fig6", [wrong])
+            study(plan_of("fig6", [wrong]))
         assert caught.value.field == field
     with pytest.raises(InvalidField, match="fig6"):
         plan_of("fig99")
