@@ -42,6 +42,7 @@ from lab.training import (
     save_weights,
     split_data,
 )
+from lab.workers import one_thread
 from semlink.corpora.corpus import Corpus, Split
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.corpora.soundscapes import Soundscapes
@@ -63,6 +64,7 @@ from semlink.settings import Settings
 
 Scoring = Literal["dp", "mean", "softmax", "lass"]
 Loss = Literal["nt-xent", "triplet-sum"]
+Start = Literal["plain", "installed"]
 VERSION: Final = 2
 """Raised whenever the same recipe, data and seed would train another model."""
 LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
@@ -105,9 +107,12 @@ class GpaRecipe:
     """Of triplet-sum, eq. 11."""
     temperature: float = 0.07
     """Where the learned temperature of NT-Xent, eq. 12, starts: the paper's."""
+    start: Start = "plain"
+    """Heads that training starts from: plain ones, or the installed ones less their prototypes, whose frozen part is
+    the same: a start for smoke runs, where no plain heads are trained first."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("scoring", Scoring), ("loss", Loss)):
+        for name, kind in (("scoring", Scoring), ("loss", Loss), ("start", Start)):
             if getattr(self, name) not in get_args(kind):
                 raise InvalidField(
                     f"{name} is {getattr(self, name)!r}, allowed: {', '.join(get_args(kind))}",
@@ -252,13 +257,17 @@ def run(
     return scores
 
 
-def corpus_of(task: str) -> Corpus:
+def corpus_of(task: str, num_items: Mapping[Split, int] | None = None) -> Corpus:
     """The task's embedded corpus; soundscapes with as many clips in val as in test, on which all choices are made.
 
-    Its own 300 would leave 3 points of noise in R@1 from sound to text.
+    Its own 300 would leave 3 points of noise in R@1 from sound to text. ``num_items``: other numbers of soundscapes.
     """
     name = default_corpus(task)
-    return Soundscapes(num_items=NUM_ITEMS) if name == "soundscapes" else corpus_named(name)
+    return (
+        Soundscapes(num_items={**NUM_ITEMS, **(num_items or {})})
+        if name == "soundscapes"
+        else corpus_named(name)
+    )
 
 
 def evaluate(model: GpaModel, split: EncodedSplit) -> dict[str, dict[str, dict[str, float]]]:
@@ -278,8 +287,9 @@ def trained(recipe: GpaRecipe, corpus: Corpus, seed: int) -> tuple[GpaModel, dic
     """
     path = model_path(recipe, corpus, seed)
     if not path.is_file():
-        _train(recipe, corpus, seed, path)
-    heads = read_heads(plain_heads(corpus.info.task))
+        with one_thread():
+            _train(recipe, corpus, seed, path)
+    heads = read_heads(start_heads(corpus.info.task, recipe.start))
     stored = unpack(load_file(path))
     model = GpaModel(heads, recipe.prototypes, len(stored["phrases.bias"]), recipe.temperature)
     model.load_state_dict(stored)
@@ -289,10 +299,12 @@ def trained(recipe: GpaRecipe, corpus: Corpus, seed: int) -> tuple[GpaModel, dic
 
 def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
     """Where :func:`trained` keeps a model: a name by all that it depends on."""
-    key = json.dumps(
-        [VERSION, asdict(recipe), describe_data(corpus), encoder_digest(corpus.info.task), seed],
-        sort_keys=True,
-    )
+    what = asdict(recipe)
+    if recipe.start == "plain":
+        # as models were named before there was another start
+        del what["start"]
+    encoder = encoder_digest(corpus.info.task, recipe.start)
+    key = json.dumps([VERSION, what, describe_data(corpus), encoder, seed], sort_keys=True)
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     return cache_dir() / "gpa" / f"{corpus.info.name}-{recipe.scoring}-{digest}.safetensors"
 
@@ -306,7 +318,8 @@ def plain_heads(task: str) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         if num_components(task) > 1:
-            train_heads.run(task, out=path.parent)
+            with one_thread():
+                train_heads.run(task, out=path.parent)
         else:
             installed = heads_path(task)
             shutil.copy(installed.with_suffix(".json"), path.with_suffix(".json"))
@@ -314,9 +327,14 @@ def plain_heads(task: str) -> Path:
     return path
 
 
-def stored_encoder(task: str) -> dict[str, torch.Tensor]:
-    """The frozen tensors of a task's plain heads, as stored."""
-    with safe_open(plain_heads(task), framework="pt") as file:
+def start_heads(task: str, start: Start) -> Path:
+    """The heads that a recipe starts from."""
+    return plain_heads(task) if start == "plain" else heads_path(task)
+
+
+def stored_encoder(task: str, start: Start = "plain") -> dict[str, torch.Tensor]:
+    """The frozen tensors of a task's heads, as stored."""
+    with safe_open(start_heads(task, start), framework="pt") as file:
         return {
             name: file.get_tensor(name)
             for name in file.keys()  # noqa: SIM118
@@ -324,27 +342,28 @@ def stored_encoder(task: str) -> dict[str, torch.Tensor]:
         }
 
 
-def encoder_digest(task: str) -> str:
+def encoder_digest(task: str, start: Start = "plain") -> str:
     """A digest of :func:`stored_encoder`: the same before and after prototypes are added to the heads."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(stored_encoder(task).items()):
+    for name, tensor in sorted(stored_encoder(task, start).items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def encoded(corpus: Corpus, split: Split) -> EncodedSplit:
-    """A split's states under the plain heads' frozen part, computed once and cached."""
+def encoded(corpus: Corpus, split: Split, start: Start = "plain") -> EncodedSplit:
+    """A split's states under the heads' frozen part, computed once and cached."""
     data = split_data(corpus, split)
-    key = json.dumps([encoder_digest(corpus.info.task), describe_data(corpus), split])
+    key = json.dumps([encoder_digest(corpus.info.task, start), describe_data(corpus), split])
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     path = cache_dir() / "gpa" / f"{corpus.info.name}-states-1-{split}-{digest}.safetensors"
     if not path.is_file():
-        heads = read_heads(plain_heads(corpus.info.task))
-        found = {
-            f"{side}.{name}": tensor
-            for side, features in (("text", data.text), ("media", data.media))
-            for name, tensor in _states(heads[side], features, f"{split} {side} states").items()
-        }
+        heads = read_heads(start_heads(corpus.info.task, start))
+        with one_thread():
+            found = {
+                f"{side}.{name}": tensor
+                for side, features in (("text", data.text), ("media", data.media))
+                for name, tensor in _states(heads[side], features, f"{split} {side} states").items()
+            }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
         save_file(found, temporary)
@@ -504,11 +523,11 @@ def _thinned(
 
 
 def _train(recipe: GpaRecipe, corpus: Corpus, seed: int, path: Path) -> None:
-    train, val = encoded(corpus, "train"), encoded(corpus, "val")
+    train, val = (encoded(corpus, split, recipe.start) for split in ("train", "val"))
     items = train.data.items
     targets = phrase_targets(items)
     torch.manual_seed(seed)
-    heads = read_heads(plain_heads(corpus.info.task))
+    heads = read_heads(start_heads(corpus.info.task, recipe.start))
     model = GpaModel(heads, recipe.prototypes, targets.shape[1], recipe.temperature)
     average = copy.deepcopy(model).eval()
     learned = [p for p in model.parameters() if p.requires_grad]

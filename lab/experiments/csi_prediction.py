@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +28,9 @@ from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.running import drawn
 from lab.kept_figures import KeptFigures
 from lab.prediction_samples import Figures, Reports, decoded, draw_drops, link, measured
-from lab.progress import track
+from lab.progress import progress
 from lab.results import Report, Row, over_seeds, pick
-from lab.workers import one_thread
+from lab.workers import one_thread, spread
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
@@ -127,17 +128,23 @@ def cells(plan: Plan) -> list[Cell]:
     return list(itertools.product(plan.scenarios, plan.speeds_kmh, range(plan.seeds)))
 
 
-def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
+def run(
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+) -> Report:
     """Measure, print, write ``out/csi-prediction.{json,csv,md}`` and the plots.
 
     Goes on where it was interrupted; what is kept for equal weights and sources is not measured again unless
-    ``fresh``.
+    ``fresh``. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
+    todo = cells(plan)
+    by_number: dict[int, CellFigures] = {}
+    with progress() as bar:
+        done = spread(partial(measure_cell, plan, fresh=fresh), todo, workers)
+        by_number.update(bar.track(done, total=len(todo), description=NAME))
     found: dict[Place, dict[str, list[Figures]]] = {}
-    kept = KeptFigures(NAME)
-    for cell in track(cells(plan), NAME):
-        for place, by_name in _measure_cell(plan, cell, kept, fresh=fresh).items():
+    for number in range(len(todo)):
+        for place, by_name in by_number[number].items():
             for name, figures in by_name.items():
                 found.setdefault(place, {}).setdefault(name, []).append(figures)
     report = Report(NAME)
@@ -162,19 +169,8 @@ def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Repo
 
 def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> CellFigures:
     """Figures of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
-    return _measure_cell(plan, cell, KeptFigures(NAME), fresh=fresh)
-
-
-def _config(cell: Cell, where: Mapping[str, Any]) -> common_pb2.LinkConfig:
-    return link(cell[0], cell[1], where["bits"], memory=where["memory"])
-
-
-def _predictors(plan: Plan, cell: Cell, where: Mapping[str, Any]) -> list[str]:
-    return list(plan.predictors or predictors_for(_config(cell, where)))
-
-
-def _measure_cell(plan: Plan, cell: Cell, kept: KeptFigures, *, fresh: bool) -> CellFigures:
-    """Samples are drawn once a cell, and not at all where nothing is missing."""
+    # samples are drawn once a cell, and not at all where nothing is missing
+    kept = KeptFigures(NAME)
     names = [_predictors(plan, cell, where) for where in plan.places()]
     todo = [
         (where, asked if fresh else kept.missing(asked, cell, where, plan.drops))
@@ -195,6 +191,14 @@ def _measure_cell(plan: Plan, cell: Cell, kept: KeptFigures, *, fresh: bool) -> 
         }
         for where, asked in zip(plan.places(), names, strict=True)
     }
+
+
+def _config(cell: Cell, where: Mapping[str, Any]) -> common_pb2.LinkConfig:
+    return link(cell[0], cell[1], where["bits"], memory=where["memory"])
+
+
+def _predictors(plan: Plan, cell: Cell, where: Mapping[str, Any]) -> list[str]:
+    return list(plan.predictors or predictors_for(_config(cell, where)))
 
 
 def _measure(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +33,9 @@ from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, tr
 from lab.experiments.running import drawn
 from lab.experiments.tables import print_panel
 from lab.kept_figures import Kept, csi_figures_path, sources_hash
-from lab.progress import track
+from lab.progress import progress, track
 from lab.results import Report, Row, over_seeds, pick
-from lab.workers import one_thread
+from lab.workers import one_thread, spread
 from semlink.errors import InvalidField
 from semlink.links import MAX_BITS
 from semlink.signal.quantizers import quantizer_for
@@ -194,14 +194,7 @@ def cells(plan: Plan) -> list[Cell]:
 
 def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> Seed:
     """Every figure of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
-    return _measure_cell(plan, cell, _kept(), fresh=fresh)
-
-
-def _kept() -> Kept:
-    return Kept(csi_figures_path(NAME, sources_hash(SOURCES)))
-
-
-def _measure_cell(plan: Plan, cell: Cell, kept: Kept, *, fresh: bool) -> Seed:
+    kept = _kept()
     condition, seed = cell
     forms, _ = offered_reports(plan.report_bits)
     at = [asdict(condition), plan.snr_db, seed, plan.drops]
@@ -221,11 +214,17 @@ def _measure_cell(plan: Plan, cell: Cell, kept: Kept, *, fresh: bool) -> Seed:
     }
 
 
-def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
+def _kept() -> Kept:
+    return Kept(csi_figures_path(NAME, sources_hash(SOURCES)))
+
+
+def run(
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+) -> Report:
     """Measure, print and write ``out/csi-rate.{json,csv,png,svg}`` (``csi-rate-held-out`` with ``held_out``).
 
     Goes on where it was interrupted; what is kept for equal sources and codebooks is not measured again unless
-    ``fresh``.
+    ``fresh``. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
     name = f"{NAME}-held-out" if plan.held_out else NAME
@@ -233,17 +232,21 @@ def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Repo
         console.print(f"left out: {line}", highlight=False, markup=False)
     report = Report(name)
     out.mkdir(parents=True, exist_ok=True)
-    kept = _kept()
+    todo = cells(plan)
+    by_number: dict[int, Seed] = {}
+    with progress() as bar:
+        done = spread(partial(measure_cell, plan, fresh=fresh), todo, workers)
+        by_number.update(bar.track(done, total=len(todo), description=name))
     found: dict[Condition, list[Seed]] = {}
-    for cell in track(cells(plan), name):
-        found.setdefault(cell[0], []).append(_measure_cell(plan, cell, kept, fresh=fresh))
+    for number, (condition, _) in enumerate(todo):
+        found.setdefault(condition, []).append(by_number[number])
     for condition, per_seed in found.items():
         report.rows += _rows(condition, plan, per_seed)
     if plan.held_out:
         report.rows += _loss_rows(plan, found)
         print_losses(report.rows, plan, console)
     else:
-        report.rows += _reference_rows(plan, kept, fresh=fresh)
+        report.rows += _reference_rows(plan, fresh=fresh)
         panels = _panels(plan, report.rows)
         for made in panels.values():
             for panel in made:
@@ -296,9 +299,9 @@ def _rows(condition: Condition, plan: Plan, per_seed: Sequence[Seed]) -> list[Ro
     ]
 
 
-def _reference_rows(plan: Plan, kept: Kept, *, fresh: bool) -> list[Row]:
+def _reference_rows(plan: Plan, *, fresh: bool) -> list[Row]:
     """The Gaussian line of each scenario: ``quantizer`` "gaussian-rd"."""
-    scenarios = list(dict.fromkeys(plan.scenarios))
+    scenarios, kept = list(dict.fromkeys(plan.scenarios)), _kept()
     spectra = {
         scenario: _spectrum(plan, scenario, kept, fresh=fresh)
         for scenario in track(scenarios, "Gaussian reference")

@@ -12,9 +12,9 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -24,13 +24,15 @@ from safetensors.numpy import load_file, save_file
 
 from lab.caption_biases import TEMPERATURES, TRAINING_QUERIES
 from lab.experiments.bootstrap import interval, paired_difference, resampled_means
-from lab.progress import track
+from lab.progress import progress
 from lab.results import Report, Row, over_seeds
 from lab.train_gpa import (
     LEARNING_RATES,
+    NUM_ITEMS,
     EncodedSplit,
     GpaModel,
     GpaRecipe,
+    Start,
     components_of,
     components_of_split,
     corpus_of,
@@ -39,10 +41,13 @@ from lab.train_gpa import (
     score_matrix,
     trained,
 )
+from lab.workers import one_thread, spread
 from semlink.corpora.corpus import Corpus, Split
+from semlink.errors import InvalidField
 from semlink.models import cache_dir
 from semlink.semantics.sinkhorn import sinkhorn_bias
 
+NAME: Final = "gpa"
 RANKS_VERSION: Final = 1
 """Raised whenever the same model would give other ranks."""
 CUTOFFS: Final = (1, 5, 10)
@@ -168,78 +173,158 @@ class Ranks:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained and measured; every value can be given on the command line."""
+
+    seeds: int = 3
+    """Trainings of each line."""
+    tables: Sequence[str] = tuple(TITLES)
+    counts: Sequence[int] = (1, 2, 3, 4, 5, 10)
+    """Numbers of prototypes in Table 2; 3 is always there."""
+    count_seeds: int = 0
+    """Trainings of each line that is in Table 2 alone; 0: as many as of the others."""
+    epochs: int = 0
+    """Of each training; 0: the recipe's."""
+    start: str = "plain"
+    """:attr:`GpaRecipe.start`: plain heads, or the installed ones less their prototypes."""
+    train_items: int = NUM_ITEMS["train"]
+    val_items: int = NUM_ITEMS["val"]
+    test_items: int = NUM_ITEMS["test"]
+    """Clips of each split of soundscapes."""
+    trained_only: bool = False
+    """Nothing is trained: lines have as many seeds as are there, and those that have none are left out."""
+
+    def wanted(self) -> dict[str, list[Line]]:
+        """The tables that are asked for. Raises InvalidField for one that is not the paper's."""
+        if unknown := [number for number in self.tables if number not in TITLES]:
+            raise InvalidField(
+                f"tables has {unknown[0]!r}, allowed: {', '.join(TITLES)}", field="tables"
+            )
+        found = tables(sorted({*self.counts, 3}))
+        return {number: found[number] for number in TITLES if number in self.tables}
+
+    def corpus(self) -> Corpus:
+        """Soundscapes of the plan's size."""
+        return _corpus(self.train_items, self.val_items, self.test_items)
+
+    def trains(self, recipe: GpaRecipe) -> GpaRecipe:
+        """What is trained for a line of the tables."""
+        return replace(recipe, epochs=self.epochs or recipe.epochs, start=self.start)  # type: ignore[arg-type]
+
+
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 1,
+    "tables": ("1", "4"),
+    "epochs": 2,
+    "start": "installed",
+    "train_items": 512,
+    "val_items": 128,
+    "test_items": 128,
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement. Multiples of 128: whole shards of features."""
+Run = tuple[GpaRecipe, int]
+"""A line's recipe as the tables name it, and a seed."""
+
+
+def runs(plan: Plan) -> list[Run]:
+    """Every training, each by itself: in any order, in any process."""
+    wanted = plan.wanted()
+    recipes = dict.fromkeys(line.recipe for table in wanted.values() for line in table)
+    others = {line.recipe for number in wanted if number != "2" for line in wanted[number]}
+    found = [
+        (recipe, seed)
+        for seed in range(plan.seeds)
+        for recipe in recipes
+        if recipe in others or not plan.count_seeds or seed < plan.count_seeds
+    ]
+    if not plan.trained_only:
+        return found
+    corpus = plan.corpus()
+    return [(r, seed) for r, seed in found if model_path(plan.trains(r), corpus, seed).is_file()]
+
+
+def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> Ranks:
+    """Ranks of one training: from the cache, or trained and measured now and kept there.
+
+    ``fresh``: trained and measured in any case, unless nothing is to be trained.
+    """
+    recipe, seed = run
+    recipe, corpus = plan.trains(recipe), plan.corpus()
+    if fresh:
+        ranks_path(recipe, corpus, seed).unlink(missing_ok=True)
+        if not plan.trained_only:
+            model_path(recipe, corpus, seed).unlink(missing_ok=True)
+    return ranks_of(recipe, corpus, seed)
+
+
 def run(
-    out: Path,
-    *,
-    seeds: int = 3,
-    counts: Sequence[int] = (1, 2, 3, 4, 5, 10),
-    count_seeds: int | None = None,
-    trained_only: bool = False,
-    corpus: Corpus | None = None,
-    console: Console | None = None,
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
 ) -> Report:
     """Measure the tables and write ``out/gpa.{json,csv,md}``.
 
-    ``seeds``: trainings a line; ``counts``: numbers of prototypes in Table 2 (3 is always there), trained
-    ``count_seeds`` times each, as is the other generator, where that is given; ``trained_only``: nothing is trained,
-    lines have as many seeds as are there, and those that have none are left out; ``corpus``: soundscapes by default.
+    What is trained and measured is kept, an interrupted run goes on. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
-    console = console or Console()
-    corpus = corpus or corpus_of("audio")
-    wanted = tables(sorted({*counts, 3}))
-    lines = {line.recipe: line for lines in wanted.values() for line in lines}
-    others = {line.recipe for number in "134" for line in wanted[number]}
-    few = {line.recipe for line in wanted["2"]} - others
-    runs = [
-        (recipe, seed)
-        for seed in range(seeds)
-        for recipe in lines
-        if seed < (count_seeds if count_seeds and recipe in few else seeds)
-    ]
-    if trained_only:
-        runs = [(r, seed) for r, seed in runs if model_path(r, corpus, seed).is_file()]
-    measured: dict[GpaRecipe, list[Ranks]] = {recipe: [] for recipe, _ in runs}
-    for recipe, seed in track(runs, "gpa"):
-        measured[recipe].append(ranks_of(recipe, corpus, seed))
+    corpus, todo = plan.corpus(), runs(plan)
+    if any(not ranks_path(plan.trains(r), corpus, seed).is_file() for r, seed in todo):
+        # once, before the processes that all need them
+        for split in get_args(Split):
+            encoded(corpus, split, plan.trains(todo[0][0]).start)
+    by_number: dict[int, Ranks] = {}
+    with progress() as bar:
+        done = spread(partial(train_one, plan, fresh=fresh), todo, workers)
+        by_number.update(bar.track(done, total=len(todo), description=NAME))
+    measured: dict[GpaRecipe, list[Ranks]] = {}
+    for place, (recipe, _) in enumerate(todo):
+        measured.setdefault(recipe, []).append(by_number[place])
     wanted = {
         number: [line for line in table if line.recipe in measured]
-        for number, table in wanted.items()
+        for number, table in plan.wanted().items()
     }
-    report = Report("gpa")
-    split = "test"
+    report = Report(NAME)
     for number, table in wanted.items():
         for line in table:
-            report.rows += _rows(number, line, measured[line.recipe], corpus, split)
-    owner = _split(corpus, "test").data.caption_item.numpy()
-    report.rows += _claims(measured, owner, corpus)
+            report.rows += _rows(number, line, measured[line.recipe], corpus, "test")
+    report.rows += _claims(measured, corpus)
     report.seconds = time.monotonic() - started
-    report.write(out, "gpa")
-    page = markdown(report, wanted, measured, corpus, seeds)
-    (out / "gpa.md").write_text(page)
+    report.write(out, NAME)
+    page = markdown(report, wanted, measured, corpus, plan.seeds)
+    (out / f"{NAME}.md").write_text(page)
     console.print(page)
     return report
 
 
-def ranks_of(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Ranks:
-    """Ranks on test, with the Sinkhorn temperature that val prefers for this model; from the cache or measured now."""
+@lru_cache(maxsize=1)
+def _corpus(train: int, val: int, test: int) -> Corpus:
+    return corpus_of("audio", {"train": train, "val": val, "test": test})
+
+
+def ranks_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
+    """Where :func:`ranks_of` keeps ranks: a name by all that they depend on."""
     key = json.dumps([model_path(recipe, corpus, seed).name, TEMPERATURES, RANKS_VERSION])
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    path = cache_dir() / "gpa" / f"{corpus.info.name}-ranks-{digest}.safetensors"
+    return cache_dir() / "gpa" / f"{corpus.info.name}-ranks-{digest}.safetensors"
+
+
+def ranks_of(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Ranks:
+    """Ranks on test, with the Sinkhorn temperature that val prefers for this model; from the cache or measured now."""
+    path = ranks_path(recipe, corpus, seed)
     if not path.is_file():
         model, _ = trained(recipe, corpus, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = _measured(model, corpus)
+        with one_thread():
+            found = _measured(model, corpus, recipe.start)
         temporary = path.with_suffix(".part")
         save_file(asdict(found), temporary)
         temporary.replace(path)
     return Ranks(**load_file(path))
 
 
-def _measured(model: GpaModel, corpus: Corpus) -> Ranks:
-    temperature = chosen_temperature(model, corpus)
-    test = _split(corpus, "test")
-    scores, bias = scores_and_bias(model, corpus, test, (temperature,))
+def _measured(model: GpaModel, corpus: Corpus, start: Start) -> Ranks:
+    temperature = chosen_temperature(model, corpus, start)
+    test, seen = _split(corpus, "test", start), _split(corpus, "train", start)
+    scores, bias = scores_and_bias(model, seen, test, (temperature,))
     owner = test.data.caption_item.numpy()
     plain = scores.numpy()
     return Ranks(
@@ -250,10 +335,10 @@ def _measured(model: GpaModel, corpus: Corpus) -> Ranks:
 
 
 @torch.inference_mode()
-def chosen_temperature(model: GpaModel, corpus: Corpus) -> float:
+def chosen_temperature(model: GpaModel, corpus: Corpus, start: Start = "plain") -> float:
     """The Sinkhorn temperature that is best on val."""
-    val = _split(corpus, "val")
-    scores, found = scores_and_bias(model, corpus, val, TEMPERATURES)
+    val, seen = _split(corpus, "val", start), _split(corpus, "train", start)
+    scores, found = scores_and_bias(model, seen, val, TEMPERATURES)
     owner = val.data.caption_item.numpy()
 
     def quality(temperature: float) -> float:
@@ -264,11 +349,11 @@ def chosen_temperature(model: GpaModel, corpus: Corpus) -> float:
 
 
 def scores_and_bias(
-    model: GpaModel, corpus: Corpus, split: EncodedSplit, temperatures: Sequence[float]
+    model: GpaModel, train: EncodedSplit, split: EncodedSplit, temperatures: Sequence[float]
 ) -> tuple[torch.Tensor, dict[float, torch.Tensor]]:
     """Scores ``[num_captions, num_items]`` of a split, and the captions' Sinkhorn bias at each temperature."""
     own = components_of_split(model, split)
-    training = components_of(model.media, _split(corpus, "train").media)
+    training = components_of(model.media, train.media)
     seen = training[:: max(1, len(training) // TRAINING_QUERIES)]
     against = score_matrix(model.scorer, own.text, seen).T
     return score_matrix(model.scorer, own.text, own.media), {
@@ -277,8 +362,8 @@ def scores_and_bias(
 
 
 @cache
-def _split(corpus: Corpus, split: Split) -> EncodedSplit:
-    return encoded(corpus, split)
+def _split(corpus: Corpus, split: Split, start: Start) -> EncodedSplit:
+    return encoded(corpus, split, start)
 
 
 def first_ranks(scores: NDArray[Any], right: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -344,10 +429,10 @@ def _hits(ranks: Sequence[Ranks], way: str) -> NDArray[np.float64]:
     return hits
 
 
-def _claims(
-    measured: Mapping[GpaRecipe, Sequence[Ranks]], owner: NDArray[np.int64], corpus: Corpus
-) -> list[Row]:
+def _claims(measured: Mapping[GpaRecipe, Sequence[Ranks]], corpus: Corpus) -> list[Row]:
     """Differences of R@1 with bootstrap intervals over clips, and gains relative to the worse."""
+    items = corpus.items("test")
+    owner = np.repeat(np.arange(len(items)), [len(item.captions) for item in items])
     dp, gpa = recipe_of(scoring="dp"), recipe_of()
     softmax, mean = recipe_of(scoring="softmax"), recipe_of(scoring="mean")
     attention = recipe_of(generator="attention")

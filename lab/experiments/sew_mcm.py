@@ -10,7 +10,8 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,16 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import load_file, save_file
 
 from lab import train_heads
 from lab.experiments.bootstrap import paired_difference
+from lab.progress import progress
 from lab.results import Report, Row, over_seeds
 from lab.train_heads import embed
 from lab.train_person import OBJECTIVES, RECIPES, load_heads
 from lab.train_person import run as train
 from lab.training import SplitData, describe_data, split_data
+from lab.workers import one_thread, spread
 from semlink.corpora.corpus import Corpus
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.pedestrians import Pedestrians
+from semlink.corpora.pedestrians.corpus import DEFAULT_IDENTITIES
 from semlink.errors import InvalidField
 from semlink.models import cache_dir
 from semlink.semantics.metrics import CUTOFFS, average_precision, ranked_relevance
@@ -35,6 +40,10 @@ from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS, nearest, reranked
 
 NAME: Final = "sew-mcm"
 METRICS: Final = (*(f"r_at_{k}" for k in CUTOFFS), "map", "minp")
+FIGURES_VERSION: Final = 1
+"""Raised whenever the same heads would give other figures."""
+PLAIN: Final = "plain"
+"""What files call candidates as they come."""
 RERANKED: Final = "re-ranked"
 WEIGHTED: Final = "re-ranked, weighted"
 KINDS: Final = {
@@ -94,42 +103,109 @@ CLAIMS: Final[tuple[tuple[Key, Key, float | None], ...]] = (
 """Rank-1 of the first above the second, and by how many points in the paper where it says."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained and measured; every value can be given on the command line."""
+
+    seeds: int = 3
+    """Trainings of each variant; seeds are 0, 1, …"""
+    objectives: Sequence[str] = tuple(variant.objective for variant in VARIANTS)
+    """Variants of table 4."""
+    components: bool = False
+    """Adds table 5."""
+    other_people: int = 0
+    """Seed of a generator of other people, whose test split is a row of generalisation (table 6); 0: none."""
+    epochs: int = 0
+    """Of each training; 0: the recipe's."""
+    train_people: int = DEFAULT_IDENTITIES["train"]
+    val_people: int = DEFAULT_IDENTITIES["val"]
+    test_people: int = DEFAULT_IDENTITIES["test"]
+    """Persons of each split of pedestrians, with four pictures each."""
+
+    def variants(self) -> list[Variant]:
+        """Lines of the table. Raises InvalidField for no seeds, and for objectives that are not table 4's."""
+        if self.seeds < 1:
+            raise InvalidField(f"seeds is {self.seeds}, expected at least one", field="seeds")
+        known = {variant.objective: variant for variant in VARIANTS}
+        if not self.objectives or (unknown := [o for o in self.objectives if o not in known]):
+            raise InvalidField(
+                f"objectives has {unknown[0]!r}, allowed: {', '.join(known)}"
+                if self.objectives
+                else "objectives is empty, expected at least one",
+                field="objectives",
+            )
+        return [known[o] for o in self.objectives] + (list(COMPONENTS) if self.components else [])
+
+    def corpora(self) -> list[Corpus]:
+        """The corpus whose people train, and where they are asked for the others, who are only looked for."""
+        sizes = (self.train_people, self.val_people, self.test_people)
+        seeds = (0, self.other_people) if self.other_people else (0,)
+        return [_corpus(seed, *sizes) for seed in seeds]
+
+
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 1,
+    "objectives": ("cmpm-cmpc", "sew-fixed", "sew-adaptive"),
+    "epochs": 2,
+    "train_people": 192,
+    "val_people": 32,
+    "test_people": 64,
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement. Multiples of 32 people: whole shards of features.
+
+Masked caption modelling is left out: encoding the captions with words masked takes more than a minute.
+"""
+Run = tuple[str, int]
+"""Objective and seed of a training."""
+QueryFigures = Mapping[str, NDArray[np.float64]]
+"""Of each of :data:`KINDS`: float64 ``[queries, 5]``, :data:`METRICS` of each query."""
+
+
+def runs(plan: Plan) -> list[Run]:
+    """Every training, each by itself: in any order, in any process."""
+    return [
+        (variant.objective, seed)
+        for seed in range(plan.seeds)
+        for variant in plan.variants()
+        if variant.objective != BEFORE or not seed
+    ]
+
+
+def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> list[QueryFigures]:
+    """Figures on each of the plan's corpora of one training: from the cache, or trained and measured now.
+
+    ``fresh``: trained and measured in any case.
+    """
+    corpora = plan.corpora()
+    with one_thread():
+        folder = trained(*run, corpora[0], epochs=plan.epochs, fresh=fresh)
+        return [_figures_on(folder, corpus) for corpus in corpora]
+
+
 def run(
-    out: Path,
-    seeds: Sequence[int] = (0, 1, 2),
-    *,
-    corpus: Corpus | None = None,
-    components: bool = False,
-    others: Corpus | None = None,
-    console: Console | None = None,
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
 ) -> Report:
     """Train what is missing, measure test, and write ``out/sew-mcm.json``, ``.csv`` and ``.md``.
 
-    ``components`` adds table 5. ``others``: a corpus whose test split is a row of generalisation (table 6): heads of
-    this one, people of that one. Raises InvalidField for no seeds.
+    What is trained and measured is kept, an interrupted run goes on. ``workers``: see :func:`lab.workers.spread`.
     """
-    if not seeds:
-        raise InvalidField("seeds is empty, expected at least one", field="seeds")
     started = time.monotonic()
-    console = console or Console()
-    corpus = corpus or corpus_named(default_corpus("person"))
-    variants = VARIANTS + (COMPONENTS if components else ())
-    folders = {
-        (variant.objective, seed): trained(variant.objective, seed, corpus)
-        for seed in seeds
-        for variant in variants
-        if variant.objective != BEFORE or seed == seeds[0]
-    }
+    variants, todo = plan.variants(), runs(plan)
+    found: list[list[QueryFigures]] = [[]] * len(todo)
+    with progress() as bar:
+        done = spread(partial(train_one, plan, fresh=fresh), todo, workers)
+        for number, figures in bar.track(done, total=len(todo), description=NAME):
+            found[number] = figures
     report = Report(NAME)
-    figures = _all_figures(variants, seeds, folders, split_data(corpus, "test"))
-    clusters = _clusters(split_data(corpus, "test"))
-    report.rows += _metric_rows(figures, corpus.info.name)
-    report.rows += _claim_rows(figures, clusters, corpus.info.name)
-    if others is not None:
-        data, name = split_data(others, "test"), f"{others.info.name}, other people"
-        elsewhere = _all_figures(variants, seeds, folders, data)
-        report.rows += _metric_rows(elsewhere, name)
-        report.rows += _claim_rows(elsewhere, _clusters(data), name)
+    for place, corpus in enumerate(plan.corpora()):
+        name = corpus.info.name + (", other people" if place else "")
+        by_seed: dict[Key, list[NDArray[np.float64]]] = {}
+        for (objective, _), of in zip(todo, found, strict=True):
+            for kind in KINDS:
+                by_seed.setdefault((objective, kind), []).append(of[place][kind])
+        stacked = {key: np.stack(values) for key, values in by_seed.items()}
+        report.rows += _metric_rows(stacked, name)
+        report.rows += _claim_rows(stacked, _clusters(corpus), name)
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
     (out / f"{NAME}.md").write_text(_markdown(variants, report))
@@ -137,23 +213,57 @@ def run(
     return report
 
 
-def trained(objective: str, seed: int, corpus: Corpus) -> Path:
-    """Folder of the heads of one run, trained now unless the same run is in the cache directory."""
+@lru_cache(maxsize=2)
+def _corpus(seed: int, train: int, val: int, test: int) -> Corpus:
+    return Pedestrians(seed=seed, num_identities={"train": train, "val": val, "test": test})
+
+
+def trained(
+    objective: str, seed: int, corpus: Corpus, *, epochs: int = 0, fresh: bool = False
+) -> Path:
+    """Folder of the heads of one run, trained now unless the same run is in the cache directory.
+
+    ``epochs``: 0 for the recipe's; ``fresh``: trained in any case.
+    """
     before = objective == BEFORE
-    what = [asdict(train_heads.RECIPES["person"])]
-    if not before:
-        what = [asdict(OBJECTIVES[objective]), asdict(RECIPES[objective])]
+    heads_recipe, recipe = train_heads.RECIPES["person"], RECIPES.get(objective)
+    if epochs:
+        heads_recipe = replace(heads_recipe, epochs=epochs)
+        recipe = recipe and replace(recipe, epochs=epochs)
+    what: list[dict[str, Any]] = [asdict(heads_recipe)]
+    if recipe and not before:
+        what = [asdict(OBJECTIVES[objective]), asdict(recipe)]
     key = [objective, *what, describe_data(corpus), seed]
     digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
     folder = cache_dir() / NAME / f"{objective}-{seed}-{digest}"
+    if fresh:
+        for kept in folder.glob("*"):
+            kept.unlink()
     # The sidecar is written last.
     if (folder / "heads-person.json").is_file():
         return folder
     if before:
-        train_heads.run("person", seed=seed, out=folder, corpus=corpus)
+        train_heads.run("person", seed=seed, out=folder, corpus=corpus, recipe=heads_recipe)
     else:
-        train(objective, seed, out=folder, corpus=corpus, recipe=RECIPES[objective])
+        train(objective, seed, out=folder, corpus=corpus, recipe=recipe)
     return folder
+
+
+def _figures_on(folder: Path, corpus: Corpus) -> QueryFigures:
+    """Figures of trained heads on the test split of a corpus, kept beside the heads."""
+    key = json.dumps([FIGURES_VERSION, describe_data(corpus)], sort_keys=True)
+    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    path = folder / f"figures-{digest}.safetensors"
+    if not path.is_file():
+        heads, data = load_heads(folder), split_data(corpus, "test")
+        found = query_figures(
+            embed(heads["text"], data.text), embed(heads["media"], data.media), data
+        )
+        temporary = path.with_suffix(".part")
+        save_file({kind or PLAIN: values for kind, values in found.items()}, temporary)
+        temporary.replace(path)
+    stored = load_file(path)
+    return {kind: stored[kind or PLAIN] for kind in KINDS}
 
 
 def query_figures(
@@ -182,32 +292,11 @@ def _figures(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> NDArray[np.fl
     return figures
 
 
-def _all_figures(
-    variants: Sequence[Variant],
-    seeds: Sequence[int],
-    folders: Mapping[tuple[str, int], Path],
-    data: SplitData,
-) -> dict[Key, NDArray[np.float64]]:
-    """Per query figures, ``[seeds, queries, 5]``, of every variant under each of :data:`KINDS`."""
-    figures: dict[Key, NDArray[np.float64]] = {}
-    for variant in variants:
-        found = []
-        for seed in (s for s in seeds if (variant.objective, s) in folders):
-            heads = load_heads(folders[variant.objective, seed])
-            found.append(
-                query_figures(
-                    embed(heads["text"], data.text), embed(heads["media"], data.media), data
-                )
-            )
-        for kind in KINDS:
-            figures[variant.objective, kind] = np.stack([one[kind] for one in found])
-    return figures
-
-
-def _clusters(data: SplitData) -> NDArray[np.int64]:
+def _clusters(corpus: Corpus) -> NDArray[np.int64]:
     """Queries of one person share their right answers, so persons are resampled: int64 ``[queries]``."""
-    clusters: NDArray[np.int64] = data.identity[data.caption_item].numpy()
-    return clusters
+    people = [item.identity for item in corpus.items("test") for _ in item.captions]
+    number = {name: n for n, name in enumerate(dict.fromkeys(people))}
+    return np.array([number[name] for name in people])
 
 
 def _metric_rows(figures: Mapping[Key, NDArray[np.float64]], corpus: str) -> list[Row]:

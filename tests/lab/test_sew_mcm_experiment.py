@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from lab.experiments import sew_mcm
-from lab.experiments.sew_mcm import CLAIMS, KINDS, METRICS, RERANKED, VARIANTS, query_figures, run
+from lab.experiments.sew_mcm import (
+    CLAIMS,
+    KINDS,
+    METRICS,
+    QUICK,
+    RERANKED,
+    VARIANTS,
+    Plan,
+    query_figures,
+    run,
+    runs,
+)
 from lab.features import FrozenFeatures
-from lab.results import read_rows
-from lab.training import SplitData
+from lab.results import Report, read_rows
+from lab.train_person import RECIPES, Recipe
+from lab.training import SplitData, describe_data
 from semlink.corpora.corpus import Item
 from semlink.corpora.pedestrians import Pedestrians
 from semlink.errors import InvalidField
@@ -69,12 +83,14 @@ NOISE = {v.objective: 1.4 - 0.2 * n for n, v in enumerate(VARIANTS)}
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Any]]:
     asked: list[Any] = []
 
-    def trained(objective: str, seed: int, corpus: object) -> Path:
+    def trained(objective: str, seed: int, corpus: object, **_: object) -> Path:
         asked.append((objective, seed))
-        return Path(objective) / str(seed)
+        folder = tmp_path / "heads" / objective / str(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def heads(folder: Path) -> dict[str, Any]:
-        return features(NOISE[str(folder.parent)], int(folder.name))
+        return features(NOISE[folder.parent.name], int(folder.name))
 
     monkeypatch.setattr(sew_mcm, "trained", trained)
     monkeypatch.setattr(sew_mcm, "load_heads", heads)
@@ -83,9 +99,16 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
     return tmp_path, asked
 
 
+PLAN = replace(Plan(), train_people=1, val_people=1, test_people=PEOPLE)
+
+
+def measure(plan: Plan, out: Path) -> Report:
+    return run(plan, out, Console(quiet=True))
+
+
 def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
     out, asked = measured
-    report = run(out, seeds=(0, 1, 2), others=Pedestrians(seed=1))
+    report = measure(replace(PLAN, other_people=1), out)
     assert len(asked) == len(set(asked)) == 3 * len(VARIANTS)
     content = json.loads((out / "sew-mcm.json").read_text())
     rows = read_rows(out / "sew-mcm.json")
@@ -117,10 +140,25 @@ def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
     assert page.count("\n| ---") == 4
 
 
+def test_what_was_measured_is_kept(
+    measured: tuple[Path, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = measured
+    report = measure(PLAN, out)
+
+    def never(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sew_mcm, "query_figures", never)
+    assert measure(PLAN, out).rows == report.rows
+    with pytest.raises(AssertionError, match="measured again"):
+        measure(replace(PLAN, test_people=PEOPLE + 1), out)
+
+
 def test_components_are_table_5(measured: tuple[Path, list[Any]]) -> None:
     out, asked = measured
     NOISE.update({v.objective: 1.0 for v in sew_mcm.COMPONENTS})
-    run(out, seeds=(0, 1), components=True)
+    measure(replace(PLAN, seeds=2, components=True), out)
     assert {("mask-only", 0), ("mask-only", 1), (sew_mcm.BEFORE, 0)} <= set(asked)
     assert (sew_mcm.BEFORE, 1) not in asked, "one seed will do for a reference"
     rows = read_rows(out / "sew-mcm.json")
@@ -131,9 +169,9 @@ def test_components_are_table_5(measured: tuple[Path, list[Any]]) -> None:
 def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def train(objective: str, seed: int, *, out: Path, corpus: object, recipe: object) -> None:
-        calls.append((objective, seed))
-        out.mkdir(parents=True)
+    def train(objective: str, seed: int, *, out: Path, corpus: object, recipe: Recipe) -> None:
+        calls.append((objective, seed, recipe.epochs))
+        out.mkdir(parents=True, exist_ok=True)
         (out / "heads-person.json").write_text("{}")
 
     monkeypatch.setattr(sew_mcm, "train", train)
@@ -143,9 +181,27 @@ def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sew_mcm.trained("mcm", 0, corpus) == first
     assert sew_mcm.trained("mcm", 1, corpus) != first
     assert sew_mcm.trained("mcm", 0, Pedestrians(seed=1)) != first
-    assert calls == [("mcm", 0), ("mcm", 1), ("mcm", 0)]
+    whole = RECIPES["mcm"].epochs
+    assert calls == [("mcm", 0, whole), ("mcm", 1, whole), ("mcm", 0, whole)]
+    # a quick run is another, and leaves the whole one where it is
+    assert sew_mcm.trained("mcm", 0, corpus, epochs=2) != first
+    assert calls[3:] == [("mcm", 0, 2)]
+    assert sew_mcm.trained("mcm", 0, corpus, fresh=True) == first
+    assert calls[4:] == [("mcm", 0, whole)]
 
 
-def test_no_seeds_are_refused(tmp_path: Path) -> None:
+def test_wrong_plans_are_refused() -> None:
     with pytest.raises(InvalidField, match="at least one"):
-        run(tmp_path, seeds=())
+        Plan(seeds=0).variants()
+    with pytest.raises(InvalidField, match="objectives has 'hinge', allowed: cmpm-cmpc"):
+        Plan(objectives=("hinge",)).variants()
+    with pytest.raises(InvalidField, match="objectives is empty"):
+        Plan(objectives=()).variants()
+
+
+def test_the_default_corpus_is_the_one_that_ships() -> None:
+    """Trainings of the default plan are those of the embedded corpus."""
+    assert describe_data(Plan().corpora()[0]) == describe_data(Pedestrians())
+    quick = replace(Plan(), **QUICK)
+    assert set(runs(quick)) < set(runs(Plan()))
+    assert describe_data(quick.corpora()[0]) != describe_data(Pedestrians())
