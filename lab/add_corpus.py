@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from lab import build_gallery, train_codec, train_heads, train_pooled
+from lab import build_gallery, train_codec, train_heads, train_pooled, train_vq
 from lab.training import caption_groups, split_data, two_way_metrics
 from semlink.corpora.corpus import Corpus, Split, check_split
 from semlink.corpora.registry import (
@@ -26,7 +26,7 @@ from semlink.corpora.registry import (
 from semlink.errors import InvalidField, NotFound
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.gallery import GalleryEmbeddings, StaleGallery
-from semlink.semantics.spaces import space_of, weights_file
+from semlink.semantics.spaces import Kind, space_of, weights_file
 
 
 def run(
@@ -93,7 +93,7 @@ def _scores(name: str, split: Split) -> dict[str, float]:
 
 
 def ensure_space(name: str, *, seed: int = 0, console: Console | None = None) -> None:
-    """Train what is missing of an added corpus's own space: heads, then the codec of these heads."""
+    """Train what is missing of an added corpus's own space: heads, then codec and source coders of these heads."""
     console = console or Console(stderr=True)
     if space_of(name) == name:
         console.print("heads: already there")
@@ -101,12 +101,26 @@ def ensure_space(name: str, *, seed: int = 0, console: Console | None = None) ->
         scores = heads(name, seed=seed)
         if "val" in scores:
             console.print(f"heads: val R@1 {scores['val']['text_to_media']['r_at_1']:.3f}")
-    if _codec_fits(name):
+    if _fits(name, "codec"):
         console.print("codec: already there")
+    else:
+        codec_scores = train_codec.run(name, seed=seed)
+        over = codec_scores["against_snr"]["relative_r_at_1"]["k=64"]["+10 dB"]
+        console.print(
+            f"codec: {100.0 * over:.1f} % of the ideal link's R@1 at 64 symbols and 10 dB"
+        )
+    if _fits(name, "vq"):
+        console.print("source coders of the digital methods: already there")
         return
-    codec_scores = train_codec.run(name, seed=seed)
-    over = codec_scores["against_snr"]["relative_r_at_1"]["k=64"]["+10 dB"]
-    console.print(f"codec: {100.0 * over:.1f} % of the ideal link's R@1 at 64 symbols and 10 dB")
+    captions = sum(len(item.captions) for item in corpus_named(name).items("train"))
+    if captions < train_vq.FEWEST:
+        console.print(
+            f"source coders of the digital methods: left out, {captions} captions to train on, "
+            f"they need {train_vq.FEWEST}"
+        )
+        return
+    train_vq.run(name, seed=seed)
+    console.print("source coders of the digital methods: made")
 
 
 def heads(
@@ -138,8 +152,9 @@ def _gallery_split(corpus: Corpus, asked: str | None) -> Split:
     return split
 
 
-def _codec_fits(name: str) -> bool:
-    sidecar = weights_file(name, "codec").with_suffix(".json")
+def _fits(name: str, kind: Kind) -> bool:
+    """Whether there is a file of that kind, made with the present heads."""
+    sidecar = weights_file(name, kind).with_suffix(".json")
     if not sidecar.is_file():
         return False
     made_with: str = json.loads(sidecar.read_text())["heads_sha256"]

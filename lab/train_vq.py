@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lab.train_codec import Embedded, embedded
 from lab.training import describe_data, rounded, save_weights, split_data
 from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.errors import InvalidField
 from semlink.semantics.digital import (
     DIGITAL_CODINGS,
     MAX_STAGE_COMPONENTS,
@@ -33,15 +34,23 @@ from semlink.semantics.spaces import weights_file
 
 NUM_STAGES: Final = 12
 K_MEANS_ROUNDS: Final = 30
+FEWEST: Final = max(2**STAGE_BITS, NUM_COMPONENTS)
+"""Vectors to fit: a word of a codebook is the mean of some, and there are as many axes as independent ones."""
 
 
 def run(space: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]:
     """Write the statistics and their sidecar; returns the scores on val (on train where there is no val).
 
-    ``space``: a task, or an added corpus with heads of its own. ``out``: a folder other than the space's.
+    ``space``: a task, or an added corpus with heads of its own. ``out``: a folder other than the space's. Raises
+    InvalidField for fewer than :data:`FEWEST` captions to train on.
     """
     corpus = corpus_named(default_corpus(space) if space in TASKS else space)
     train = embedded(space, split_data(corpus, "train"))
+    if len(train.text) < FEWEST:
+        raise InvalidField(
+            f"{corpus.info.name} has {len(train.text)} captions to train on, expected at least {FEWEST}",
+            field="corpus",
+        )
     val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else train
     path = weights_file(space, "vq")
     started = time.monotonic()

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 
-from lab import add_corpus, evaluate, train_codec, train_pooled
+from lab import add_corpus, evaluate, train_codec, train_pooled, train_vq
 from lab.train_codec import CodecRecipe
 from lab.train_pooled import PooledRecipe
 from semlink.corpora.registry import (
@@ -26,10 +26,10 @@ from semlink.corpora.registry import (
 )
 from semlink.errors import InvalidField, NotFound
 from semlink.semantics.codec import load_codec
-from semlink.semantics.encoders import load_heads, semantic_encoder
+from semlink.semantics.encoders import heads_sha256, load_heads, semantic_encoder
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.pooled import PooledConfig, PooledHead
-from semlink.semantics.spaces import space_of
+from semlink.semantics.spaces import space_of, weights_file
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -92,6 +92,38 @@ def root(folders: Path) -> Path:
 def _said() -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(file=out, width=200), out
+
+
+def test_a_set_too_small_for_source_coders_says_so(root: Path) -> None:
+    with pytest.raises(InvalidField, match="60 captions to train on, expected at least"):
+        train_vq.run("colours")
+    console, out = _said()
+    add_corpus.run("colours", root, reader="flickr8k", console=console)
+    assert "source coders of the digital methods: left out, 60 captions" in out.getvalue()
+
+
+def test_a_set_large_enough_gets_source_coders_of_its_heads(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made once, and anew with other heads; fitting them is tested with the codebooks."""
+    monkeypatch.setattr(train_vq, "FEWEST", 60)
+    sidecar = weights_file("colours", "vq").with_suffix(".json")
+    made = []
+
+    def write(name: str, *, seed: int) -> None:
+        made.append((name, seed))
+        sidecar.write_text(json.dumps({"heads_sha256": heads_sha256(name)}))
+
+    monkeypatch.setattr(train_vq, "run", write)
+    try:
+        for _ in range(2):
+            add_corpus.run("colours", root, reader="flickr8k", console=_said()[0])
+        assert made == [("colours", 0)]
+        sidecar.write_text(json.dumps({"heads_sha256": "of other heads"}))
+        add_corpus.run("colours", root, reader="flickr8k", console=_said()[0])
+        assert made == [("colours", 0)] * 2
+    finally:
+        sidecar.unlink()
 
 
 @pytest.mark.usefixtures("root")
