@@ -148,6 +148,9 @@ def objection(source: str, rewrite: str) -> str:
 def omission(source: str, rewrite: str) -> str:
     """What a rewrite leaves out, "" for one that entails its source as the source entails it."""
     why = objection(rewrite, source)
+    if why.startswith("adds "):
+        # What the source would add to the rewrite is what the rewrite lacks.
+        return why.replace("adds", "leaves out", 1).replace("which the source", "which it")
     return f"leaves out: the source {why}" if why else ""
 
 
