@@ -39,6 +39,8 @@ class Judged:
     found: str
     reason: str = ""
     """Why it was missed, as far as known; empty otherwise."""
+    experiments: tuple[str, ...] = ()
+    """Names of the experiments that measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,19 @@ class Target:
     def of(self, rows: Sequence[Row]) -> Judged:
         """Judge by all rows of all reports."""
         found = self.judge(rows)
-        if found is None:
-            return Judged(self.claim, self.target, "not measured", f"run `{self.command}`")
-        verdict, text = found
-        if verdict != "missed":
-            return Judged(self.claim, self.target, verdict, text)
-        measured = self.evidence(rows) if self.evidence is not None else None
-        reason = f"{self.because} {measured}" if measured else self.because
-        return Judged(self.claim, self.target, verdict, text, reason)
+        verdict, text = found or ("not measured", f"run `{self.command}`")
+        reason = ""
+        if verdict == "missed":
+            measured = self.evidence(rows) if self.evidence is not None else None
+            reason = f"{self.because} {measured}" if measured else self.because
+        return Judged(self.claim, self.target, verdict, text, reason, self.experiments)
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """Of the command: ``fig6 (7, 8)`` stands for three."""
+        name, _, others = self.command.removeprefix("semlink experiment ").partition(" (")
+        numbers = [part.strip() for part in others.removesuffix(")").split(",") if part]
+        return (name, *(f"{name.rstrip('0123456789')}{number}" for number in numbers))
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -384,7 +391,7 @@ TARGETS: Final = (
         _parts,
     ),
     Target(
-        "the same, largest gain",
+        "SC-LMKB over conventional SC, largest gain",
         "≥ +72.6 % R@1 somewhere on the sweep",
         "semlink experiment fig6 (7, 8, 9, 10)",
         _best_gain("deepsc-mimo", 0.726),
@@ -403,7 +410,7 @@ TARGETS: Final = (
         "is smaller than the interval of so many queries.",
     ),
     Target(
-        "the same, largest gain",
+        "SC-LMKB over LLM-enabled SC, largest gain",
         "≥ +90.7 % R@1 somewhere on the sweep",
         "semlink experiment fig6 (7, 8, 9, 10)",
         _best_gain("llm-sc", 0.907),
