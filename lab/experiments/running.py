@@ -12,16 +12,12 @@ from rich.console import Console
 
 from lab.experiments.plans import IDEAL, Point, Sampling
 from lab.experiments.plotting import Line, Panel, draw
-from lab.experiments.retrieval import (
-    Measurements,
-    Outcome,
-    Prepare,
+from lab.experiments.retrieval import Measurements, Outcome, Prepare, measure, offered
+from lab.experiments.rows import (
+    against_ideal_rows,
     difference_row,
     gap_closed_row,
-    measure,
     metric_rows,
-    offered,
-    share_of_ideal_row,
 )
 from lab.experiments.tables import print_claims, print_panel
 from lab.results import Report, Row
@@ -79,7 +75,7 @@ def run(
     for point, outcome in outcomes.items():
         rows = metric_rows(point, outcome, study.sampling)
         if point.scheme.method != "ideal":
-            rows.append(share_of_ideal_row(point, outcome, outcomes[Point(IDEAL)], study.sampling))
+            rows += against_ideal_rows(point, outcome, outcomes[Point(IDEAL)], study.sampling)
         report.rows += rows
         figures |= {(point, row.metric): row for row in rows}
     claims = _claim_rows(study, outcomes)
