@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from lab.experiments import csi_prediction, csi_rate, feedback, methods, rate, snr
+from lab.experiments.figures import FIGURES
 from lab.experiments.methods import OURS, ROWS
 from lab.experiments.plans import IDEAL, Point, Sampling, Scheme
 from lab.experiments.plotting import Line, Panel, draw
@@ -162,7 +163,7 @@ def _study(experiment: str, rows: Sequence[Row]) -> Study | None:
             sorted({p.scheme.bits for p in points if p.scheme.quantizer == "rvq"}),
         )
         return feedback.study(plan)
-    if experiment.startswith(("fig", "methods-")):
+    if kind in FIGURES or kind == "methods":
         return methods.study(_methods_plan(experiment, sampling, points, link))
     return None
 

@@ -75,14 +75,21 @@ class Written:
 
     @property
     def provenance(self) -> str:
-        """Command, commit, weights, machine and time, as a line under a table."""
+        """Command, commit, weights, machine and time, as a line under a table; the plan folded where it is known."""
         head = self.head
         machine = head["machine"]
+        plan = ", ".join(f"{k}={_value(v)}" for k, v in head.get("plan", {}).items())
+        folded = f"\n\n<details>\n<summary>plan</summary>\n\n`{plan}`\n\n</details>" if plan else ""
         return (
             f"`{head['command']}` · commit {head['commit']} · weights {head['weights']}"
             f"{' (earlier)' if self.is_earlier else ''} · {machine['cores']} cores {machine['cpu']}, "
-            f"{machine['memory_gib']} GiB, Python {machine['python']} · {head['seconds']:.0f} s"
+            f"{machine['memory_gib']} GiB, Python {machine['python']} · {head['seconds']:.0f} s{folded}"
         )
+
+
+def _value(value: object) -> str:
+    """As the command line takes it: lists with commas."""
+    return ",".join(str(v) for v in value) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
