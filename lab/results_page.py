@@ -136,7 +136,8 @@ def write(results: Path, page: Path) -> Path:
         "",
         "Made by `semlink results` from the reports of every experiment; each table has its command under it. "
         "Mean ± standard deviation over seeds, in percent unless a unit is given; brackets hold 95 % intervals of "
-        "a paired bootstrap over links or queries, bold where they are clear of 0.",
+        "a paired bootstrap over links or queries, bold where they are clear of 0. Bars in pictures are standard "
+        "deviations over seeds, those of differences such intervals.",
         "",
         *contents,
     ]

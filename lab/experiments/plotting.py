@@ -104,10 +104,11 @@ def draw(
     """Draw the panels with one legend and write ``path`` as ``.png`` (200 dpi), ``.svg`` and ``.pdf``.
 
     The picture is as wide as one column of a paper (one panel) or as its page; text has 8 points. Lines and markers
-    stand at their place; bars, the 95 % interval, stand a little aside, one beside the other. A label has the same
-    style in every panel, and in every picture that is given the same ``labels`` (their order; default: as they come).
-    Panels of a row that show the same figure share their vertical axis where their data are comparable. The same rows
-    give the same files, byte for byte. Returns the paths.
+    stand at their place; bars stand a little aside, one beside the other: the standard deviation over seeds, as in
+    tables, or of a row that has none (a difference) its 95 % interval. A label has the same style in every panel, and
+    in every picture that is given the same ``labels`` (their order; default: as they come). Panels of a row that show
+    the same figure share their vertical axis where their data are comparable. The same rows give the same files, byte
+    for byte. Returns the paths.
     """
     import matplotlib as mpl
 
@@ -149,7 +150,8 @@ def draw(
             handlelength=2.6,
         )
         if title:
-            figure.suptitle(title)
+            has_sd = any(row.sd for p in panels for line in p.lines for row in line.rows)
+            figure.suptitle(f"{title}; bars: ± 1 sd" if has_sd else title)
         written = []
         for suffix in FORMATS:
             written.append(path.parent / f"{path.name}{suffix}")
@@ -231,12 +233,12 @@ def _scale_x(ax: Axes, panel: Panel) -> None:
 
 
 def _y_range(panel: Panel) -> tuple[float, float]:
-    """Where means and intervals of the lines lie, with a margin, within what the figure can be."""
+    """Where means and bars of the lines lie, with a margin, within what the figure can be."""
     ends = [
         panel.scale * end
         for line in panel.lines
         for row in line.rows
-        for end in ((row.mean,) if line.bound else (row.mean, *(row.ci95 or ())))
+        for end in ((row.mean,) if line.bound else _ends(row))
         if math.isfinite(end)
     ]
     if not ends:
@@ -266,9 +268,16 @@ def _share(row: Sequence[Axes], panels: Sequence[Panel]) -> None:
                 row[i].tick_params(labelleft=False)
 
 
+def _ends(row: Row) -> tuple[float, float]:
+    """Of a row's bar: mean ± sd over seeds, or the 95 % interval of what has no sd; nothing for a single seed."""
+    if row.sd is not None:
+        return row.mean - row.sd, row.mean + row.sd
+    return row.ci95 or (row.mean, row.mean)
+
+
 def _errors(rows: Sequence[Row], scale: float) -> list[list[float]]:
-    """Lengths below and above each mean; 0 where one seed gives no interval."""
-    ends = [row.ci95 or (row.mean, row.mean) for row in rows]
+    """Lengths of bars below and above each mean."""
+    ends = [_ends(row) for row in rows]
     return [
         [scale * max(row.mean - low, 0.0) for row, (low, _) in zip(rows, ends, strict=True)],
         [scale * max(high - row.mean, 0.0) for row, (_, high) in zip(rows, ends, strict=True)],

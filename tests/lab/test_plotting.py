@@ -20,6 +20,7 @@ from lab.experiments.plotting import (
     Line,
     Panel,
     _draw_panel,
+    _errors,
     _share,
     _styles,
     _y_range,
@@ -77,17 +78,19 @@ def test_every_line_has_a_colour_and_marker_of_its_own_and_keeps_it() -> None:
     assert _styles([Panel("a", "x", "y", lines(3)[1:])], ())["line 2"] != styles["line 2"]
 
 
-def test_the_axis_shows_every_interval_within_what_can_be() -> None:
+def test_the_axis_shows_every_bar_within_what_can_be() -> None:
     shown = lines(4)
-    ends = [end for line in shown for row in line.rows for end in row.ci95 or ()]
+    ends = [
+        row.mean + side * (row.sd or 0.0) for line in shown for row in line.rows for side in (-1, 1)
+    ]
     low, high = _y_range(Panel("a", "x", "y", shown))
     assert low < min(ends) < max(ends) < high
     assert high - low < 1.2 * (max(ends) - min(ends))
     # A share is never above 1, whatever the interval says; a bound at 1 is still seen.
-    near = [bound(1.0), *lines(2, around=0.99, spread=0.02)]
-    assert max(end for line in near for row in line.rows for end in row.ci95 or ()) > 1.05
+    near = [bound(1.0), *lines(4, around=0.99, spread=0.02)]
+    assert max(row.mean + (row.sd or 0.0) for line in near for row in line.rows) > 1.01
     _, top = _y_range(Panel("a", "x", "y", near, y_limits=(0, 1)))
-    assert 1.0 < top < 1.05
+    assert 1.0 < top < 1.01
     scaled = _y_range(Panel("a", "x", "y", shown, scale=100.0))
     assert scaled == pytest.approx((100 * low, 100 * high))
     assert _y_range(Panel("a", "x", "y", [])) == (0.0, 1.0)
@@ -132,3 +135,11 @@ def test_panels_of_one_figure_share_an_axis_only_where_they_compare() -> None:
     assert shared((0.5, 0.52))
     assert not shared((0.5, 5.0))
     assert not shared((0.5, 0.52), ("mAP", "R@1"))
+
+
+def test_bars_are_deviations_over_seeds_or_the_interval_of_what_has_none() -> None:
+    measured = Row("map", **over_seeds([0.4, 0.5, 0.6]))
+    difference = Row("map_difference", 0.05, ci95=(0.01, 0.2))
+    below, above = _errors([measured, difference, Row("map", 0.5)], 100.0)
+    assert below == pytest.approx([10.0, 4.0, 0.0])
+    assert above == pytest.approx([10.0, 15.0, 0.0])
