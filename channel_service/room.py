@@ -51,7 +51,8 @@ class Channel:
     """Satisfies :class:`semlink.rooms.ChannelRoom`.
 
     ``receiver`` and ``knowledge`` are rooms or clients of rooms; ``knowledge`` is asked only by :meth:`get_csi`, for
-    the plot of the predicted channel. ``cache_bytes`` bounds the cached channel windows.
+    the plot of the predicted channel. ``cache_bytes`` bounds the cached channel windows (8 MiB each by default); each of
+    what is kept of reports may take a sixteenth of it.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Channel:
         self._store = store
         self._knowledge = knowledge
         self.windows = Windows(cache_bytes, settings.device)
-        self._reports = Reports(self.windows)
+        self._reports = Reports(self.windows, cache_bytes // 16)
         self._air: MicroBatcher[tuple[CheckedFrame, ...], list[_Flown]] = MicroBatcher(
             self._fly, name="channel.air", max_batch=256, max_queue=settings.max_queue
         )

@@ -85,12 +85,13 @@ def build_system(
     receiver: Receiver | None = None,
     encoder: RememberingEncoder | None = None,
     store: Store | None = None,
+    cache_bytes: int = 1 << 30,
 ) -> System:
-    """Connect all rooms in this process."""
+    """Connect all rooms in this process. ``cache_bytes``: see :class:`channel_service.room.Channel`."""
     settings = settings or Settings(redis_url="memory://")
     store = store or MemoryStore()
     receiver = receiver or Receiver(settings)
     knowledge = KnowledgeBase(store, settings)
-    channel = Channel(receiver, store, settings, knowledge=knowledge)
+    channel = Channel(receiver, store, settings, knowledge=knowledge, cache_bytes=cache_bytes)
     transmitter = Transmitter(channel, receiver, knowledge, store, settings, encoder=encoder)
     return System(transmitter, channel, receiver, knowledge, store)

@@ -38,6 +38,8 @@ from semlink.v1 import transmitter_pb2
 BATCH: Final = 256
 Prepare = Callable[[Iterable[str]], Mapping[str, bytes]]
 """What a seed's texts need in the store, by key."""
+CACHE_BYTES: Final = 4 << 30
+"""At most, for channels of a session: a sweep comes back to every one of its drops at each point."""
 CELLS_AT_ONCE: Final = 6
 """Points of one seed that a process measures before it tells of them."""
 
@@ -331,7 +333,9 @@ class Session:
         self._system = self._runner.run(self._built(settings, part.kept))
 
     async def _built(self, settings: Settings, kept: Mapping[str, bytes]) -> System:
-        system = build_system(settings, receiver=self._receiver, encoder=self._encoder)
+        system = build_system(
+            settings, receiver=self._receiver, encoder=self._encoder, cache_bytes=CACHE_BYTES
+        )
         await system.store.put_knowledge(kept)
         return system
 
