@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lab.experiments.default_sampling import PERSON
 from lab.experiments.plans import NO_FEEDBACK, PERFECT, Point, Sampling, Scheme, report_scheme
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
@@ -28,7 +29,7 @@ BITS_OF: Final = {
 }
 """Lines with bits of their own: memory is slow to measure, a codebook has its sizes."""
 REFERENCE: Final = report_scheme("scalar", 512)
-SAMPLING: Final = Sampling("person", queries=200, links=100)
+SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
     "queries": 12,

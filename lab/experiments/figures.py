@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from lab.experiments.default_sampling import AUDIO, IMAGE, PERSON
 from lab.experiments.methods import BITS, Plan
-from lab.experiments.plans import Sampling
 
 ABLATION: Final = ("sc-lmkb", "sc-lmkb-wo-sdg", "sc-lmkb-wo-cdg", "deepsc-mimo", "llm-sc")
-PERSON: Final = Sampling("person", queries=100, links=100)
-IMAGE: Final = Sampling("image", queries=100, links=100)
-AUDIO: Final = Sampling("audio", queries=100, links=100)
-"""Each query on a drop of its own: what differs from drop to drop is most of the spread, and drops are cheap."""
 
 
 @dataclass(frozen=True, slots=True)

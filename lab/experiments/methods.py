@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kb_service.rewriting import task_of
+from lab.experiments.default_sampling import PERSON
 from lab.experiments.plans import IDEAL, PERFECT, Point, Sampling, Scheme
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
@@ -30,7 +31,7 @@ ROWS: Final = {
 SNRS_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 BITS: Final = (8, 16, 32, 64, 128, 256)
 METRICS: Final = ("r_at_1", "map")
-SAMPLING: Final = Sampling("person", queries=100, links=100)
+SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
     "queries": 8,

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lab.experiments.default_sampling import PERSON
 from lab.experiments.plans import IDEAL, JSCC, SEPARATION, VQ_DIGITAL, Point, Sampling, Scheme
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
 
 SYMBOLS: Final = (8, 16, 32, 64, 128)
 SCHEMES: Final = (JSCC, VQ_DIGITAL, SEPARATION)
-SAMPLING: Final = Sampling("person", queries=200, links=100)
+SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
     "queries": 16,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from lab.experiments.default_sampling import PERSON
 from lab.experiments.plans import (
     IDEAL,
     JSCC,
@@ -29,7 +30,7 @@ SCALAR_512: Final = report_scheme("scalar", 512)
 FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, TRACKED_16, SCALAR_512, NO_FEEDBACK)
 CODING: Final = (JSCC, SEPARATION, VQ_DIGITAL)
 GROUPS: Final = ("feedback", "coding")
-SAMPLING: Final = Sampling("person", queries=200, links=100)
+SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {"seeds": 2, "queries": 12, "links": 6, "snrs_db": (0.0, 20.0)}
 """What ``--quick`` overrides: a smoke run, not a measurement."""
 
