@@ -33,6 +33,7 @@ from lab.make_noisy import make_pool
 from lab.progress import progress
 from lab.train_heads import embed
 from lab.training import learning_rate_factor, rounded, save_weights
+from lab.workers import one_thread
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.corpora.noisy import (
     N_KEY,
@@ -120,6 +121,12 @@ class NoisySplit:
     media: NDArray[np.float32]
     place: dict[str, int]
 
+    @property
+    def key(self) -> list[Any]:
+        """:func:`split_key` of this split."""
+        ids = [item.item_id for item in self.items]
+        return [ids, self.num_pooled, dict(self.pool.provenance)]
+
     def texts(self, kind: NoiseKind, n_noise: int, seed: int) -> list[NoisyText]:
         """A text of each item that has what the kind of noise needs."""
         if kind == "continuations":
@@ -151,6 +158,14 @@ def noisy_split(
         media=embed(heads["media"], _first(media_features(corpus, split), len(items))),
         place={item.item_id: n for n, item in enumerate(items)},
     )
+
+
+def split_key(corpus: Corpus, split: Split, *, num_items: int | None = None) -> list[Any]:
+    """What the texts of a :func:`noisy_split` are drawn of: item ids, how many have continuations, who wrote these."""
+    items = corpus.items(split)[:num_items]
+    pool = noise_pool(corpus, split, items)
+    ids = [item.item_id for item in items]
+    return [ids, sum(i in pool.continuations for i in ids), dict(pool.provenance)]
 
 
 def _first(features: FrozenFeatures, count: int) -> FrozenFeatures:
@@ -264,17 +279,28 @@ def trained(
     train: NoisySplit, val: NoisySplit, recipe: Recipe, space: str, seed: int
 ) -> tuple[SentenceScorer, list[dict[str, float]]]:
     """:func:`fit`, from the cache where it was done before."""
-    key = [asdict(recipe), seed, file_sha256(weights_of(space, "heads"))]
-    for split in (train, val):
-        key += [[i.item_id for i in split.items], split.num_pooled, dict(split.pool.provenance)]
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
-    path = cache_dir() / "students" / f"{space}-{digest}.safetensors"
+    path = student_path(train.key, val.key, recipe, space, seed)
     if not path.is_file():
-        scorer, history = fit(train, val, recipe, logit_scale(space), seed)
+        with one_thread():
+            scorer, history = fit(train, val, recipe, logit_scale(space), seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
         save_file(scorer.state_dict(), temporary, {"history": json.dumps(history)})
         temporary.replace(path)
+    return load_student(path, recipe)
+
+
+def student_path(
+    train: Sequence[Any], val: Sequence[Any], recipe: Recipe, space: str, seed: int
+) -> Path:
+    """Where :func:`trained` keeps a student: a name by all that it depends on. ``train``, ``val``: the splits' keys."""
+    key = [asdict(recipe), seed, file_sha256(weights_of(space, "heads")), *train, *val]
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
+    return cache_dir() / "students" / f"{space}-{digest}.safetensors"
+
+
+def load_student(path: Path, recipe: Recipe) -> tuple[SentenceScorer, list[dict[str, float]]]:
+    """What :func:`trained` kept."""
     with safe_open(path, framework="pt") as file:
         history = json.loads(file.metadata()["history"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -470,6 +470,7 @@ def _claims(measured: Mapping[GpaRecipe, Sequence[Ranks]], corpus: Corpus) -> li
         b = _hits(measured[worse][:count], worse_way)
         mean_gain, ci = paired_difference(a, b, clusters)
         means = resampled_means(np.stack([a, b], axis=1), clusters)
+        means = means[means[:, 1] > 0]
         relative = interval(means[:, 0] / means[:, 1] - 1.0)
         gain = Row(
             metric="r_at_1_difference",

@@ -11,22 +11,28 @@ captions of other pictures, which no style gives away.
 from __future__ import annotations
 
 import copy
+import hashlib
+import itertools
+import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from lab.experiments.bootstrap import interval, paired_difference, resampled_means
 from lab.experiments.tables import cell
 from lab.features import FrozenFeatures
-from lab.progress import track
+from lab.kept_figures import Kept
+from lab.progress import progress, track
 from lab.results import Report, Row, over_seeds, pick
 from lab.train_heads import contrastive_loss, embed
 from lab.train_student import (
@@ -38,34 +44,47 @@ from lab.train_student import (
     Recipe,
     Table,
     kept,
+    load_student,
     logit_scale,
     mean_features,
     noisy_split,
     ranks,
+    split_key,
+    student_path,
     student_scores,
     trained,
 )
+from lab.workers import one_thread, spread
 from semlink.corpora.corpus import Split
 from semlink.corpora.noisy import N_KEY, NOISE_KINDS, NoiseKind, NoisyText
 from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.errors import InvalidField
+from semlink.models import cache_dir, file_sha256
 from semlink.semantics.encoders import load_heads, text_tokens
 from semlink.semantics.heads import Head
 from semlink.semantics.sentences import textrank_scores, tf_idf_scores
+from semlink.semantics.spaces import weights_of
 from semlink.semantics.student import SentenceScorer
 
+T = TypeVar("T")
+R = TypeVar("R")
+NAME: Final = "itrieval"
 SPACE: Final = "image"
+FIGURES_VERSION: Final = 1
+"""Raised whenever the same heads, students and texts would give other figures."""
 SETTINGS: Final = ("zero-shot", "fine-tuned")
 STUDENTS: Final[dict[str, Recipe]] = {
     "itrieval-kd": Recipe(),
     "itrieval-kd, raw cosines": RAW,
     "itrieval-kd, sentences alone": ALONE,
 }
-METHODS: Final = ("key", "raw", "tf-idf", "tf-idf, corpus", "textrank", *STUDENTS, "teacher")
+SERVED: Final = "itrieval-kd"
+"""The student that ships; the others are ablations."""
 FINE_RATES: Final = (1e-4, 5e-4)
 FINE_EPOCHS: Final = 2
 FINE_BATCH: Final = 128
-NUM_ITEMS: Final[dict[Split, int | None]] = {"train": NUM_TRAIN, "val": None, "test": None}
-"""Items of a split that texts are drawn of, the first; all by default."""
+FINE_VERSION: Final = 1
+"""Raised whenever the same rate, data and seed would train another head."""
 LONG_NOISE: Final = 12
 """Captions of other pictures in a long text: 15 sentences, some 200 word pieces."""
 
@@ -109,66 +128,344 @@ class Drawn:
     choices: dict[str, Choice]
 
 
-def run(
-    out: Path, *, seeds: int = 3, ablation_seeds: int = 1, console: Console | None = None
-) -> Report:
-    """Measure and write ``out/itrieval.{json,csv,md}``. What is trained is kept in the cache directory.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained and measured; every value can be given on the command line."""
 
-    ``ablation_seeds``: trainings of each student that is not the shipped recipe.
+    seeds: int = 3
+    """Draws of texts, and trainings of the student and of the text head."""
+    ablation_seeds: int = 1
+    """Trainings of each student that is not the shipped recipe."""
+    students: Sequence[str] = tuple(STUDENTS)
+    """The shipped one is always there."""
+    kinds: Sequence[str] = NOISE_KINDS
+    """Of noise in the texts of test; what is trained sees both."""
+    epochs: int = 0
+    """Of each student's training; 0: the recipe's."""
+    fine_epochs: int = FINE_EPOCHS
+    fine_rates: Sequence[float] = FINE_RATES
+    """Of fine-tuning: how long, and learning rates that val chooses from."""
+    train_items: int = NUM_TRAIN
+    val_items: int = 0
+    test_items: int = 0
+    """Items of each split that texts are drawn of, the first; 0: all."""
+    encoded_texts: int = 200
+    """Texts of test and val that are encoded anew: joined to one, and long ones; the first of each split."""
+
+    def recipes(self, seed: int) -> dict[str, Recipe]:
+        """Students of a seed. Raises InvalidField for an unknown one."""
+        if unknown := [name for name in self.students if name not in STUDENTS]:
+            raise InvalidField(
+                f"students has {unknown[0]!r}, allowed: {', '.join(STUDENTS)}", field="students"
+            )
+        return {
+            name: replace(recipe, epochs=self.epochs or recipe.epochs)
+            for name, recipe in STUDENTS.items()
+            if name == SERVED or (name in self.students and seed < self.ablation_seeds)
+        }
+
+    def methods(self, seed: int = 0) -> list[str]:
+        """Rows of the tables, of a seed or in all."""
+        return [
+            "key",
+            "raw",
+            "tf-idf",
+            "tf-idf, corpus",
+            "textrank",
+            *self.recipes(seed),
+            "teacher",
+        ]
+
+    def noise_kinds(self) -> list[NoiseKind]:
+        """Kinds of noise, in their order. Raises InvalidField for an unknown one, and for none."""
+        if not self.kinds or (unknown := [k for k in self.kinds if k not in NOISE_KINDS]):
+            given = repr(unknown[0]) if self.kinds else "nothing"
+            raise InvalidField(
+                f"kinds has {given}, allowed: {', '.join(NOISE_KINDS)}", field="kinds"
+            )
+        return [kind for kind in NOISE_KINDS if kind in self.kinds]
+
+    def bench(self) -> Bench:
+        """The splits of the plan's size."""
+        return _bench(self.train_items, self.val_items, self.test_items)
+
+
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 1,
+    "students": (SERVED,),
+    "epochs": 1,
+    "fine_epochs": 1,
+    "fine_rates": (5e-4,),
+    "train_items": 64,
+    "val_items": 32,
+    "test_items": 64,
+    "encoded_texts": 8,
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
+Training = tuple[str, str | float, int]
+"""("student", its name, seed) or ("head", learning rate, seed)."""
+Cell = tuple[int, NoiseKind, int]
+"""Seed, kind of noise, number of noise sentences: texts that are drawn once for all methods."""
+Figures = dict[str, dict[str, Any]]
+"""By method: ``accuracy`` of its selection, and ranks of the right pictures in each of :data:`SETTINGS`."""
+
+
+class Bench:
+    """Splits of noisy texts and what is trained on them; a split is encoded when something asks for it."""
+
+    def __init__(self, train_items: int, val_items: int, test_items: int) -> None:
+        self._corpus = corpus_named(default_corpus(SPACE))
+        self._sizes: dict[Split, int] = {"train": train_items, "val": val_items, "test": test_items}
+        self.keys = {
+            split: split_key(self._corpus, split, num_items=count or None)
+            for split, count in self._sizes.items()
+        }
+        """What the texts of each split are drawn of."""
+
+    @cached_property
+    def heads(self) -> dict[str, Head]:
+        """The shipped heads."""
+        return load_heads(SPACE)
+
+    @cached_property
+    def train(self) -> NoisySplit:
+        """What students and heads are trained on."""
+        return self._split("train")
+
+    @cached_property
+    def val(self) -> NoisySplit:
+        """What chooses epochs and learning rates."""
+        return self._split("val")
+
+    @cached_property
+    def test(self) -> NoisySplit:
+        """What is reported."""
+        return self._split("test")
+
+    def _split(self, split: Split) -> NoisySplit:
+        count = self._sizes[split] or None
+        with one_thread():
+            return noisy_split(self._corpus, split, self.heads, num_items=count)
+
+    def student(self, recipe: Recipe, seed: int, *, fresh: bool = False) -> SentenceScorer:
+        """A trained student, from the cache or trained now."""
+        path = student_path(self.keys["train"], self.keys["val"], recipe, SPACE, seed)
+        if fresh:
+            path.unlink(missing_ok=True)
+        if path.is_file():
+            return load_student(path, recipe)[0]
+        return trained(self.train, self.val, recipe, SPACE, seed)[0]
+
+    def head(self, rate: float, epochs: int, seed: int, *, fresh: bool = False) -> Head:
+        """A fine-tuned text head, from the cache or trained now."""
+        sha256 = file_sha256(weights_of(SPACE, "heads"))
+        key = [FINE_VERSION, rate, epochs, FINE_BATCH, seed, sha256, *self.keys["train"]]
+        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
+        path = cache_dir() / "students" / f"{SPACE}-head-{digest}.safetensors"
+        if fresh or not path.is_file():
+            with one_thread():
+                tuned = fine_tuned(self.heads["text"], self.train, rate, seed, epochs=epochs)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".part")
+            save_file(tuned.state_dict(), temporary)
+            temporary.replace(path)
+        head = copy.deepcopy(self.heads["text"])
+        head.load_state_dict(load_file(path))
+        return head.eval().requires_grad_(False)
+
+    def kept(self) -> Kept:
+        """What was measured on these splits with the shipped heads."""
+        key = [FIGURES_VERSION, file_sha256(weights_of(SPACE, "heads")), self.keys]
+        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
+        return Kept(cache_dir() / "students" / f"{SPACE}-figures-{digest}.jsonl")
+
+
+@lru_cache(maxsize=1)
+def _bench(train_items: int, val_items: int, test_items: int) -> Bench:
+    return Bench(train_items, val_items, test_items)
+
+
+@lru_cache(maxsize=4)
+def _tuned(
+    bench: Bench, split: Literal["val", "test"], rate: float, epochs: int, seed: int
+) -> NoisySplit:
+    """A split as a fine-tuned head sees it."""
+    tuned = bench.head(rate, epochs, seed)
+    return _with_head(bench.val if split == "val" else bench.test, tuned)
+
+
+def trainings(plan: Plan) -> list[Training]:
+    """Every training, each by itself: in any order, in any process."""
+    students: list[Training] = [
+        ("student", name, seed) for seed in range(plan.seeds) for name in plan.recipes(seed)
+    ]
+    heads: list[Training] = [
+        ("head", rate, seed) for seed in range(plan.seeds) for rate in plan.fine_rates
+    ]
+    return students + heads
+
+
+def train_one(plan: Plan, training: Training, *, fresh: bool = False) -> None:
+    """Leave a trained student or head in the cache; ``fresh``: trained in any case."""
+    what, name, seed = training
+    bench = plan.bench()
+    if what == "student":
+        bench.student(plan.recipes(seed)[str(name)], seed, fresh=fresh)
+    else:
+        bench.head(float(name), plan.fine_epochs, seed, fresh=fresh)
+
+
+def cells(plan: Plan) -> list[Cell]:
+    """All that is measured on test, each cell by itself: in any order, in any process."""
+    counts = range(MAX_NOISE + 1)
+    return list(itertools.product(range(plan.seeds), plan.noise_kinds(), counts))
+
+
+def measure_cell(
+    plan: Plan, rates: Mapping[str, float], cell: Cell, *, fresh: bool = False
+) -> Figures:
+    """Figures of every method on a cell's texts: from the cache, or measured now and kept there.
+
+    ``rates``: of the fine-tuned head of each method.
+    """
+    seed, kind, n_noise = cell
+    bench, recipes = plan.bench(), plan.recipes(seed)
+    kept = bench.kept()
+    places = {
+        method: [
+            "test",
+            *cell,
+            method,
+            _described(recipes, method),
+            rates[method],
+            plan.fine_epochs,
+        ]
+        for method in plan.methods(seed)
+    }
+    missing = [method for method, place in places.items() if fresh or place not in kept]
+    if missing:
+        with one_thread():
+            students = {n: bench.student(r, seed) for n, r in recipes.items() if n in missing}
+            drawn = draw_texts(bench.test, students, kind, n_noise, seed)
+            for method in missing:
+                tuned = _tuned(bench, "test", rates[method], plan.fine_epochs, seed)
+                values = {
+                    "accuracy": _accuracy(drawn, method),
+                    "zero-shot": _ranks(bench.test, drawn, method).tolist(),
+                    "fine-tuned": _ranks(tuned, drawn, method).tolist(),
+                }
+                kept.put(values, places[method])
+    return {method: kept.get(place) for method, place in places.items()}
+
+
+def _described(recipes: Mapping[str, Recipe], method: str) -> dict[str, Any] | None:
+    """What a method is beside its name, where it is trained."""
+    return asdict(recipes[method]) if method in recipes else None
+
+
+def val_hits(
+    plan: Plan, cell: tuple[int, NoiseKind], *, fresh: bool = False
+) -> dict[str, list[float]]:
+    """R@1 on val of each method with the head of each fine-tuning rate, for a seed and kind at 3 noise sentences."""
+    seed, kind = cell
+    bench, recipes = plan.bench(), plan.recipes(seed)
+    kept = bench.kept()
+    places = {
+        (method, rate): ["val", *cell, method, _described(recipes, method), rate, plan.fine_epochs]
+        for method in plan.methods(seed)
+        for rate in plan.fine_rates
+    }
+    missing = [at for at, place in places.items() if fresh or place not in kept]
+    if missing:
+        with one_thread():
+            students = {name: bench.student(recipe, seed) for name, recipe in recipes.items()}
+            drawn = draw_texts(bench.val, students, kind, MAX_NOISE, seed)
+            for method, rate in missing:
+                split = _tuned(bench, "val", rate, plan.fine_epochs, seed)
+                first = float((_ranks(split, drawn, method) == 0).mean())
+                kept.put(first, places[method, rate])
+    return {
+        method: [kept.get(places[method, rate]) for rate in plan.fine_rates]
+        for method in plan.methods(seed)
+    }
+
+
+def chosen_rates(plan: Plan, found: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """The fine-tuning rate with the best mean R@1 on val for each method; ``found``: of :func:`val_hits`."""
+    means = {
+        method: np.mean([of[method] for of in found if method in of], axis=0)
+        for method in plan.methods()
+    }
+    return {method: plan.fine_rates[int(np.argmax(mean))] for method, mean in means.items()}
+
+
+def run(
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+) -> Report:
+    """Measure and write ``out/itrieval.{json,csv,md}``.
+
+    What is trained and measured is kept, an interrupted run goes on. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
-    console = console or Console()
-    corpus = corpus_named(default_corpus(SPACE))
-    heads = load_heads(SPACE)
-    train, val, test = (
-        noisy_split(corpus, split, heads, num_items=NUM_ITEMS[split])
-        for split in ("train", "val", "test")
-    )
-    students = [
-        {
-            name: trained(train, val, recipe, SPACE, seed)[0]
-            for name, recipe in STUDENTS.items()
-            if name == "itrieval-kd" or seed < ablation_seeds
-        }
-        for seed in track(range(seeds), "students")
-    ]
-    fine = [
-        {rate: fine_tuned(heads["text"], train, rate, seed) for rate in FINE_RATES}
-        for seed in track(range(seeds), "fine-tuning")
-    ]
-    rates = chosen_rates(val, students, fine)
-    report = Report("itrieval")
-    report.rows += encoding_rows(val, "val", students[0]["itrieval-kd"])
-    report.rows += encoding_rows(test, "test", students[0]["itrieval-kd"])
-    report.rows += long_rows(test, students[0]["itrieval-kd"])
+
+    def spread_out(function: Callable[[T], R], tasks: Sequence[T], title: str) -> list[R]:
+        with progress() as bar:
+            done = spread(function, tasks, workers)
+            found = dict(bar.track(done, total=len(tasks), description=title))
+        return [found[number] for number in range(len(tasks))]
+
+    bench, todo = plan.bench(), cells(plan)
+    spread_out(partial(train_one, plan, fresh=fresh), trainings(plan), "students and heads")
+    on_val = list(itertools.product(range(plan.seeds), NOISE_KINDS))
+    hits = spread_out(partial(val_hits, plan, fresh=fresh), on_val, "learning rates on val")
+    rates = chosen_rates(plan, hits)
+    found = spread_out(partial(measure_cell, plan, rates, fresh=fresh), todo, "texts of test")
+    report = Report(NAME)
+    report.rows += _beside_rows(plan, fresh=fresh)
     measured: dict[tuple[Condition, str], list[NDArray[np.int64]]] = {}
-    tuned = [{r: _with_head(test, fine[s][r]) for r in {*rates.values()}} for s in range(seeds)]
-    for kind in NOISE_KINDS:
+    for kind in plan.noise_kinds():
         for n_noise in range(MAX_NOISE + 1):
-            drawn = [draw_texts(test, students[s], kind, n_noise, s) for s in range(seeds)]
-            report.rows += _accuracy_rows(kind, n_noise, drawn)
-            for method in METHODS:
+            here = [of for cell, of in zip(todo, found, strict=True) if cell[1:] == (kind, n_noise)]
+            report.rows += _accuracy_rows(plan, kind, n_noise, here)
+            for method in plan.methods():
                 for setting in SETTINGS:
                     measured[Condition(kind, n_noise, setting), method] = [
-                        _ranks(
-                            test if setting == "zero-shot" else tuned[s][rates[method]], one, method
-                        )
-                        for s, one in enumerate(drawn)
-                        if method in one.choices
+                        np.array(of[method][setting]) for of in here if method in of
                     ]
-    for (condition, method), found in measured.items():
-        report.rows += _rows(condition, method, found)
-    report.rows += _claims(measured)
-    report.rows.append(_latency_row(test, students[0]["itrieval-kd"]))
+    for (condition, method), ranked in measured.items():
+        report.rows += _rows(condition, method, ranked)
+    report.rows += _claims(plan, measured)
+    report.rows.append(_latency_row(plan, fresh=fresh))
     report.seconds = time.monotonic() - started
-    report.write(out, "itrieval")
-    page = markdown(report, rates, seeds, {k: len(test.texts(k, 0, 0)) for k in NOISE_KINDS})
-    (out / "itrieval.md").write_text(page)
+    report.write(out, NAME)
+    page = markdown(plan, report, rates, bench.keys["test"])
+    (out / f"{NAME}.md").write_text(page)
     console.print(page)
     return report
 
 
-def fine_tuned(head: Head, train: NoisySplit, rate: float, seed: int) -> Head:
+def _beside_rows(plan: Plan, *, fresh: bool) -> list[Row]:
+    """Encodings and long texts, by the shipped student of seed 0: from the cache or measured now."""
+    bench, recipe = plan.bench(), plan.recipes(0)[SERVED]
+    kept, count = bench.kept(), plan.encoded_texts
+    measures: dict[str, Callable[[SentenceScorer], list[Row]]] = {
+        "encoding, val": lambda student: encoding_rows(bench.val, "val", student, count),
+        "encoding, test": lambda student: encoding_rows(bench.test, "test", student, count),
+        "long": lambda student: long_rows(bench.test, student, count),
+    }
+    rows = []
+    for name, measure in track(list(measures.items()), "encodings and long texts"):
+        place = ["beside", name, count, asdict(recipe)]
+        if fresh or place not in kept:
+            with one_thread():
+                kept.put([asdict(row) for row in measure(bench.student(recipe, 0))], place)
+        rows += [Row(**values) for values in kept.get(place)]
+    return rows
+
+
+def fine_tuned(
+    head: Head, train: NoisySplit, rate: float, seed: int, *, epochs: int = FINE_EPOCHS
+) -> Head:
     """The text head trained on noisy texts of both kinds, 0 to 3 noise sentences, against the pictures' features.
 
     Symmetric InfoNCE at the shipped logit scale; the media head stays (a gallery is not made anew).
@@ -179,22 +476,22 @@ def fine_tuned(head: Head, train: NoisySplit, rate: float, seed: int) -> Head:
     scale = logit_scale(SPACE)
     media = torch.from_numpy(train.media)
     states = train.table.frozen()
-    for epoch in range(FINE_EPOCHS):
-        rng = np.random.default_rng((seed, epoch))
-        for kind in NOISE_KINDS:
-            for n_noise in range(MAX_NOISE + 1):
-                texts = train.texts(kind, n_noise, 20_011 * seed + epoch)
-                texts = [texts[i] for i in rng.permutation(len(texts))[: train.num_pooled]]
-                for start in range(0, len(texts), FINE_BATCH):
-                    part = texts[start : start + FINE_BATCH]
-                    queries = _trainable_means(tuned, states, train.table, part)
-                    pictures = media[[train.place[t.item_id] for t in part]]
-                    loss = contrastive_loss(
-                        scale * queries @ pictures.T, torch.eye(len(part), dtype=torch.bool)
-                    )
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimiser.step()
+    sets = list(itertools.product(range(epochs), NOISE_KINDS, range(MAX_NOISE + 1)))
+    # one stream of orders an epoch
+    orders = [np.random.default_rng((seed, epoch)) for epoch in range(epochs)]
+    for epoch, kind, n_noise in track(sets, f"text head, rate {rate:g}, seed {seed}"):
+        texts = train.texts(kind, n_noise, 20_011 * seed + epoch)
+        texts = [texts[i] for i in orders[epoch].permutation(len(texts))[: train.num_pooled]]
+        for start in range(0, len(texts), FINE_BATCH):
+            part = texts[start : start + FINE_BATCH]
+            queries = _trainable_means(tuned, states, train.table, part)
+            pictures = media[[train.place[t.item_id] for t in part]]
+            loss = contrastive_loss(
+                scale * queries @ pictures.T, torch.eye(len(part), dtype=torch.bool)
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
     return tuned.eval().requires_grad_(False)
 
 
@@ -247,26 +544,8 @@ def _ranks(split: NoisySplit, drawn: Drawn, method: str) -> NDArray[np.int64]:
     return ranks(split, drawn.texts, mean_features(split, drawn.texts, drawn.choices[method]))
 
 
-def chosen_rates(
-    val: NoisySplit,
-    students: Sequence[Mapping[str, SentenceScorer]],
-    fine: Sequence[Mapping[float, Head]],
-) -> dict[str, float]:
-    """The fine-tuning rate with the best R@1 on val for each method, over both kinds at 3 noise sentences."""
-    found: dict[tuple[str, float], list[float]] = {}
-    for seed, heads in enumerate(fine):
-        splits = {rate: _with_head(val, head) for rate, head in heads.items()}
-        for kind in NOISE_KINDS:
-            drawn = draw_texts(val, students[seed], kind, MAX_NOISE, seed)
-            for method in METHODS:
-                for rate, split in splits.items() if method in drawn.choices else ():
-                    first = float((_ranks(split, drawn, method) == 0).mean())
-                    found.setdefault((method, rate), []).append(first)
-    return {m: max(FINE_RATES, key=lambda r, m=m: np.mean(found[m, r])) for m in METHODS}  # type: ignore[misc]
-
-
 def encoding_rows(
-    split: NoisySplit, name: Split, student: SentenceScorer, num_texts: int = 200
+    split: NoisySplit, name: Split, student: SentenceScorer, num_texts: int
 ) -> list[Row]:
     """R@1 when the kept sentences are encoded as one text, or each by itself and averaged; 3 noise sentences."""
     head = load_heads(SPACE)["text"]
@@ -287,7 +566,7 @@ def encoding_rows(
     return rows
 
 
-def long_rows(test: NoisySplit, student: SentenceScorer, num_texts: int = 200) -> list[Row]:
+def long_rows(test: NoisySplit, student: SentenceScorer, num_texts: int) -> list[Row]:
     """R@1 of long texts: 3 captions among 12 of other pictures, far beyond the encoder's 128 word pieces."""
     head = load_heads(SPACE)["text"]
     texts = test.texts("other-captions", LONG_NOISE, 0)[:num_texts]
@@ -336,29 +615,26 @@ def _joined(head: Head, texts: Sequence[NoisyText], choice: Choice) -> NDArray[n
     return features
 
 
-def _accuracy_rows(kind: NoiseKind, n_noise: int, drawn: Sequence[Drawn]) -> list[Row]:
+def _accuracy(drawn: Drawn, method: str) -> float:
+    """Selection accuracy: share of key sentences among those kept, mean over texts."""
+    pairs = zip(drawn.texts, drawn.choices[method], strict=True)
+    return float(np.mean([np.asarray(text.key)[kept].mean() for text, kept in pairs]))
+
+
+def _accuracy_rows(
+    plan: Plan, kind: NoiseKind, n_noise: int, found: Sequence[Figures]
+) -> list[Row]:
     """Selection accuracy on test: share of key sentences among the three kept."""
     if not n_noise:
         return []
     return [
         _row(
             "selection_accuracy",
-            [
-                float(
-                    np.mean(
-                        [
-                            np.asarray(t.key)[c].mean()
-                            for t, c in zip(d.texts, d.choices[method], strict=True)
-                        ]
-                    )
-                )
-                for d in drawn
-                if method in d.choices
-            ],
+            [of[method]["accuracy"] for of in found if method in of],
             method,
             f"{kind}, {n_noise} noise sentences",
         )
-        for method in METHODS
+        for method in plan.methods()
         if method not in ("key", "raw")
     ]
 
@@ -386,6 +662,7 @@ def _row(
 
 
 def _claims(
+    plan: Plan,
     measured: Mapping[tuple[Condition, str], Sequence[NDArray[np.int64]]],
 ) -> list[Row]:
     """At 3 noise sentences: R@1 of the student minus each row's, and as a share of the key sentences' R@1.
@@ -393,10 +670,10 @@ def _claims(
     Paired bootstrap over pictures; a picture's texts of all seeds are drawn together.
     """
     rows = []
-    for kind in NOISE_KINDS:
+    for kind in plan.noise_kinds():
         for setting in SETTINGS:
             at = Condition(kind, MAX_NOISE, setting)
-            for other in METHODS:
+            for other in plan.methods():
                 # Ablations may have fewer seeds: both sides are then of these.
                 count = len(measured[at, other])
                 ours, theirs, key = (
@@ -409,7 +686,10 @@ def _claims(
                     variant = f"{at.label}, over {other}"
                     row = _row("r_at_1_difference", [gain], "itrieval-kd", variant)
                     rows.append(replace(row, ci95=ci95, seeds=count))
+                if not key.any():
+                    continue  # of nothing there is no share
                 means = resampled_means(np.stack([theirs, key], axis=1), clusters)
+                means = means[means[:, 1] > 0]
                 share = float(theirs.mean() / key.mean())
                 row = _row("r_at_1_share_of_key", [share], other, at.label)
                 ci95 = interval(means[:, 0] / means[:, 1])
@@ -417,41 +697,49 @@ def _claims(
     return rows
 
 
-def _latency_row(test: NoisySplit, scorer: SentenceScorer, repeats: int = 30) -> Row:
-    """Processor time of the student for a text of 6 sentences, trunk included, one thread, milliseconds."""
+def _latency_row(plan: Plan, *, fresh: bool) -> Row:
+    """Processor time of the student for a text of 6 sentences, trunk included, one thread, milliseconds.
+
+    A time of this machine: the one figure here that another run from an empty cache does not repeat bit for bit.
+    """
+    bench, recipe = plan.bench(), plan.recipes(0)[SERVED]
+    kept, place = bench.kept(), ["latency", asdict(recipe)]
+    if fresh or place not in kept:
+        with one_thread():
+            kept.put(_processor_ms(bench.test, bench.student(recipe, 0)), place)
+    return _row("processor_ms_median", [kept.get(place)], SERVED, "6 sentences, one thread")
+
+
+def _processor_ms(test: NoisySplit, scorer: SentenceScorer, repeats: int = 30) -> float:
+    """Median over texts."""
     from semlink.semantics.student import Student
 
     student = Student(scorer, N_KEY)
     texts = [t.sentences for t in test.texts("other-captions", 3, 0)[:repeats]]
     student.scores(texts[:1])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     spent = []
     for text in texts:
         before = time.process_time()
         student.scores([text])
         spent.append(1e3 * (time.process_time() - before))
-    torch.set_num_threads(threads)
-    return _row(
-        "processor_ms_median", [float(np.median(spent))], "itrieval-kd", "6 sentences, one thread"
-    )
+    return float(np.median(spent))
 
 
-def markdown(
-    report: Report, rates: Mapping[str, float], seeds: int, num_texts: Mapping[NoiseKind, int]
-) -> str:
-    """The tables as a page; ``num_texts``: of each kind of noise, texts a seed."""
-    rows = report.rows
+def markdown(plan: Plan, report: Report, rates: Mapping[str, float], test: Sequence[Any]) -> str:
+    """The tables as a page; ``test``: the split's key."""
+    rows, kinds = report.rows, plan.noise_kinds()
+    pictures, continued, _ = test
+    num_texts = {k: continued if k == "continuations" else len(pictures) for k in kinds}
     lines = [
         "# ItrievalKD on noisy-scenes",
         "",
-        f"`{report.command}` · {seeds} seeds, mean ± sd, percent · ideal link, 1,000 pictures of test · κ = {N_KEY} · "
-        "a text is the normalised mean of its kept sentences' features (chosen on val, see the end)"
+        f"`{report.command}` · {plan.seeds} seeds, mean ± sd, percent · ideal link, {len(pictures):,} pictures of test "
+        f"· κ = {N_KEY} · a text is the normalised mean of its kept sentences' features (chosen on val, see the end)"
         + " · texts a seed: "
         + ", ".join(f"{count} with {kind}" for kind, count in num_texts.items()),
         "",
     ]
-    for kind in NOISE_KINDS:
+    for kind in kinds:
         for setting in SETTINGS:
             lines += [
                 f"## Noise: {kind}, {setting}",
@@ -461,7 +749,7 @@ def markdown(
             ]
             for n_noise in range(MAX_NOISE + 1):
                 at = Condition(kind, n_noise, setting).label
-                for method in METHODS:
+                for method in plan.methods():
                     if not n_noise and method != "key":
                         continue  # nothing to take out: all rows are the same
                     lines.append(_line(rows, kind, n_noise, setting, at, method))
