@@ -45,6 +45,7 @@ HIGHER_IS_BETTER: Final = (
     "precision",
     "per_s",
     "times_faster",
+    "goodput",
 )
 MARGINS: Final[Mapping[str, float]] = {
     "map": 0.02,

@@ -273,7 +273,14 @@ def _measured(written: Written, page: Path, metric: str) -> list[str]:
     more = _curves(written, other, by_bits=by_bits)
     if versus := _comparisons(written, other, by_bits=by_bits):
         more += ["", f"SC-LMKB minus each, points of {beside}:", "", *versus]
-    lines += [*_folded(f"The same in {beside}", more), "", written.provenance]
+    lines += [*_folded(f"The same in {beside}", more), ""]
+    if pick(written.rows, metric="outage"):
+        costs = ["Outage, percent of queries:", ""]
+        costs += _curves(written, "outage", by_bits=by_bits)
+        costs += ["", "Goodput, right answers a second in 1 kHz:", ""]
+        costs += _curves(written, "goodput", by_bits=by_bits, scale=1.0)
+        lines += [*_folded("What the link costs: outage and goodput", costs), ""]
+    lines.append(written.provenance)
     return lines
 
 
@@ -348,7 +355,7 @@ def _x(row: Row, *, by_bits: bool) -> float | None:
     return row.bits if by_bits else row.snr_db
 
 
-def _curves(written: Written, metric: str, *, by_bits: bool) -> list[str]:
+def _curves(written: Written, metric: str, *, by_bits: bool, scale: float = 100.0) -> list[str]:
     """A table of every method's curve, bounds first."""
     rows = [r for r in written.rows if r.metric == metric]
     xs = sorted({x for r in rows if r.method == OURS and (x := _x(r, by_bits=by_bits)) is not None})
@@ -359,17 +366,19 @@ def _curves(written: Written, metric: str, *, by_bits: bool) -> list[str]:
     ]
     ideal = pick(rows, method="ideal")
     if ideal:
-        lines.append("| ideal link (bound) |" + f" {_percent(ideal[0])} |" * len(xs))
+        lines.append("| ideal link (bound) |" + f" {_cell(ideal[0], scale, 1)} |" * len(xs))
     perfect = pick(rows, quantizer="perfect")
     if perfect:
-        cells = [next((_percent(r) for r in perfect if by_bits or r.snr_db == x), "–") for x in xs]
+        cells = [
+            next((_cell(r, scale, 1) for r in perfect if by_bits or r.snr_db == x), "–") for x in xs
+        ]
         lines.append("| perfect CSI (bound) | " + " | ".join(cells) + " |")
     for method, title in ROWS.items():
         curve = {
             _x(r, by_bits=by_bits): r for r in rows if r.method == method and r.quantizer == "rvq"
         }
         if curve:
-            cells = [_percent(curve[x]) if x in curve else "–" for x in xs]
+            cells = [_cell(curve[x], scale, 1) if x in curve else "–" for x in xs]
             lines.append(f"| {title} (`{method}`) | " + " | ".join(cells) + " |")
     return lines
 
