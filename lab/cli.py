@@ -526,11 +526,16 @@ def compare_reports(
 def results_page(
     directory: Annotated[Path, typer.Argument(help="folder of reports")] = Path("results"),
     page: Annotated[Path, typer.Option(help="file to write")] = Path("docs/results.md"),
+    readme: Annotated[
+        Path | None, typer.Option(help="file whose table of methods is written anew as well")
+    ] = None,
 ) -> None:
     """Write the page of all figures and tables, with commands and targets, from the reports of a folder."""
-    from lab.results_page import write
+    from lab import methods_table, results_page
 
-    console.print(f"written: {write(directory, page)}")
+    console.print(f"written: {results_page.write(directory, page)}")
+    if readme is not None:
+        console.print(f"written: {methods_table.write(directory, readme)}")
 
 
 @app.command("targets")
