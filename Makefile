@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types contracts docs install models clean
+.PHONY: demo test check lint types contracts quality docs install models clean
 
 demo: $(STAMP)
 	$(BIN)/semlink demo
@@ -24,6 +24,10 @@ types: $(STAMP)
 
 contracts: $(STAMP)
 	$(BIN)/lint-imports
+
+# the quick experiments against stored ones: has quality fallen?
+quality: $(STAMP)
+	$(BIN)/python -m lab.quality
 
 docs: $(STAMP)
 	$(BIN)/semlink docs
