@@ -18,6 +18,7 @@ import typer
 from lab.experiments.csi_figures import CHANNEL, WHEN_USED
 from lab.experiments.csi_rate import CODEBOOKS, FORMS, form_label
 from lab.experiments.feedback import FORMS as FEEDBACK_FORMS
+from lab.redraw import ensure_drawn
 from lab.results import ROOT, Row, pick, read_rows
 
 BLOCK: Final = re.compile(r"(<!-- (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -347,6 +348,9 @@ def explain(
 ) -> None:
     """Fill the page's blocks and bring the pictures beside it."""
     page.write_text(filled(page.read_text(), Results(directory)))
+    for name in COMMANDS:
+        if (directory / f"{name}.json").is_file():
+            ensure_drawn(directory / f"{name}.json")
     images = page.parent / "images"
     images.mkdir(exist_ok=True)
     for name in PICTURES:

@@ -163,14 +163,15 @@ SC_LMKB: Final = Paper(
     "SC-LMKB (arXiv 2604.05504)",
     "Person, image and audio retrieval on CUHK-PEDES, ICFG-PEDES, RSTPReid, an image and an audio set, with encoders "
     "trained for them; ours: generated corpora and frozen encoders with small heads (docs/retrieval.md). Its figures 6 "
-    "to 10 and 12 are curves without tables. The range at 25 dB is quoted from its text.",
+    "to 10 and 12 are curves without tables; of its text the abstract was at hand, and the range at 25 dB from others' "
+    "summaries of it.",
     (
         Reported(
             "abstract", "R@1 over conventional SC", "up to +72.6 %", _best_gain("deepsc-mimo")
         ),
         Reported("abstract", "R@1 over LLM-enabled SC", "up to +90.7 %", _best_gain("llm-sc")),
         Reported(
-            "text on figure 6",
+            "text, 25 dB",
             "mAP at 25 dB over DeepSC-MIMO, CSI-LLM and LLM4CP",
             "+24.9 … +65.6 %",
             _gains_at_25_db,

@@ -18,7 +18,7 @@ from lab.experiments import csi_prediction, csi_rate, feedback, methods, rate, s
 from lab.experiments.figures import FIGURES
 from lab.experiments.methods import OURS, ROWS
 from lab.experiments.plans import IDEAL, Point, Sampling, Scheme
-from lab.experiments.plotting import Line, Panel, draw
+from lab.experiments.plotting import FORMATS, Line, Panel, draw
 from lab.experiments.running import Figure, Figures, Study
 from lab.results import Row, pick, read_rows
 
@@ -43,6 +43,16 @@ def redraw(path: Path) -> list[Path]:
             labels=labels if figure.suffix == DIFFERENCES else (),
         )
     return written
+
+
+def ensure_drawn(path: Path) -> list[Figure]:
+    """Draw a report's pictures unless all of them, in all formats, are there and not older; returns what they show."""
+    figures = pictures(path)
+    made = [path.with_name(f"{path.stem}{f.suffix}{form}") for f in figures for form in FORMATS]
+    written = path.stat().st_mtime
+    if any(not p.is_file() or p.stat().st_mtime < written for p in made):
+        redraw(path)
+    return figures
 
 
 def pictures(path: Path) -> list[Figure]:

@@ -18,7 +18,7 @@ from lab.experiments.figures import FIGURES
 from lab.experiments.methods import OURS, ROWS
 from lab.experiments.plotting import FORMATS, Panel
 from lab.paper_figures import PAPERS, relative_gains, table
-from lab.redraw import DIFFERENCES, pictures, redraw
+from lab.redraw import DIFFERENCES, ensure_drawn, pictures
 from lab.results import Row, pick, read_rows, weights_hash
 from lab.targets import Judged, by_snr, differences, is_above, is_below, judge_all, rows_of
 from semlink.methods import METHODS
@@ -708,10 +708,7 @@ def _first_part(body: Sequence[str]) -> int:
 
 def _shown(written: Written, page: Path) -> list[str]:
     """The report's pictures: PNG shown, vectors linked; drawn from its rows if they are missing or older."""
-    suffixes = [figure.suffix for figure in pictures(written.path)]
-    stale = any(not _is_drawn(written.path, suffix) for suffix in suffixes)
-    if stale:
-        redraw(written.path)
+    suffixes = [figure.suffix for figure in ensure_drawn(written.path)]
     lines: list[str] = []
     for suffix in suffixes or [""]:
         copied = _copy_pictures(written.path, suffix, page)
@@ -727,12 +724,6 @@ def _shown(written: Written, page: Path) -> list[str]:
         lines += [f"![{said}](images/{name}.png)", ""]
         lines += [vectors, ""] if vectors else []
     return lines
-
-
-def _is_drawn(path: Path, suffix: str) -> bool:
-    """Whether all formats of a picture are there and not older than the report."""
-    made = [path.with_name(f"{path.stem}{suffix}{form}") for form in FORMATS]
-    return all(p.is_file() and p.stat().st_mtime >= path.stat().st_mtime for p in made)
 
 
 def _copy_pictures(report: Path, suffix: str, page: Path) -> list[Path]:

@@ -86,7 +86,7 @@ def page(tmp_path: Path) -> str:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves pictures out, which take seconds; others look at them."""
-    monkeypatch.setattr("lab.results_page.redraw", lambda _path: [])
+    monkeypatch.setattr("lab.redraw.redraw", lambda _path: [])
 
 
 def section(text: str, anchor: str) -> str:
