@@ -56,6 +56,7 @@ EVERY: Final[tuple[tuple[str, tuple[str, ...], float], ...]] = (
     ("snr", ("task=image",), 6.0),
     ("snr", ("task=audio",), 6.0),
     ("csi-rate", (), 5.0),
+    ("csi-rate", ("held_out=true", "drops=1"), 4.0),
     ("csi-prediction", (), 6.0),
     ("knowledge", (), 5.0),
     ("gpa", (), 20.0),

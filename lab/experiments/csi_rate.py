@@ -31,7 +31,7 @@ from lab.experiments.plans import QUANTIZER_TITLES
 from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.running import drawn
-from lab.experiments.tables import print_panel
+from lab.experiments.tables import markdown_page, print_panel
 from lab.kept_figures import Kept, csi_figures_path, sources_hash
 from lab.progress import progress, track
 from lab.results import Report, Row, over_seeds, pick
@@ -92,6 +92,11 @@ class Plan:
     """Channels unlike those of the training instead of ``scenarios`` and ``speeds_kmh``."""
     training_drops: int = TRAINING_DROPS
     """From which the covariance of the Gaussian line is taken."""
+
+    @property
+    def report(self) -> str:
+        """The name of its files."""
+        return f"{NAME}-held-out" if self.held_out else NAME
 
     @property
     def report_bits(self) -> tuple[int, ...]:
@@ -227,7 +232,7 @@ def run(
     ``fresh``. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
-    name = f"{NAME}-held-out" if plan.held_out else NAME
+    name = plan.report
     for line in offered_reports(plan.report_bits)[1]:
         console.print(f"left out: {line}", highlight=False, markup=False)
     report = Report(name)
@@ -251,12 +256,11 @@ def run(
         for made in panels.values():
             for panel in made:
                 print_panel(panel, console, percent=False)
-        draw(
-            [panel for made in panels.values() for panel in made],
-            out / name,
-            title=f"CSI feedback at {plan.snr_db:g} dB: {_sampled(plan)}",
-            columns=len(plan.conditions()),
-        )
+        title = f"CSI feedback at {plan.snr_db:g} dB: {_sampled(plan)}"
+        drawn_panels = [panel for made in panels.values() for panel in made]
+        draw(drawn_panels, out / name, title=title, columns=len(plan.conditions()))
+        page = markdown_page(title, drawn_panels, command=report.command, percent=False)
+        (out / f"{name}.md").write_text(page)
     report.seconds = time.monotonic() - started
     report.write(out, name)
     return report

@@ -19,7 +19,7 @@ from lab.experiments.rows import (
     gap_closed_row,
     metric_rows,
 )
-from lab.experiments.tables import print_claims, print_panel
+from lab.experiments.tables import markdown_page, print_claims, print_panel
 from lab.results import Report, Row
 from semlink.models import cache_dir
 
@@ -58,7 +58,7 @@ class Study:
 def run(
     study: Study, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
 ) -> Report:
-    """Measure, print, and write ``out/NAME.{json,csv}`` and the plots.
+    """Measure, print, and write ``out/NAME.{json,csv,md}`` and the plots.
 
     Points that this program measured before with these weights and this sampling, in this or another experiment, are
     taken from ``cache_dir/measurements`` unless ``fresh``. What this system does not offer is left out, with the
@@ -83,7 +83,8 @@ def run(
     report.rows = list(dict.fromkeys([*report.rows, *claims]))
     report.seconds = time.monotonic() - started
     report.write(out, study.name)
-    for figure in study.draw(figures):
+    drawings = study.draw(figures)
+    for figure in drawings:
         draw(
             figure.panels,
             out / f"{study.name}{figure.suffix}",
@@ -93,6 +94,13 @@ def run(
         for panel in figure.panels:
             print_panel(panel, console)
     print_claims(claims, console)
+    page = markdown_page(
+        drawings[0].title if drawings else study.name,
+        [panel for figure in drawings for panel in figure.panels],
+        claims,
+        command=report.command,
+    )
+    (out / f"{study.name}.md").write_text(page)
     return report
 
 

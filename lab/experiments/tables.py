@@ -54,3 +54,56 @@ def print_claims(rows: Sequence[Row], console: Console) -> None:
         )
     if rows:
         console.print(table)
+
+
+def markdown_page(
+    title: str,
+    panels: Sequence[Panel],
+    claims: Sequence[Row] = (),
+    *,
+    command: str,
+    percent: bool = True,
+) -> str:
+    """Panels as tables, a line for each value of the axis, then the claims and the command that measured them."""
+    lines = [f"# {title}", ""]
+    for panel in panels:
+        unit = ", %" if percent else ""
+        heads = [panel.x_label, *(line.label for line in panel.lines)]
+        lines += [f"{panel.title}: {panel.y_label}{unit}", ""]
+        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        for x in sorted({x for line in panel.lines for x in line.x}):
+            found = [dict(zip(line.x, line.rows, strict=True)).get(x) for line in panel.lines]
+            cells = ["–" if row is None else cell(row, percent=percent) for row in found]
+            lines.append(f"| {x:g} | {' | '.join(cells)} |")
+        lines.append("")
+    if claims:
+        heads = [
+            "claim",
+            "link",
+            "SNR [dB]",
+            "bits",
+            "k",
+            "metric",
+            "points",
+            "95 % interval",
+            "holds",
+        ]
+        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        for row in claims:
+            low, high = row.ci95 or (row.mean, row.mean)
+            holds = "yes" if low > 0 else "no" if high < 0 else "open"
+            link = f"{row.scenario}, {row.speed_kmh:g} km/h" if row.scenario else ""
+            cells = [
+                str(row.variant),
+                link,
+                "" if row.snr_db is None else f"{row.snr_db:g}",
+                str(row.bits or ""),
+                str(row.symbols or ""),
+                row.metric.removesuffix("_difference"),
+                f"{100 * row.mean:+.1f}",
+                f"{100 * low:+.1f} … {100 * high:+.1f}",
+                holds if row.metric.endswith("_difference") else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join([*lines, f"`{command}`", ""])

@@ -260,6 +260,11 @@ def test_rate_and_feedback_run_tiny(tmp_path, console, monkeypatch):
     _check_rows(report.rows)
     joint = pick(report.rows, metric="map", method="deepsc-mimo")
     assert sorted(row.symbols for row in joint) == [8, 64]
+    page = (tmp_path / "rate-person-umi-los.md").read_text()
+    for row in joint:
+        line = next(x for x in page.splitlines() if x.startswith(f"| {row.symbols} |"))
+        assert f"| {100 * row.mean:.1f} ± {100 * row.sd:.1f} |" in line
+    assert f"| {pick(report.rows, metric='map_difference')[0].variant} |" in page
     # what is not offered is left out, never made up
     assert bool(pick(report.rows, metric="map", method="separation")) == (
         Point(SEPARATION).refusal() is None
