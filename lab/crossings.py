@@ -34,6 +34,8 @@ KINDS: Final[Mapping[str, str]] = {
     "duplicate": "repeats another",
 }
 """What the filter of the knowledge base may say of a candidate, in words."""
+HALLUCINATIONS: Final = ("hallucination", "similarity")
+"""Kinds that say something else than the query; an omission or a duplicate is faithful, but of no use."""
 
 
 @dataclass(frozen=True, slots=True)

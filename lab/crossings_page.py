@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.crossings import KINDS, Candidate, Crossing, Found
+from lab.crossings import HALLUCINATIONS, KINDS, Candidate, Crossing, Found
 from lab.thumbnails import data_uri
 from lab.word_importance import words_of
 
@@ -123,7 +123,11 @@ def write_page(path: Path, sections: Sequence[Section], **facts: Any) -> None:
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("fig11.html.j2").render(
-        sections=sections, kinds=KINDS, top_k=facts["plan"].top_k, **facts
+        sections=sections,
+        kinds=KINDS,
+        hallucinations=HALLUCINATIONS,
+        top_k=facts["plan"].top_k,
+        **facts,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,14 +21,14 @@ from lab.experiments import fig11, methods
 from lab.experiments.fig11 import QUICK, Plan, hit_rows, run
 from lab.experiments.plans import Sampling
 from lab.experiments.retrieval import draw_queries
-from lab.results import pick, read_rows
+from lab.results import Row, pick, read_rows
 from lab.thumbnails import SPECTROGRAM, spectrogram, thumbnail
 from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField
 from semlink.v1 import knowledge_pb2
 
 MARKUP = "<b>a person</b> & nobody else"
-TINY = Plan(tasks=("person",), drawn=6, queries=3, links=2, pictured=2, differing=2)
+TINY = Plan(tasks=("person",), drawn=4, queries=2, links=1, pictured=2, differing=2)
 
 
 class Rewriter:
@@ -98,7 +99,7 @@ def test_right_is_marked_where_identities_say_so_and_nowhere_else(ran: tuple[Pat
     page = Page((ran[0] / "fig11.html").read_text())
     corpus = corpus_named("pedestrians")
     texts = re.findall(r"“(.+?)”", page.text)
-    assert texts[:3] == draw_queries(Sampling("person", queries=3), 0).texts
+    assert texts[: TINY.queries] == draw_queries(Sampling("person", queries=TINY.queries), 0).texts
     identity_of = {
         caption: item.identity for item in corpus.items("test") for caption in item.captions
     }
@@ -119,7 +120,8 @@ def test_the_page_needs_nothing_else_and_markup_in_texts_is_text(ran: tuple[Path
     assert MARKUP not in source
     assert page.text.count(MARKUP) == source.count("&lt;b&gt;a person&lt;/b&gt; &amp; nobody else")
     assert MARKUP in page.text
-    assert "similarity 0.31 < 0.58" in page.text
+    assert page.text.count("similarity 0.31 < 0.58") == page.text.count("✗ hallucination, dropped:")
+    assert page.text.count("✗ dropped: ") == page.text.count("duplicate; cosine 1.00")
 
 
 def test_rows_count_what_the_page_shows_of_all_that_was_drawn(ran: tuple[Path, Path]) -> None:
@@ -192,6 +194,23 @@ def test_an_erased_message_is_shown_as_erased(ran: tuple[Path, Path], tmp_path: 
     ]
     for path in draw_picture(tmp_path / "picture", [section], 1, 5):
         assert path.stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 0), (1, 2), (1, 7), (0, 6), (9, 1)])
+def test_methods_are_told_apart_by_the_sign_test(won: int, lost: int) -> None:
+    """Twice the tail of fair coin flips, computed here by hand."""
+    flips = won + lost
+    tail = sum(math.comb(flips, k) for k in range(min(won, lost) + 1)) / 2**flips
+    p = min(1.0, 2 * tail)
+    shares = {"r_at_1_won": won, "r_at_1_lost": lost, "r_at_1_difference": won - lost}
+    rows = [
+        Row(metric, count / 50, method="sc-lmkb", task="person", ci95=(0.01, 0.02))
+        for metric, count in {"r_at_1": 20 + won, **shares}.items()
+    ]
+    rows.append(Row("r_at_1", (20 + lost) / 50, method="deepsc-mimo", task="person"))
+    (line,) = fig11.verdicts_of(Plan(tasks=("person",)), rows)
+    assert f"won {won}, lost {lost}, {'told' if p < 0.05 else 'not told'} apart" in line
+    assert f"p = {p:.2g};" in line
 
 
 @pytest.mark.parametrize(
