@@ -1,4 +1,4 @@
-"""The README's table of methods, out of the reports: ``semlink results`` writes it between two marks of README.md.
+"""The README's tables of methods and targets, out of the reports: ``semlink results --readme`` writes them.
 
 What a method is stands here; every figure, command and commit comes from the reports. A method that no report holds
 keeps its row and says "not yet".
@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from lab.compare_results import read
 from lab.results import ROOT, Row, pick, weights_hash
+from lab.targets import judge_all, rows_of
 from semlink.errors import NotFound
 
-BEGIN: Final = "<!-- methods -->"
-END: Final = "<!-- end of methods -->"
+BLOCKS: Final = ("methods", "targets")
+"""Each stands between ``<!-- NAME -->`` and ``<!-- end of NAME -->``."""
 FIGURE_OF: Final = {"person": "fig6", "image": "fig7", "audio": "fig8"}
 """Reports of SC-LMKB and its rivals."""
 CURVES: Final = {task: (FIGURE_OF[task], f"snr-{task}-umi-los") for task in FIGURE_OF}
@@ -89,14 +90,30 @@ METHODS: Final = (
 
 
 def write(results: Path, readme: Path = ROOT / "README.md") -> Path:
-    """Put the table between its marks. Raises NotFound where the marks are missing."""
+    """Put the tables between their marks. Raises NotFound where marks are missing."""
     text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise NotFound(f"{readme} lacks the marks {BEGIN} and {END}", field="readme")
-    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    for name, made in zip(BLOCKS, (table(results), targets(results)), strict=True):
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise NotFound(f"{readme} lacks the marks {begin} and {end}", field="readme")
+        text = f"{before}{begin}\n{made}\n{end}{after}"
+    readme.write_text(text)
     return readme
+
+
+def targets(results: Path) -> str:
+    """What was asked, whether it was met, and the figure, as Markdown."""
+    try:
+        rows = rows_of(results)
+    except NotFound:
+        rows = []
+    lines = ["| claim | asked | | measured |", "|---|---|---|---|"]
+    for one in judge_all(rows):
+        verdict = one.verdict if one.verdict == "met" else f"**{one.verdict}**"
+        lines.append(f"| {one.claim} | {one.target} | {verdict} | {one.found} |")
+    return "\n".join(lines)
 
 
 def table(results: Path) -> str:

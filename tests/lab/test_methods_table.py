@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lab.methods_table import BEGIN, END, METHODS, RETRIEVAL, table, write
+from lab.methods_table import BLOCKS, METHODS, RETRIEVAL, table, write
 from lab.results import ROOT, Report, Row, weights_hash
 from semlink.errors import NotFound
 from semlink.methods import METHODS as SERVED
@@ -66,9 +66,11 @@ def test_the_readme_has_the_marks_and_the_rest_of_it_stays(tmp_path) -> None:
     before = readme.read_text()
     write(tmp_path, readme)
     after = readme.read_text()
-    assert before.split(BEGIN)[0] == after.split(BEGIN)[0]
-    assert before.split(END)[1] == after.split(END)[1]
+    marks = re.compile(r"<!-- (?:end of )?(?:methods|targets) -->")
+    assert len(marks.findall(after)) == 2 * len(BLOCKS)
+    assert marks.split(before)[::2] == marks.split(after)[::2]
     assert after.count("not yet") > 20
+    assert after.count("**not measured**") >= 10
     readme.write_text("nothing here")
     with pytest.raises(NotFound, match="marks"):
         write(tmp_path, readme)
