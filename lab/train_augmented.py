@@ -204,20 +204,21 @@ def compare(
     *,
     seeds: int,
     steps: int = STEPS,
+    fresh: bool = False,
 ) -> dict[Augmentation, list[dict[str, float]]]:
-    """Each row's R@1, mAP and more on test, text to media, for each seed."""
+    """Each row's R@1, mAP and more on test, text to media, for each seed; ``fresh``: trained though they are kept."""
     corpus = corpus_named(default_corpus(task))
     (split,) = {source.item.split for source in chosen}
     data = few(task, split_data(corpus, split), chosen, bank, alpha)
     test = split_data(corpus, "test")
     return {
-        row: [_kept_scores(data, row, seed, steps, test) for seed in range(seeds)]
+        row: [_kept_scores(data, row, seed, steps, test, fresh=fresh) for seed in range(seeds)]
         for row in track(ROWS, f"{task}: training with rewrites")
     }
 
 
 def _kept_scores(
-    data: Few, row: Augmentation, seed: int, steps: int, test: SplitData
+    data: Few, row: Augmentation, seed: int, steps: int, test: SplitData, *, fresh: bool
 ) -> dict[str, float]:
     """Train and measure, or read what an earlier run measured: an interrupted comparison goes on."""
     digest = hashlib.blake2b(digest_size=10)
@@ -226,7 +227,7 @@ def _kept_scores(
     recipe = RECIPES[data.task]
     digest.update(repr((data.task, row, seed, steps, BATCH, data.kept, recipe)).encode())
     path = cache_dir() / "augmented" / f"{digest.hexdigest()}.json"
-    if not path.exists():
+    if fresh or not path.exists():
         scores = _scores(fit(data, row, seed, steps=steps), test)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")

@@ -3,14 +3,17 @@
 ``semlink experiment knowledge`` (arXiv 2604.05504; the figures asked are our definition). The filter on labelled
 rewrites of embedded captions; R@1 and mAP over the ideal link when queries are fused with their rewrites, by every
 rule, with and without the filter; heads trained with and without rewrites. α and τ_f come from val, test is reported.
-Rewrites come from :mod:`lab.rewrite_bank`: ``python -m lab.rewrite_bank`` makes them.
+Rewrites come from :mod:`lab.rewrite_bank`; what it lacks the LLM makes, in seconds each, and the bank keeps.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,31 +21,83 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 from kb_service.filtering import judge, keep_all
+from kb_service.rewriting import task_of
 from lab.calibrate_filter import ALPHAS, Judged, chosen_alpha, detection, judged
 from lab.experiments.bootstrap import interval, paired_difference, resampled_means
+from lab.kept_figures import sources_hash
 from lab.label_rewrites import Labelled, controlled, hallucinates, read_labels
 from lab.progress import track
 from lab.results import Report, Row, over_seeds
-from lab.rewrite_bank import RewriteBank, Source, sources
-from lab.train_augmented import Augmentation, compare
+from lab.rewrite_bank import (
+    TEMPERATURE,
+    RewriteBank,
+    Source,
+    item_of,
+    load_rewriter,
+    sources,
+)
+from lab.train_augmented import STEPS, Augmentation, compare
 from lab.train_heads import embed
-from lab.training import split_data
+from lab.training import describe_data, split_data
+from lab.workers import one_thread
 from semlink.corpora.corpus import Split, Task
 from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.errors import InvalidField
 from semlink.methods import METHODS, Fusion
+from semlink.models import MODELS, cache_dir, file_sha256
 from semlink.semantics.encoders import load_heads, semantic_encoder
 from semlink.semantics.fusion import fuse
 from semlink.semantics.metrics import average_precision, ranked_relevance
+from semlink.semantics.spaces import weights_of
 from semlink.v1 import knowledge_pb2
 
 NAME: Final = "knowledge"
+SPLITS: Final[tuple[Split, ...]] = ("val", "test")
 TEMPERATURES: Final = (0.003, 0.01, 0.03, 0.1, 0.3)
 VAL_QUERIES: Final = 100
 TEST_QUERIES: Final = 50
 """Of each of three seeds' queries."""
 TRAINING_TASKS: Final[tuple[Task, ...]] = ("person",)
+SOURCES: Final = ("kb_service", "lab/calibrate_filter.py", "semlink/semantics")
+"""What judging labels and encoding texts depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured and trained; every value can be given on the command line."""
+
+    seeds: int = 3
+    """Trainings of each row with rewrites."""
+    val_queries: int = VAL_QUERIES
+    test_queries: int = TEST_QUERIES
+    """Of test, of each of three seeds' queries."""
+    training_tasks: Sequence[str] = TRAINING_TASKS
+    """Whose heads are trained with rewrites; none: no training."""
+    training_steps: int = STEPS
+    labels: int = 0
+    """Labelled rewrites of each task, split and kind of label, the first; 0: all."""
+
+    def trained(self) -> list[Task]:
+        """The tasks of ``training_tasks``. Raises InvalidField for an unknown one."""
+        if unknown := [task for task in self.training_tasks if task not in TASKS]:
+            raise InvalidField(
+                f"training_tasks has {unknown[0]!r}, allowed: {', '.join(TASKS)}",
+                field="training_tasks",
+            )
+        return [task for task in TASKS if task in self.training_tasks]
+
+
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 1,
+    "val_queries": 8,
+    "test_queries": 3,
+    "training_steps": 10,
+    "labels": 8,
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +136,52 @@ class Asked:
     relevant: NDArray[np.bool_]
 
 
-def asked(task: str, split: Split, chosen: Sequence[Source], bank: RewriteBank) -> Asked:
-    """Encode queries, rewrites and the split's gallery. Raises NotFound where the bank lacks rewrites."""
+def asked(
+    task: str, split: Split, chosen: Sequence[Source], bank: RewriteBank, *, fresh: bool = False
+) -> Asked:
+    """Queries and rewrites encoded, and the split's gallery: from the cache or encoded now.
+
+    Makes what the bank lacks; raises NotFound with the command that installs the LLM where there is none.
+    """
+    if missing := [s.text for s in chosen if (s.text, TEMPERATURE) not in bank]:
+        bank.generate(load_rewriter(), [task_of(item_of(t), field="text") for t in missing])
     sets = [bank.rewrites(source.text) for source in chosen]
     texts = [
         t
         for s, f in zip(chosen, sets, strict=True)
         for t in (s.text, *(r.text for r in f.rewrites))
     ]
-    encoded = semantic_encoder(task).components("text", texts)[:, 0]
-    ends = np.cumsum([1 + len(found.rewrites) for found in sets])
     corpus = corpus_named(default_corpus(task))
-    data = split_data(corpus, split)
-    gallery = embed(load_heads(task)["media"], data.media)[: len(data.items)]
-    theirs = np.array([item.identity for item in data.items])
+    items = corpus.items(split)
+    key = [task, split, texts, describe_data(corpus), file_sha256(weights_of(task, "heads"))]
+    path = _kept_path(f"encoded-{task}-{split}", key, "safetensors")
+    if fresh or not path.is_file():
+        with one_thread():
+            data = split_data(corpus, split)
+            found = {
+                "texts": semantic_encoder(task).components("text", texts)[:, 0].copy(),
+                "gallery": embed(load_heads(task)["media"], data.media)[: len(items)].copy(),
+            }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        save_file(found, temporary)
+        temporary.replace(path)
+    encoded = load_file(path)
+    ends = np.cumsum([1 + len(found.rewrites) for found in sets])
+    theirs = np.array([item.identity for item in items])
     return Asked(
         list(chosen),
         sets,
-        np.split(encoded, ends[:-1]),
-        gallery,
+        np.split(encoded["texts"], ends[:-1]),
+        encoded["gallery"],
         np.array([source.item.identity for source in chosen])[:, None] == theirs[None, :],
     )
+
+
+def _kept_path(name: str, key: object, kind: str) -> Path:
+    whole = json.dumps([sources_hash(SOURCES), key])
+    digest = hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
+    return cache_dir() / NAME / f"{name}-{digest}.{kind}"
 
 
 def fused_features(queries: Asked, way: Way, alpha: float) -> NDArray[np.float32]:
@@ -223,15 +303,32 @@ def _kept_rows(queries: Asked, alpha: float, where: Mapping[str, Any]) -> list[R
 # --- the filter ----------------------------------------------------------------------------------
 
 
-def labelled(split: Split) -> list[Labelled]:
-    """Every labelled rewrite of a split: those read by eye and the controlled ones."""
-    exact = [label for task in TASKS for label in controlled(task, split)]
-    return [*read_labels(split), *exact]
+def labelled(split: Split, number: int = 0) -> list[Labelled]:
+    """Labelled rewrites of a split, those read by eye and the controlled ones; the first ``number`` of each, or all."""
+    exact = {task: controlled(task, split, number or None) for task in TASKS}
+    read = {task: [x for x in read_labels(split) if x.task == task] for task in TASKS}
+    last = number or None
+    return [x for of in (read, exact) for task in TASKS for x in of[task][:last]]
 
 
-def filter_rows(labels: Sequence[Labelled], split: Split, alpha: float, alone: float) -> list[Row]:
-    """Precision and recall of each test, for each task, kind of label, and all together."""
-    found = judged(labels)
+def judged_labels(labels: Sequence[Labelled], *, fresh: bool = False) -> Judged:
+    """:func:`lab.calibrate_filter.judged`: from the cache or judged now."""
+    key = [[label.source, label.text, label.hallucinated] for label in labels]
+    path = _kept_path("judged", [key, MODELS["minilm"].sha256], "safetensors")
+    if fresh or not path.is_file():
+        with one_thread():
+            found = judged(labels)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        save_file(asdict(found), temporary)
+        temporary.replace(path)
+    return Judged(**load_file(path))
+
+
+def filter_rows(
+    labels: Sequence[Labelled], found: Judged, split: Split, alpha: float, alone: float
+) -> list[Row]:
+    """Precision and recall of each test, for each task, kind of label, and all together; ``found``: of the labels."""
     rows: list[Row] = []
     for task in (None, *TASKS):
         for origin in (None, "llm", "controlled"):
@@ -278,9 +375,8 @@ def _detection_rows(
     return rows
 
 
-def sweep_rows(labels: Sequence[Labelled]) -> list[Row]:
+def sweep_rows(found: Judged) -> list[Row]:
     """Precision and recall over α on val, with and without the attribute test."""
-    found = judged(labels)
     rows = []
     for alpha in ALPHAS[::5]:
         for attributes in (False, True):
@@ -334,49 +430,44 @@ def training_rows(
     return rows
 
 
-def run(
-    out: Path,
-    *,
-    seeds: int = 3,
-    val_queries: int = VAL_QUERIES,
-    test_queries: int = TEST_QUERIES,
-    training_tasks: Sequence[Task] = TRAINING_TASKS,
-    console: Console | None = None,
-) -> Report:
+def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
     """Measure and write ``out/knowledge.{json,csv,md}``.
 
-    ``test_queries``: of each of three seeds; ``training_tasks``: whose heads are trained with rewrites. Raises NotFound
-    naming the command where rewrites are missing.
+    What is encoded, judged and trained is kept, an interrupted run goes on. Raises NotFound with the command that
+    installs the LLM where rewrites are missing and it is, too.
     """
     started = time.monotonic()
-    console = console or Console()
-    bank = RewriteBank()
+    bank, tasks = RewriteBank(), plan.trained()
     report = Report(NAME)
-    val_labels = labelled("val")
-    on_val = judged(val_labels)
-    alpha = chosen_alpha(on_val, attributes=True)
-    alone = chosen_alpha(on_val, attributes=False)
+    labels: dict[Split, list[Labelled]] = {}
+    found: dict[Split, Judged] = {}
+    for split in track(SPLITS, "labelled rewrites"):
+        labels[split] = labelled(split, plan.labels)
+        found[split] = judged_labels(labels[split], fresh=fresh)
+    alpha = chosen_alpha(found["val"], attributes=True)
+    alone = chosen_alpha(found["val"], attributes=False)
     report.rows.append(Row("alpha", alpha, split="val", variant="filter, with attributes"))
     report.rows.append(Row("alpha", alone, split="val", variant="filter, similarity alone"))
-    report.rows += sweep_rows(val_labels)
-    report.rows += filter_rows(val_labels, "val", alpha, alone)
-    report.rows += filter_rows(labelled("test"), "test", alpha, alone)
+    report.rows += sweep_rows(found["val"])
+    for split in SPLITS:
+        report.rows += filter_rows(labels[split], found[split], split, alpha, alone)
     report.rows += agreement_rows("val") + agreement_rows("test")
-    val = {
-        task: asked(task, "val", sources(task, "val", val_queries), bank)
-        for task in track(TASKS, "queries of val")
-    }
-    offered = ways(val, alpha)
-    ours = best_way(val, offered, alpha)
-    report.rows += query_rows(val, "val", offered, ours, alpha)
-    test = {
-        task: asked(task, "test", sources(task, "test", test_queries), bank)
-        for task in track(TASKS, "queries of test")
-    }
-    report.rows += query_rows(test, "test", offered, ours, alpha)
-    for task in training_tasks:
-        few = sources(task, "val", val_queries)
-        report.rows += training_rows(task, compare(task, few, bank, alpha, seeds=seeds))
+    count: dict[Split, int] = {"val": plan.val_queries, "test": plan.test_queries}
+    queries: dict[Split, dict[Task, Asked]] = {split: {} for split in SPLITS}
+    for split, task in track(list(itertools.product(SPLITS, TASKS)), "queries and rewrites"):
+        chosen = sources(task, split, count[split])
+        queries[split][task] = asked(task, split, chosen, bank, fresh=fresh)
+    with one_thread():
+        offered = ways(queries["val"], alpha)
+        ours = best_way(queries["val"], offered, alpha)
+        for split in track(SPLITS, "fusion by every rule"):
+            report.rows += query_rows(queries[split], split, offered, ours, alpha)
+        for task in tasks:
+            few = sources(task, "val", plan.val_queries)
+            compared = compare(
+                task, few, bank, alpha, seeds=plan.seeds, steps=plan.training_steps, fresh=fresh
+            )
+            report.rows += training_rows(task, compared)
     report.rows = list(dict.fromkeys(report.rows))
     report.seconds = time.monotonic() - started
     report.write(out, NAME)

@@ -1,23 +1,35 @@
 """The experiment on source knowledge: what each way sends, and tables that show every row."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from lab.calibrate_filter import Judged
+from lab.experiments import knowledge
 from lab.experiments.knowledge import (
     LLM_SC,
     NO_REWRITES,
+    QUICK,
     Asked,
+    Plan,
     Way,
+    asked,
     fused_features,
+    judged_labels,
+    labelled,
     outcomes,
     page,
     query_rows,
     training_rows,
 )
+from lab.label_rewrites import Labelled
 from lab.results import Report, Row
-from lab.rewrite_bank import Source
+from lab.rewrite_bank import RewriteBank, Source, sources
 from lab.train_augmented import Augmentation
 from semlink.corpora.corpus import Item
+from semlink.errors import InvalidField
 from semlink.v1 import knowledge_pb2
 
 CAPTION = "A man in a red jacket and black trousers walks."
@@ -113,3 +125,76 @@ def test_the_page_shows_every_variant():
     )
     text = page(report)
     assert all(part in text for part in ("attributes | 0.900", "no rewrites | 0.500", "alone"))
+
+
+def test_labels_are_judged_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    labels = [
+        Labelled("person", "val", "llm", f"i{n}", CAPTION, text, n == 2, "colour" * (n == 2))
+        for n, (text, _) in enumerate(REWRITES)
+    ]
+    calls = []
+
+    def judged(asked):
+        calls.append(len(asked))
+        similarity = np.linspace(0.1, 0.9, len(asked), dtype=np.float32)
+        return Judged(np.array([x.hallucinated for x in asked]), similarity, similarity > 0.5)
+
+    monkeypatch.setattr(knowledge, "judged", judged)
+    first, again = judged_labels(labels), judged_labels(labels)
+    for name in ("hallucinated", "similarity", "objected"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+        assert getattr(first, name).dtype == getattr(again, name).dtype
+    judged_labels(labels[:2])
+    judged_labels(labels, fresh=True)
+    assert calls == [3, 2, 3]
+
+
+def test_encoded_queries_come_back_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    bank = RewriteBank(tmp_path / "bank.jsonl")
+    chosen = sources("person", "val", 2)
+    asked_for = []
+
+    class Rewriter:
+        def __call__(self, tasks):
+            asked_for.extend(task.text for task in tasks)
+            return [
+                knowledge_pb2.RewriteSet(
+                    rewrites=[knowledge_pb2.Rewrite(text=t.text + " Indeed.", similarity=0.9)]
+                )
+                for t in tasks
+            ]
+
+    class Encoder:
+        def components(self, side, texts):
+            rng = np.random.default_rng([len(t) for t in texts])
+            return rng.normal(size=(len(texts), 1, 4)).astype(np.float32)
+
+    data = SimpleNamespace(media=None)
+    monkeypatch.setattr(knowledge, "load_rewriter", Rewriter)
+    monkeypatch.setattr(knowledge, "semantic_encoder", lambda _: Encoder())
+    monkeypatch.setattr(knowledge, "load_heads", lambda _: {"media": None})
+    monkeypatch.setattr(knowledge, "split_data", lambda *_: data)
+    monkeypatch.setattr(knowledge, "embed", lambda *_: np.ones((400, 4), np.float32))
+    first = asked("person", "val", chosen, bank)
+    assert asked_for == [s.text for s in chosen], "what the bank lacks is made, once"
+    monkeypatch.setattr(knowledge, "semantic_encoder", None)
+    again = asked("person", "val", chosen, bank)
+    assert len(asked_for) == 2
+    assert [len(f) for f in first.features] == [2, 2]
+    for a, b in zip(first.features, again.features, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert first.relevant.shape[1] == len(first.gallery) == 400
+    assert (first.relevant.sum(axis=1) == 4).all(), "four pictures of each person"
+    with pytest.raises(TypeError):
+        asked("person", "val", chosen, bank, fresh=True)
+
+
+def test_plans_name_what_is_trained_and_refuse_the_rest():
+    assert Plan().trained() == ["person"]
+    assert Plan(training_tasks=()).trained() == []
+    with pytest.raises(InvalidField, match="training_tasks has 'sound', allowed: person"):
+        Plan(training_tasks=("sound",)).trained()
+    quick = replace(Plan(), **QUICK)
+    assert len(labelled("val", quick.labels)) < len(labelled("val"))
