@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -94,34 +94,28 @@ RUNS: Final[Mapping[str, Callable[[Path, Console], None]]] = {
 """What is measured, and how: each writes ``out/NAME.json``."""
 
 
-def measure(names: Sequence[str], out: Path, references: Path, console: Console) -> None:
-    """Run the experiments anew, quietly, into ``out``; one line each to the console."""
-    with _own_cache(references), Path(os.devnull).open("w") as nowhere:
-        for name in names:
-            started = time.monotonic()
-            RUNS[name](out, Console(file=nowhere))
-            console.print(f"measured {name} in {time.monotonic() - started:.0f} s", highlight=False)
+def measure(name: str, out: Path, console: Console) -> Path:
+    """Run an experiment anew, quietly; one line to the console. Returns the report's path."""
+    started = time.monotonic()
+    with Path(os.devnull).open("w") as nowhere:
+        RUNS[name](out, Console(file=nowhere))
+    console.print(f"measured {name} in {time.monotonic() - started:.0f} s", highlight=False)
+    return out / f"{name}.json"
 
 
-def check(names: Sequence[str], measured: Path, references: Path) -> dict[str, list[Pooled]]:
-    """Pooled differences of each experiment from its reference.
-
-    Raises NotFound naming the command where there is no reference.
-    """
-    found = {}
-    for name in names:
-        path = references / f"{name}.json"
-        if not path.is_file():
-            raise NotFound(
-                f"{path} is missing: make it with `python -m lab.quality --update`", field="name"
-            )
-        found[name] = compare_pooled(read(path)[1], read(measured / f"{name}.json")[1])
-    return found
+def check(name: str, measured: Path, references: Path) -> list[Pooled]:
+    """Pooled differences of a report from its reference. Raises NotFound naming the command where there is none."""
+    path = references / f"{name}.json"
+    if not path.is_file():
+        raise NotFound(
+            f"{path} is missing: make it with `python -m lab.quality --update`", field="name"
+        )
+    return compare_pooled(read(path)[1], read(measured)[1])
 
 
 def store(name: str, measured: Path, references: Path) -> Path:
     """Make a measured report the reference: its judged rows, one a line, so that changes can be read."""
-    report = json.loads((measured / f"{name}.json").read_text())
+    report = json.loads(measured.read_text())
     rows = [
         {k: v for k, v in row.items() if v is not None}
         for row in report.pop("rows")
@@ -176,7 +170,7 @@ def _lines(path: Path) -> list[str]:
 
 
 @contextmanager
-def _own_cache(references: Path) -> Iterator[None]:
+def own_cache(references: Path) -> Iterator[None]:
     """A cache that holds the stored rewrites, and of the user's what models need to start: no figures."""
     from semlink.models import cache_dir
 
@@ -212,18 +206,19 @@ def main(
         raise InvalidField(f"--only is {unknown[0]!r}, allowed: {', '.join(RUNS)}", field="only")
     if update:
         console.print(f"stored {store_rewrites(references)}")
-    with tempfile.TemporaryDirectory(prefix="semlink-quality-") as folder:
-        measured = Path(folder)
-        measure(names, measured, references, console)
-        new = [name for name in names if update and not (references / f"{name}.json").is_file()]
-        found = check([name for name in names if name not in new], measured, references)
-        for name, pooled in found.items():
-            print_pooled(name, pooled, console, everything=everything)
-        if update:
-            for name in names:
+    fallen = []
+    with tempfile.TemporaryDirectory(prefix="semlink-quality-") as folder, own_cache(references):
+        for name in names:
+            measured = measure(name, Path(folder), console)
+            if not update or (references / f"{name}.json").is_file():
+                pooled = check(name, measured, references)
+                print_pooled(name, pooled, console, everything=everything)
+                if any(one.verdict in FAILED for one in pooled):
+                    fallen.append(name)
+            if update:
                 console.print(f"stored {store(name, measured, references)}")
-            return
-    fallen = [name for name, pooled in found.items() if any(p.verdict in FAILED for p in pooled)]
+    if update:
+        return
     if fallen:
         console.print(
             f"quality fell: {', '.join(fallen)}. If that is meant: python -m lab.quality --update"

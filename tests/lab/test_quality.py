@@ -175,7 +175,9 @@ def test_the_runs_measure_in_a_cache_of_their_own(
         Report("x", [], command="x").write(out, "x")
 
     monkeypatch.setattr(quality, "RUNS", {"x": run})
-    quality.measure(["x"], tmp_path / "out", references, Console(quiet=True))
+    with quality.own_cache(references):
+        written = quality.measure("x", tmp_path / "out", Console(quiet=True))
+    assert written.is_file()
     assert seen["cache"] != users
     assert seen["files"] == {"smollm2-x", "rewrite-bank", "rewrite-bank/rewrites-m.jsonl"}
     assert cache_dir() == users
@@ -198,9 +200,9 @@ def test_the_stored_references_fit_the_runs() -> None:
 
 def test_a_stored_report_reads_as_it_was_measured(tmp_path: Path) -> None:
     rows = rows_of(draw_ranks())
-    Report("fig6", rows, command="x").write(tmp_path, "fig6")
-    path = store("fig6", tmp_path, tmp_path / "kept")
+    measured = Report("fig6", rows, command="x").write(tmp_path, "fig6")
+    path = store("fig6", measured, tmp_path / "kept")
     assert read(path)[1] == rows
     # Changes can be read: a line each.
     assert sum('{"metric"' in line for line in path.read_text().splitlines()) == len(rows)
-    assert verdicts(check(["fig6"], tmp_path, tmp_path / "kept")["fig6"]) == {"same"}
+    assert verdicts(check("fig6", measured, tmp_path / "kept")) == {"same"}
