@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -215,7 +216,8 @@ def _states(sentences: Sequence[str]) -> list[torch.Tensor]:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [torch.from_numpy(r).half() for r in text_tokens(sentences).rows()]
-        temporary = path.with_suffix(".part")
+        # processes may encode the same sentences at once
+        temporary = path.with_suffix(f".{os.getpid()}.part")
         lengths = torch.tensor([len(r) for r in rows])
         save_file({"values": torch.cat(rows), "lengths": lengths}, temporary)
         temporary.replace(path)
