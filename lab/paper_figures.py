@@ -15,6 +15,24 @@ Ours = Callable[[Sequence[Row]], str | None]
 """Our figure as the page shows it, of the rows of all reports; None where it is not measured."""
 
 
+class Reports(list[Row]):
+    """Rows of several reports, each once; ``reports`` knows whose they are.
+
+    Methods of one report answered the same queries on the same channels. Rows of two reports at the same coordinates
+    may come from samples of other sizes: they are not set against each other.
+    """
+
+    def __init__(self, reports: Sequence[Sequence[Row]]) -> None:
+        # Reports share points (the ideal link, perfect CSI).
+        super().__init__(dict.fromkeys(row for rows in reports for row in rows))
+        self.reports = reports
+
+
+def by_report(rows: Sequence[Row]) -> Sequence[Sequence[Row]]:
+    """The rows of each report; of plain rows, all as those of one."""
+    return rows.reports if isinstance(rows, Reports) else [rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Reported:
     """A figure of a paper: its place there, what it is of, how it is printed, and ours.
@@ -80,8 +98,13 @@ def _difference(metric: str, variant: str) -> Ours:
 
 
 def relative_gains(rows: Sequence[Row], metric: str, rival: str) -> list[tuple[float, Row]]:
-    """Relative gains of SC-LMKB over a rival, wherever both were measured on the same test queries and links."""
+    """Relative gains of SC-LMKB over a rival, wherever one report measured both on the same test queries and links."""
+    gains = [gain for report in by_report(rows) for gain in _gains(report, metric, rival)]
+    # Figures share points: each counts once.
+    return list(dict.fromkeys(gains))
 
+
+def _gains(rows: Sequence[Row], metric: str, rival: str) -> list[tuple[float, Row]]:
     def place(row: Row) -> tuple[object, ...]:
         return (
             *(row.task, row.corpus, row.scenario, row.speed_kmh),

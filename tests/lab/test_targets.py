@@ -103,7 +103,9 @@ def test_a_folder_of_reports_is_read_once_each(tmp_path: Path) -> None:
     shared = Row(metric="map", mean=0.5)
     Report("a", [shared]).write(tmp_path, "a")
     Report("b", [shared, Row(metric="map", mean=0.6)]).write(tmp_path, "b")
-    assert len(rows_of(tmp_path)) == 2
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2
+    assert [len(report) for report in rows.reports] == [1, 2]
 
 
 def test_what_is_missed_says_why_and_what_the_reports_hold_of_it() -> None:
@@ -146,3 +148,16 @@ def test_a_gain_out_of_reach_is_held_against_its_bound() -> None:
     (found,) = (j for j in judge_all(rows) if j.claim == "SC-LMKB over conventional SC at 25 dB")
     assert found.verdict == "missed"
     assert "the ideal link itself is at most +5.0 % above DeepSC-MIMO" in found.reason
+
+
+def test_rows_of_two_reports_are_not_set_against_each_other(tmp_path: Path) -> None:
+    def at(method: str, mean: float) -> Row:
+        return Row(
+            "r_at_1", mean, method=method, snr_db=0.0, bits=64, quantizer="rvq", split="test"
+        )
+
+    # The second report holds fewer, easier queries.
+    Report("fig6", [at("sc-lmkb", 0.5), at("deepsc-mimo", 0.4)]).write(tmp_path, "fig6")
+    Report("fig12", [at("sc-lmkb", 0.9), at("deepsc-mimo", 0.8)]).write(tmp_path, "fig12")
+    (found,) = (j for j in judge_all(rows_of(tmp_path)) if j.target.startswith("≥ +72.6 %"))
+    assert found.found.startswith("+25.0 %")
