@@ -92,10 +92,10 @@ class Plan:
 
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 1,
-    "val_queries": 8,
-    "test_queries": 3,
+    "val_queries": 6,
+    "test_queries": 2,
     "training_steps": 10,
-    "labels": 8,
+    "labels": 4,
 }
 """What ``--quick`` overrides: a smoke run, not a measurement."""
 
