@@ -65,8 +65,10 @@ from semlink.settings import Settings
 Scoring = Literal["dp", "mean", "softmax", "lass"]
 Loss = Literal["nt-xent", "triplet-sum"]
 Start = Literal["plain", "installed"]
-VERSION: Final = 2
+VERSION: Final = 3
 """Raised whenever the same recipe, data and seed would train another model."""
+PLAIN_VERSION: Final = 2
+"""The same of the baseline "dp", which no later change touched."""
 LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
     ("dp", "nt-xent"): 3e-3,
     ("dp", "triplet-sum"): 3e-3,
@@ -304,7 +306,8 @@ def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
         # as models were named before there was another start
         del what["start"]
     encoder = encoder_digest(corpus.info.task, recipe.start)
-    key = json.dumps([VERSION, what, describe_data(corpus), encoder, seed], sort_keys=True)
+    version = PLAIN_VERSION if recipe.scoring == "dp" else VERSION
+    key = json.dumps([version, what, describe_data(corpus), encoder, seed], sort_keys=True)
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     return cache_dir() / "gpa" / f"{corpus.info.name}-{recipe.scoring}-{digest}.safetensors"
 
