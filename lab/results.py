@@ -178,9 +178,27 @@ def corpus_hash(name: str) -> str:
     return digest.hexdigest()
 
 
-def sign(path: Path, plan: Mapping[str, Any]) -> None:
-    """Add to a written report the plan that it measured, and the hash of its inputs: see :func:`inputs_hash`."""
-    content = json.loads(path.read_text()) | {"plan": plan, "inputs": inputs_hash(plan)}
+def head_of(path: Path) -> dict[str, Any]:
+    """What a report says beside its rows; empty where there is none that can be read."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    content.pop("rows", None)
+    return content
+
+
+def sign(path: Path, plan: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+    """Add to a written report its plan, the hash of its inputs (:func:`inputs_hash`) and how long measuring took.
+
+    ``before``: what the report in its place said. A run that found all in the cache took seconds: ``measured_s`` is the
+    longest run of the same plan with the same weights.
+    """
+    content = json.loads(path.read_text())
+    measured_s = content["seconds"]
+    if before and (before.get("plan"), before.get("weights")) == (plan, content["weights"]):
+        measured_s = max(measured_s, before.get("measured_s", before["seconds"]))
+    content |= {"plan": plan, "inputs": inputs_hash(plan), "measured_s": measured_s}
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(path)

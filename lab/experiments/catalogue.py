@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from lab.experiments.overrides import changed, described, from_options, overridden
-from lab.results import sign
+from lab.results import head_of, sign
 from semlink.errors import InvalidField
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ class Experiment:
 
         ``fresh``: measure again what is kept; ``workers``: see :func:`lab.workers.spread`.
         """
+        path = out / f"{self.report}.json"
+        before = head_of(path)
         report = self._run(out, console, fresh=fresh, workers=workers)
-        sign(out / f"{self.report}.json", described(self.plan))
+        sign(path, described(self.plan), before)
         return report
 
 

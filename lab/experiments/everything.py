@@ -7,7 +7,6 @@ What did change takes from the caches all points and trainings that are still th
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from rich.markup import escape
 
 from lab.experiments.catalogue import EVERY, Experiment, experiment
 from lab.experiments.overrides import described
-from lab.results import inputs_hash
+from lab.results import head_of, inputs_hash
 from semlink.corpora.registry import task_of_corpus
 from semlink.errors import SemlinkError
 
@@ -105,9 +104,5 @@ def _clock(seconds: float) -> str:
 
 
 def _unchanged(job: Job, out: Path) -> bool:
-    path = out / f"{job.experiment.report}.json"
-    try:
-        found = json.loads(path.read_text()).get("inputs")
-    except (FileNotFoundError, ValueError):
-        return False
+    found = head_of(out / f"{job.experiment.report}.json").get("inputs")
     return bool(found == inputs_hash(described(job.experiment.plan)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, TypeVar
@@ -54,7 +55,7 @@ def changed(plan: P, values: Mapping[str, Any]) -> P:
 
 
 def overridden(plan: P, overrides: Sequence[str]) -> P:
-    """The plan with each ``key=value``; lists are written with commas, an empty one as ``key=``.
+    """The plan with each ``key=value``; lists are written with commas or as JSON, an empty one as ``key=``.
 
     Raises InvalidField naming the key for an unknown one or a value of another type.
     """
@@ -132,15 +133,27 @@ def described(plan: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one in fields(plan):
         value = getattr(plan, one.name)
-        if is_dataclass(value):
-            found |= described(value)
-        else:
-            found[one.name] = list(value) if isinstance(value, tuple) else value
+        found |= described(value) if is_dataclass(value) else {one.name: _plain(value)}
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as JSON holds them."""
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _sequence_of(annotation: str) -> bool:
     return annotation.startswith("Sequence[") and "tuple" not in annotation
+
+
+def _listed(text: str) -> Any:
+    """Parts between commas; a JSON array where parts hold commas themselves."""
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _parsed(key: str, text: str, annotation: str) -> Any:
@@ -148,7 +161,7 @@ def _parsed(key: str, text: str, annotation: str) -> Any:
     target = _TYPES.get(annotation, tuple[str, ...])
     value: Any = text
     if _sequence_of(annotation):
-        value = [part.strip() for part in text.split(",") if part.strip()]
+        value = _listed(text)
     elif annotation == "int | None" and text == "":
         value = None
     try:

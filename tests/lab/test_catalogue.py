@@ -13,7 +13,7 @@ from lab.experiments import everything
 from lab.experiments.catalogue import EVERY, TITLES, Experiment, experiment, plan_of
 from lab.experiments.everything import Job
 from lab.experiments.overrides import changed, described, from_options, keys_of, overridden
-from lab.results import Report, Row
+from lab.results import Report, Row, head_of, sign
 from semlink.errors import InvalidField, NotFound
 
 
@@ -39,6 +39,8 @@ def test_every_key_of_every_plan_can_be_given_as_it_is_printed() -> None:
             if value is None:
                 continue
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            if isinstance(value, list) and any("," in str(v) for v in value):
+                text = json.dumps(value)
             given.append(f"{key}={text}")
         assert overridden(plan, given) == plan, name
 
@@ -139,6 +141,22 @@ def test_all_skips_what_is_unchanged_runs_what_changed_and_survives_a_failure(
     assert "it is off" in said
     assert "unchanged" in said
     assert "left" in said
+
+
+def test_a_report_from_the_cache_still_tells_how_long_measuring_took(tmp_path) -> None:
+    path = tmp_path / "a.json"
+
+    def written(seconds: float, plan: dict[str, object]) -> float:
+        before = head_of(path)
+        Report("a", [Row("r_at_1", 0.5)], seconds=seconds).write(tmp_path, "a")
+        sign(path, plan, before)
+        return float(head_of(path)["measured_s"])
+
+    assert written(90.0, {"size": 1}) == 90.0
+    assert written(2.0, {"size": 1}) == 90.0
+    assert written(3.0, {"size": 1}) == 90.0
+    assert written(4.0, {"size": 2}) == 4.0, "another plan"
+    assert json.loads(path.read_text())["rows"]
 
 
 def test_an_interrupted_all_goes_on_where_it_was(tmp_path) -> None:
