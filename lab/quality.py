@@ -40,7 +40,8 @@ METHODS: Final = ("sc-lmkb", "sc-lmkb-cdg", "deepsc-mimo", "llm-sc", "separation
 SEEDS: Final = 2
 QUERIES: Final = 16
 LINKS: Final = 8
-SNRS_DB: Final = (0.0, 20.0)
+SNRS_DB: Final = (-10.0, 10.0)
+"""One where the link decides, one where the meaning does."""
 BITS: Final = (16, 64)
 """Of fig9's reports."""
 FAILED: Final = ("worse", "gone")
