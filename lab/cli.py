@@ -511,11 +511,21 @@ def compare_reports(
     everything: Annotated[
         bool, typer.Option("--all", help="print rows that did not change, too")
     ] = False,
+    pooled: Annotated[
+        bool,
+        typer.Option(help="each method pooled over its sweep, against a stated margin instead"),
+    ] = False,
 ) -> None:
     """Which rows of two reports changed beyond noise; exit status 1 where one got worse or is gone."""
-    from lab.compare_results import compare, print_changes, read
+    from lab.compare_results import compare, compare_pooled, print_changes, print_pooled, read
 
     (head_a, before), (head_b, after) = read(a), read(b)
+    if pooled:
+        found = compare_pooled(before, after)
+        print_pooled(b.stem, found, console, everything=everything)
+        if any(one.verdict in ("worse", "gone") for one in found):
+            raise typer.Exit(1)
+        return
     changes = compare(before, after, level=level)
     print_changes((head_a, head_b), changes, console, everything=everything)
     if any(change.verdict in ("worse", "only in A") for change in changes):

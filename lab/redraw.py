@@ -215,7 +215,7 @@ def _csi_rate(rows: Sequence[Row]) -> Figure:
         snr_db=found[0].snr_db or 0.0,
         seeds=found[0].seeds or 1,
     )
-    panels = [panel for made in csi_rate._panels(plan, rows).values() for panel in made]
+    panels = [panel for made in csi_rate.panels_of(plan, rows).values() for panel in made]
     title = f"CSI feedback at {plan.snr_db:g} dB, {plan.seeds} seeds"
     return Figure("", title, panels, columns=len(plan.conditions()))
 
@@ -232,7 +232,7 @@ def _csi_prediction(rows: Sequence[Row]) -> Figure:
         delays_ms=tuple(sorted(delays)),
         seeds=found[0].seeds or 1,
     )
-    panels = csi_prediction._panels(plan, rows)
+    panels = csi_prediction.panels_of(plan, rows)
     title = f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds"
     return Figure("", title, panels, columns=len(plan.speeds_kmh))
 

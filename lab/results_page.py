@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lab.experiments.figures import FIGURES
 from lab.experiments.methods import OURS, ROWS
-from lab.experiments.plotting import FORMATS, Panel
+from lab.experiments.plotting import Panel
 from lab.paper_figures import PAPERS, relative_gains, table
 from lab.redraw import DIFFERENCES, ensure_drawn, pictures
 from lab.results import Row, pick, read_rows, weights_hash
@@ -33,6 +33,8 @@ METRIC_OF: Final = {
 }
 """Of the paper's axis."""
 METRIC_TITLES: Final = {"map": "mAP", "r_at_1": "R@1"}
+SHOWN: Final = (".png", ".svg")
+"""Formats of pictures that lie beside the page; a report's folder holds a PDF as well."""
 PICTURED: Final = "fig11"
 BESIDE: Final = ("csi-prediction", "knowledge", "sew-mcm", "gpa", "itrieval")
 """Experiments that write a page of their own beside their JSON file."""
@@ -42,7 +44,7 @@ STUDIES: Final = {
     "rate": "retrieval against channel uses k: joint and digital coding",
 }
 """Experiments that are measured by task and scenario, a report each."""
-STUDIED: Final = re.compile(r"(snr|feedback|rate)-(person|image|audio)-([a-z]+-[a-z]+)(-.+)?")
+STUDIED: Final = re.compile(r"(snr|feedback|rate)-([a-z0-9]+)-([a-z]+-[a-z]+)(-.+)?")
 RATES: Final = "csi-rate"
 ADVICE_SNR_DB: Final = 5.0
 ADVICE_BITS: Final = 32
@@ -78,12 +80,13 @@ class Written:
         """Command, commit, weights, machine and time, as a line under a table; the plan folded where it is known."""
         head = self.head
         machine = head["machine"]
+        seconds = head.get("measured_s", head["seconds"])
         plan = ", ".join(f"{k}={_value(v)}" for k, v in head.get("plan", {}).items())
         folded = f"\n\n<details>\n<summary>plan</summary>\n\n`{plan}`\n\n</details>" if plan else ""
         return (
             f"`{head['command']}` · commit {head['commit']} · weights {head['weights']}"
             f"{' (earlier)' if self.is_earlier else ''} · {machine['cores']} cores {machine['cpu']}, "
-            f"{machine['memory_gib']} GiB, Python {machine['python']} · {head['seconds']:.0f} s{folded}"
+            f"{machine['memory_gib']} GiB, Python {machine['python']} · {seconds:.0f} s{folded}"
         )
 
 
@@ -679,6 +682,11 @@ def _pages(
         written = Written.read(results, name)
         lines = [EARLIER, ""] if written is not None and written.is_earlier else []
         lines += _of_section(name, judged)
+        whole = results / f"{name}.html"
+        if whole.is_file():
+            page.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(whole, page.parent / whole.name)
+            lines += [f"**[The whole page]({whole.name})** (open it in a browser).", ""]
         if written is not None:
             shown = _shown(written, page)
             # Its own text may show the picture already.
@@ -730,7 +738,7 @@ def _copy_pictures(report: Path, suffix: str, page: Path) -> list[Path]:
     """Copy a picture in every format that there is into ``images/`` beside the page."""
     images = page.parent / "images"
     copied = []
-    for form in FORMATS:
+    for form in SHOWN:
         picture = report.with_name(f"{report.stem}{suffix}{form}")
         if picture.is_file():
             images.mkdir(parents=True, exist_ok=True)

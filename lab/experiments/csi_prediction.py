@@ -153,7 +153,7 @@ def run(
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
     draw(
-        _panels(plan, report.rows),
+        panels_of(plan, report.rows),
         out / NAME,
         title=f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds of {plan.drops} drops of 32 users",
         columns=len(plan.scenarios) * len(plan.speeds_kmh),
@@ -320,7 +320,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
     )
 
 
-def _panels(plan: Plan, rows: Sequence[Row]) -> list[Panel]:
+def panels_of(plan: Plan, rows: Sequence[Row]) -> list[Panel]:
     """SGCS and NMSE over bits at the middle delay, then NMSE over the delay at the goal's bits."""
     delay = plan.middle_delay
     bits = GOAL_BITS if GOAL_BITS in plan.bits else plan.bits[-1]

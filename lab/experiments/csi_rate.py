@@ -252,7 +252,7 @@ def run(
         print_losses(report.rows, plan, console)
     else:
         report.rows += _reference_rows(plan, fresh=fresh)
-        panels = _panels(plan, report.rows)
+        panels = panels_of(plan, report.rows)
         for made in panels.values():
             for panel in made:
                 print_panel(panel, console, percent=False)
@@ -409,7 +409,8 @@ def _worth_their_bits(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def _panels(plan: Plan, rows: Sequence[Row]) -> dict[str, list[Panel]]:
+def panels_of(plan: Plan, rows: Sequence[Row]) -> dict[str, list[Panel]]:
+    """What is drawn, by metric: a panel for each condition."""
     labels = {"nmse_db": "NMSE [dB]", "sgcs": "SGCS", "precoding_gain_db": "precoding gain [dB]"}
     panels: dict[str, list[Panel]] = {metric: [] for metric in METRICS}
     for metric in METRICS:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from lab.cli import app
 from lab.compare_results import compare, direction, read
 from lab.results import Report, Row, over_seeds
 from semlink.errors import InvalidField, NotFound
@@ -79,3 +81,25 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
             read(path)
     with pytest.raises(InvalidField, match="level"):
         compare([], [], level=1.0)
+
+
+def test_the_command_compares_seed_by_seed_or_pooled_and_its_status_tells(tmp_path: Path) -> None:
+    """One method 4 points worse, unevenly: two seeds show nothing row by row, pooled it is plain."""
+    before = np.random.default_rng(1).uniform(0.5, 0.7, (8, 2))
+    loss = np.tile([0.07, 0.01], (8, 1))
+
+    def rows(values: np.ndarray) -> list[Row]:
+        return [
+            Row("map", method="sc-lmkb", snr_db=float(x), **over_seeds(list(v)))
+            for x, v in enumerate(values)
+        ]
+
+    for name, values in (("a", before), ("worse", before - loss)):
+        Report("fig6", rows(values)).write(tmp_path, name)
+    a, worse = str(tmp_path / "a.json"), str(tmp_path / "worse.json")
+    runner = CliRunner()
+    assert runner.invoke(app, ["compare", a, a, "--pooled"]).exit_code == 0
+    assert runner.invoke(app, ["compare", a, worse]).exit_code == 0
+    pooled = runner.invoke(app, ["compare", a, worse, "--pooled"])
+    assert pooled.exit_code == 1, pooled.output
+    assert "-0.0400" in pooled.output
