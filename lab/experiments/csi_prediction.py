@@ -156,7 +156,7 @@ def run(
         panels_of(plan, report.rows),
         out / NAME,
         title=f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds of {plan.drops} drops of 32 users",
-        columns=len(plan.scenarios) * len(plan.speeds_kmh),
+        columns=len(plan.speeds_kmh),
     )
     page = markdown(plan, report)
     (out / f"{NAME}.md").write_text(page)
