@@ -161,6 +161,7 @@ def _study(experiment: str, rows: Sequence[Row]) -> Study | None:
         groups = [
             *(["feedback"] if "scalar" in quantizers else []),
             *(["coding"] if "separation" in methods_there else []),
+            *([snr.MEMORY] if any(p.scheme.memory for p in points) else []),
         ]
         return snr.study(snr.Plan(sampling, **link, snrs_db=snrs, groups=groups))
     if kind == "feedback":

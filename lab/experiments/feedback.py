@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lab.experiments.default_sampling import PERSON
@@ -29,7 +29,8 @@ BITS_OF: Final = {
 }
 """Lines with bits of their own: memory is slow to measure, a codebook has its sizes."""
 REFERENCE: Final = report_scheme("scalar", 512)
-SAMPLING: Final = PERSON
+SAMPLING: Final = replace(PERSON, links=16)
+"""Fewer drops than elsewhere: with memory every drop's history is followed, which takes most of the time."""
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
     "queries": 12,

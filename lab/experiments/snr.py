@@ -21,15 +21,18 @@ from lab.experiments.plans import (
 )
 from lab.experiments.plotting import Panel
 from lab.experiments.running import Figure, Figures, Study, drawn, line
+from semlink.errors import InvalidField
 
 SNRS_DB: Final = (-15.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 RVQ_64: Final = report_scheme("rvq", 64)
 RVQ_16: Final = report_scheme("rvq", 16)
 TRACKED_16: Final = report_scheme("rvq", 16, "predictive")
 SCALAR_512: Final = report_scheme("scalar", 512)
-FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, TRACKED_16, SCALAR_512, NO_FEEDBACK)
+FEEDBACK: Final = (PERFECT, RVQ_64, RVQ_16, SCALAR_512, NO_FEEDBACK)
 CODING: Final = (JSCC, SEPARATION, VQ_DIGITAL)
 GROUPS: Final = ("feedback", "coding")
+MEMORY: Final = "memory"
+"""A group by request: following a history costs a hundred times a report that stands for itself."""
 SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {"seeds": 2, "queries": 12, "links": 6, "snrs_db": (0.0, 20.0)}
 """What ``--quick`` overrides: a smoke run, not a measurement."""
@@ -39,8 +42,8 @@ QUICK: Final[Mapping[str, Any]] = {"seeds": 2, "queries": 12, "links": 6, "snrs_
 class Plan:
     """What is swept; every value can be given on the command line.
 
-    ``groups``: "feedback" compares what users report, at ``num_users``; "coding" compares JSCC with digital coding at
-    64-bit reports, alone and at ``num_users``.
+    ``groups``: "feedback" compares what users report, at ``num_users``, with "memory" also by memory; "coding"
+    compares JSCC with digital coding at 64-bit reports, alone and at ``num_users``.
     """
 
     sampling: Sampling
@@ -58,23 +61,33 @@ class Plan:
         ]
 
     @property
+    def reports(self) -> tuple[Scheme, ...]:
+        """Of the group "feedback"."""
+        tracked = (TRACKED_16,) if MEMORY in self.groups else ()
+        return (*FEEDBACK[:-1], *tracked, FEEDBACK[-1])
+
+    @property
     def user_counts(self) -> tuple[int, ...]:
         """Of the group "coding"."""
         return (1,) if self.num_users == 1 else (1, self.num_users)
 
 
 def study(plan: Plan) -> Study:
-    """The experiment of a plan."""
+    """The experiment of a plan. Raises InvalidField for an unknown group."""
+    if unknown := set(plan.groups) - {*GROUPS, MEMORY}:
+        raise InvalidField(
+            f"groups has {min(unknown)!r}, allowed: {', '.join((*GROUPS, MEMORY))}", field="groups"
+        )
     curves: list[tuple[Scheme, int]] = [(IDEAL, plan.num_users)]
     pairs: list[tuple[Scheme, Scheme, int]] = []
     if "feedback" in plan.groups:
-        curves += [(scheme, plan.num_users) for scheme in FEEDBACK]
+        curves += [(scheme, plan.num_users) for scheme in plan.reports]
+        tracked = ((TRACKED_16, SCALAR_512), (TRACKED_16, RVQ_16))
         pairs += [
             (a, b, plan.num_users)
             for a, b in (
                 (RVQ_64, SCALAR_512),
-                (TRACKED_16, SCALAR_512),
-                (TRACKED_16, RVQ_16),
+                *(tracked if TRACKED_16 in plan.reports else ()),
                 (RVQ_64, NO_FEEDBACK),
             )
         ]
@@ -94,7 +107,7 @@ def study(plan: Plan) -> Study:
                 plan.points(a, users), plan.points(b, users), strict=True
             )
         ],
-        gaps=_gaps(plan) if "feedback" in plan.groups else (),
+        gaps=_gaps(plan) if TRACKED_16 in plan.reports else (),
     )
 
 
@@ -126,7 +139,9 @@ def _figures(plan: Plan, figures: Figures) -> list[Figure]:
     made = []
     if "feedback" in plan.groups:
         panels = [
-            _panel(plan, f"{task}, {plan.num_users} users", m, FEEDBACK, plan.num_users, figures)
+            _panel(
+                plan, f"{task}, {plan.num_users} users", m, plan.reports, plan.num_users, figures
+            )
             for m in ("r_at_1", "map")
         ]
         made.append(Figure("-feedback", f"What feedback is worth: {where}", panels))

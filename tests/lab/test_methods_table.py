@@ -40,7 +40,7 @@ def test_figures_come_from_the_reports_and_the_paper_s_figure_goes_before(tmp_pa
     assert "64-bit `rvq`, 0 dB | 71.1 ± 2.0 |" in made
     assert "99.0" not in made
     assert "16-bit `rvq`, 0 dB | 60.0 ± 2.0 |" in made
-    assert "16-bit `rvq`, predictive memory, 0 dB | 65.0 ± 2.0 |" in made
+    assert "65.0" not in made, "another memory"
     assert "50.0" not in made, "another number of bits"
     assert "`semlink experiment fig6`" in made
     assert "earlier weights" not in made

@@ -61,6 +61,7 @@ STUDIES: dict[str, Study] = {
     "fig12": methods.study(replace(FIGURES["fig12"].plan, sampling=SAMPLING, name="fig12")),
     "methods": methods.study(methods.Plan(SAMPLING)),
     "snr": snr.study(snr.Plan(SAMPLING, "uma-nlos")),
+    "snr, with memory": snr.study(snr.Plan(SAMPLING, groups=(*snr.GROUPS, snr.MEMORY))),
     "snr, feedback alone": snr.study(snr.Plan(SAMPLING, groups=("feedback",))),
     "feedback": feedback.study(feedback.Plan(SAMPLING)),
     "rate": rate.study(rate.Plan(SAMPLING)),
@@ -115,7 +116,7 @@ def test_csi_reports_are_drawn_as_their_experiments_draw_them(tmp_path: Path) ->
     path = Report("csi-rate", rates).write(tmp_path, "csi-rate")
     lines = shape_of(pictures(path))
     plan = csi_rate.Plan(bits=(16, 64))
-    expected = [p for made in csi_rate._panels(plan, rates).values() for p in made]
+    expected = [p for made in csi_rate.panels_of(plan, rates).values() for p in made]
     assert lines == shape_of([Figure("", "", expected)])
     assert len(lines) >= 8
     predictions = [
@@ -126,7 +127,7 @@ def test_csi_reports_are_drawn_as_their_experiments_draw_them(tmp_path: Path) ->
     ]  # fmt: skip
     path = Report("csi-prediction", predictions).write(tmp_path, "csi-prediction")
     plan_there = csi_prediction.Plan(("umi-los",), (3.0, 30.0), (16, 64), (2, 5, 10))
-    there = csi_prediction._panels(plan_there, predictions)
+    there = csi_prediction.panels_of(plan_there, predictions)
     assert shape_of(pictures(path)) == shape_of([Figure("", "", there)])
 
 
