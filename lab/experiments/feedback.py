@@ -49,7 +49,7 @@ class Plan:
 
     sampling: Sampling
     scenario: str = "umi-los"
-    speeds_kmh: Sequence[float] = (3.0, 30.0)
+    speeds_kmh: Sequence[float] = (3.0,)
     user_counts: Sequence[int] = (1, 4)
     snrs_db: Sequence[float] = (10.0, 25.0)
     bits: Sequence[int] = BITS
