@@ -27,7 +27,7 @@ import typer
 from rich.console import Console
 
 from lab.compare_results import MARGINS, Pooled, compare_pooled, print_pooled, read
-from lab.results import ROOT
+from lab.results import ROOT, write_compact
 from semlink.errors import InvalidField, NotFound
 
 if TYPE_CHECKING:
@@ -117,17 +117,9 @@ def check(name: str, measured: Path, references: Path) -> list[Pooled]:
 def store(name: str, measured: Path, references: Path) -> Path:
     """Make a measured report the reference: its judged rows, one a line, so that changes can be read."""
     report = json.loads(measured.read_text())
-    rows = [
-        {k: v for k, v in row.items() if v is not None}
-        for row in report.pop("rows")
-        if row["metric"] in MARGINS
-    ]
-    head = json.dumps(report | {"command": "python -m lab.quality --update"}, indent=1)
-    body = ",\n".join("  " + json.dumps(row) for row in rows)
-    references.mkdir(parents=True, exist_ok=True)
-    path = references / f"{name}.json"
-    path.write_text(f'{head[:-2]},\n "rows": [\n{body}\n ]\n}}\n')
-    return path
+    rows = [row for row in report["rows"] if row["metric"] in MARGINS]
+    content = report | {"command": "python -m lab.quality --update", "rows": rows}
+    return write_compact(content, references / f"{name}.json")
 
 
 def queries() -> set[str]:

@@ -188,6 +188,18 @@ def head_of(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_compact(content: Mapping[str, Any], path: Path) -> Path:
+    """Write a report's content with one row a line and no empty coordinates, so that changes can be read; its path."""
+    head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
+    rows = ",\n".join(
+        "  " + json.dumps({k: v for k, v in row.items() if v is not None})
+        for row in content["rows"]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+    return path
+
+
 def sign(path: Path, plan: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
     """Add to a written report its plan, the hash of its inputs (:func:`inputs_hash`) and how long measuring took.
 

@@ -19,7 +19,7 @@ from lab.experiments.methods import OURS, ROWS
 from lab.experiments.plotting import Panel
 from lab.paper_figures import PAPERS, relative_gains, table
 from lab.redraw import DIFFERENCES, ensure_drawn, pictures
-from lab.results import Row, pick, read_rows, weights_hash
+from lab.results import Row, pick, read_rows, weights_hash, write_compact
 from lab.targets import Judged, by_snr, differences, is_above, is_below, judge_all, rows_of
 from semlink.methods import METHODS
 
@@ -33,6 +33,7 @@ METRIC_OF: Final = {
 }
 """Of the paper's axis."""
 METRIC_TITLES: Final = {"map": "mAP", "r_at_1": "R@1"}
+REPORTS: Final = "reports"
 SHOWN: Final = (".png", ".svg")
 """Formats of pictures that lie beside the page; a report's folder holds a PDF as well."""
 PICTURED: Final = "fig11"
@@ -142,6 +143,9 @@ def write(results: Path, page: Path) -> Path:
         "a paired bootstrap over links or queries, bold where they are clear of 0. Bars in pictures are standard "
         "deviations over seeds, those of differences such intervals.",
         "",
+        f"Every report lies in [{REPORTS}]({REPORTS}): measure again and compare, "
+        f"`semlink compare docs/{REPORTS}/fig6.json results/fig6.json`.",
+        "",
         *contents,
     ]
     for section in sections:
@@ -149,10 +153,20 @@ def write(results: Path, page: Path) -> Path:
         lines += section.lines
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines).rstrip() + "\n")
+    _publish(results, page)
     return page
 
 
 # --- what was asked ----------------------------------------------------------------------------
+
+
+def _publish(results: Path, page: Path) -> None:
+    """Lay the reports beside the page, so that whoever measures again can compare."""
+    folder = page.parent / REPORTS
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text())
+        if content.get("plan") is not None:
+            write_compact(content, folder / path.name)
 
 
 def _targets(results: Path, judged: Sequence[Judged]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.experiments.methods import OURS, ROWS
-from lab.results import Report, Row, over_seeds
+from lab.results import Report, Row, over_seeds, read_rows, sign
 from lab.results_page import needs, write
 from semlink.errors import NotFound
 
@@ -241,3 +241,18 @@ def test_pages_of_tables_are_taken_over_a_level_down_and_long_ones_folded(tmp_pa
 def test_the_same_reports_give_the_same_page(tmp_path: Path) -> None:
     over_snr(tmp_path / "in", "fig7", "scenes", "test", 0.05)
     assert page(tmp_path) == page(tmp_path)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_reports_lie_beside_the_page_row_for_row(tmp_path: Path) -> None:
+    """Those of experiments, which hold their plan; whoever measures again compares with them."""
+    over_snr(tmp_path / "in", "fig7", "scenes", "test", 0.05)
+    over_snr(tmp_path / "in", "bench", "scenes", "test", 0.05)
+    sign(tmp_path / "in" / "fig7.json", {"seeds": 3})
+    page(tmp_path)
+    published = tmp_path / "docs" / "reports"
+    assert [path.name for path in published.iterdir()] == ["fig7.json"]
+    assert read_rows(published / "fig7.json") == read_rows(tmp_path / "in" / "fig7.json")
+    content = (published / "fig7.json").read_text()
+    assert json.loads(content)["plan"] == {"seeds": 3}
+    assert "null" not in content
