@@ -101,7 +101,7 @@ def test_less_is_better_for_errors() -> None:
 
 def test_what_is_gone_fails_what_is_new_does_not() -> None:
     rows = rows_of(draw_ranks())
-    fewer = [r for r in rows if (r.method, r.snr_db) != ("llm-sc", 20.0)]
+    fewer = [r for r in rows if (r.method, r.snr_db) != ("llm-sc", SNRS_DB[1])]
     gone = [one for one in compare_pooled(rows, fewer) if one.verdict == "gone"]
     assert {one.at.method for one in gone} == {"llm-sc", None}
     assert {one.gone for one in gone} == {1}
@@ -142,7 +142,7 @@ def test_the_command_fails_where_quality_fell_and_update_accepts_it(
     # Only what is judged is kept.
     assert {row.metric for row in read(references / "fig6.json")[1]} <= set(MARGINS)
     assert call()[0] == 0
-    ranks["deepsc-mimo", 0.0] += 1
+    ranks["deepsc-mimo", SNRS_DB[0]] += 1
     code, output = call()
     assert code == 1
     assert "deepsc-mimo" in output
