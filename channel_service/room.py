@@ -51,8 +51,8 @@ class Channel:
     """Satisfies :class:`semlink.rooms.ChannelRoom`.
 
     ``receiver`` and ``knowledge`` are rooms or clients of rooms; ``knowledge`` is asked only by :meth:`get_csi`, for
-    the plot of the predicted channel. ``cache_bytes`` bounds the cached channel windows (8 MiB each by default); each of
-    what is kept of reports may take a sixteenth of it.
+    the plot of the predicted channel. ``cache_bytes`` bounds the cached channel windows (8 MiB each by default); each
+    of what is kept of reports may take a sixteenth of it.
     """
 
     def __init__(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lab.results import Report, Row
-from lab.targets import TARGETS, Judged, judge_all, rows_of
+from lab.targets import TARGETS, Judged, differences, judge_all, rows_of
 from semlink.errors import NotFound
 
 
@@ -161,3 +162,20 @@ def test_rows_of_two_reports_are_not_set_against_each_other(tmp_path: Path) -> N
     Report("fig12", [at("sc-lmkb", 0.9), at("deepsc-mimo", 0.8)]).write(tmp_path, "fig12")
     (found,) = (j for j in judge_all(rows_of(tmp_path)) if j.target.startswith("≥ +72.6 %"))
     assert found.found.startswith("+25.0 %")
+
+
+def test_the_same_is_shown_not_assumed_and_one_seed_claims_nothing() -> None:
+    """An interval that holds 0 and much else does not show that few bits do."""
+    at = {"task": "image", "scenario": "uma-nlos", "speed_kmh": 3.0, "snr_db": 25.0, "seeds": 3}
+    wide = Row("map_difference", -0.01, ci95=(-0.023, 0.003), **at,  # type: ignore[arg-type]
+               variant="RVQ 64 bits vs scalar 512 bits, 4 users")  # fmt: skip
+    narrow = replace(wide, mean=-0.001, ci95=(-0.009, 0.007))
+    verdict = {
+        row: next(j for j in judge_all([row]) if j.claim == "feedback").verdict
+        for row in (wide, narrow)
+    }
+    assert verdict == {wide: "missed", narrow: "met"}
+    shown = Row("r_at_1_difference", -0.1, ci95=(-0.2, -0.01), seeds=1,
+                variant="SC-LMKB vs DeepSC-MIMO, 4 users")  # fmt: skip
+    assert differences([shown], "DeepSC-MIMO") == []
+    assert len(differences([replace(shown, seeds=3)], "DeepSC-MIMO")) == 1
