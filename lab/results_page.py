@@ -34,6 +34,8 @@ METRIC_OF: Final = {
 """Of the paper's axis."""
 METRIC_TITLES: Final = {"map": "mAP", "r_at_1": "R@1"}
 REPORTS: Final = "reports"
+MEASURED_S: Final = 15.0
+"""A report that took less found its points in the cache, where another run had left them."""
 SHOWN: Final = (".png", ".svg")
 """Formats of pictures that lie beside the page; a report's folder holds a PDF as well."""
 PICTURED: Final = "fig11"
@@ -82,12 +84,13 @@ class Written:
         head = self.head
         machine = head["machine"]
         seconds = head.get("measured_s", head["seconds"])
+        took = f"{seconds:.0f} s" if seconds >= MEASURED_S else "points from the cache"
         plan = ", ".join(f"{k}={_value(v)}" for k, v in head.get("plan", {}).items())
         folded = f"\n\n<details>\n<summary>plan</summary>\n\n`{plan}`\n\n</details>" if plan else ""
         return (
             f"`{head['command']}` · commit {head['commit']} · weights {head['weights']}"
             f"{' (earlier)' if self.is_earlier else ''} · {machine['cores']} cores {machine['cpu']}, "
-            f"{machine['memory_gib']} GiB, Python {machine['python']} · {seconds:.0f} s{folded}"
+            f"{machine['memory_gib']} GiB, Python {machine['python']} · {took}{folded}"
         )
 
 
