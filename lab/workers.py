@@ -209,12 +209,20 @@ def _ray_seats(most: int) -> Iterator[list[Seat]]:
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS"),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except ConnectionError as error:
+            raise Unavailable(
+                f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}. Is it up, and has this machine its token "
+                "(RAY_AUTH_MODE=token, ~/.ray/auth_token)?",
+                field="workers",
+            ) from error
     actors: list[Any] = []
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -112,3 +112,17 @@ def test_a_cluster_of_another_program_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(workers, "program_hash", lambda: "another")
     with pytest.raises(Unavailable, match="another semlink"):
         list(spread(fails, range(2), "ray"))
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch) -> None:
+    """Ray waits half a minute for a cluster; what it then says does not name the setting."""
+    import ray
+
+    def refuse(address, **_):
+        raise ConnectionError(f"Failed to connect to Ray cluster at {address}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(Unavailable, match="no Ray cluster answers") as caught:
+        list(spread(fails, range(2), "ray"))
+    assert caught.value.field == "workers"
