@@ -37,6 +37,8 @@ _OPTIONS: Final = (
     # let clients find out quickly that this process is frozen
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # a server that was starved of its processor reads the pings of a minute at once: that is no attack
+    ("grpc.http2.max_ping_strikes", 0),
 )
 
 

@@ -751,3 +751,26 @@ async def test_an_answer_type_is_checked_by_the_contract() -> None:
         ("a", 0),
         ("b", 1),
     ]
+
+
+async def test_pings_that_arrive_in_a_burst_end_no_call() -> None:
+    """A server that was starved of its processor reads many pings at once; a patient call goes on."""
+
+    async def slow() -> None:
+        await asyncio.sleep(4.0)
+
+    options = [
+        ("grpc.keepalive_time_ms", 300),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    async with (
+        serving("receiver", Receiver(slow)) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as raw,
+    ):
+        call = raw.unary_unary(
+            "/semlink.v1.Receiver/ListCorpora",
+            request_serializer=receiver_pb2.ListCorporaRequest.SerializeToString,
+            response_deserializer=receiver_pb2.ListCorporaResponse.FromString,
+        )
+        assert await call(receiver_pb2.ListCorporaRequest(), timeout=20) is not None
