@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lab.compare_results import read
+from lab.experiments.tables import cell
 from lab.results import ROOT, Row, pick, weights_hash
 from lab.targets import judge_all, rows_of
 from semlink.errors import NotFound
@@ -137,12 +138,8 @@ def _cell(
             continue
         found = pick(reports[name][1], metric="r_at_1", method=method, **at.row)
         if found:
-            return _percent(found[0])
+            return cell(found[0], percent=True)
     return "not yet"
-
-
-def _percent(row: Row) -> str:
-    return f"{100 * row.mean:.1f}" + ("" if row.sd is None else f" ± {100 * row.sd:.1f}")
 
 
 def _provenance(reports: dict[str, tuple[dict[str, object], list[Row]]]) -> list[str]:
@@ -201,7 +198,7 @@ def _retrieval_row(results: Path, one: Retrieval) -> str:
     path = results / f"{one.report}.json"
     rows = pick(read(path)[1], metric="r_at_1", method=one.method) if path.is_file() else []
     said = [
-        f"{words}{_percent(found[0])}"
+        f"{words}{cell(found[0], percent=True)}"
         for words, variant in one.variants
         if (found := pick(rows, variant=variant))
     ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lab.experiments.tables import cell
 from lab.results import Row, pick
 
 Ours = Callable[[Sequence[Row]], str | None]
@@ -55,11 +56,6 @@ class Paper:
     reported: Sequence[Reported]
 
 
-def _percent(row: Row) -> str:
-    spread = f" ± {100 * row.sd:.1f}" if row.sd is not None else ""
-    return f"{100 * row.mean:.1f}{spread}"
-
-
 def _first(rows: Sequence[Row], **coordinates: object) -> Row | None:
     return next(iter(pick(rows, **coordinates)), None)
 
@@ -79,7 +75,7 @@ def _ranks(method: str, variant: str | None, task: str) -> Ours:
 def _mean(metric: str, method: str | None, variant: str) -> Ours:
     def ours(rows: Sequence[Row]) -> str | None:
         row = _first(rows, metric=metric, method=method, variant=variant, split="test")
-        return None if row is None else _percent(row)
+        return None if row is None else cell(row, percent=True)
 
     return ours
 

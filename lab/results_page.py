@@ -403,11 +403,6 @@ def _curves(written: Written, metric: str, *, by_bits: bool, scale: float = 100.
     return lines
 
 
-def _percent(row: Row) -> str:
-    spread = f" ± {100 * row.sd:.1f}" if row.sd is not None else ""
-    return f"{100 * row.mean:.1f}{spread}"
-
-
 def _versus(rows: Sequence[Row], metric: str, method: str) -> list[Row]:
     prefix = f"{ROWS[OURS]} vs {ROWS[method]}, "
     return [
@@ -490,7 +485,7 @@ def _advice(results: Path) -> list[str]:
         difference = _difference(versus[method]) if method in versus else "–"
         name = f"**`{method}`**" if method == chosen else f"`{method}`"
         asked = ", ".join(needs(method)) or "nothing"
-        lines.append(f"| {name} | {_percent(row)} | {difference} | {asked} |")
+        lines.append(f"| {name} | {_cell(row, 100.0, 1)} | {difference} | {asked} |")
     return lines
 
 

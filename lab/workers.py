@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import psutil
 
+from lab.progress import progress
 from lab.results import program_hash, weights_hash
 from semlink.errors import InvalidField, NotFound, Unavailable
 
@@ -99,6 +100,14 @@ def spread(
         return
     with _process_seats(count) as seats:
         yield from _served(function, tasks, seats)
+
+
+def results_of(function: Callable[[T], R], tasks: Sequence[T], workers: str, title: str) -> list[R]:
+    """The results of :func:`spread` in the order of the tasks, with a progress bar."""
+    with progress() as bar:
+        done = spread(function, tasks, workers)
+        found = dict(bar.track(done, total=len(tasks), description=title))
+    return [found[number] for number in range(len(tasks))]
 
 
 class Seat(Protocol):

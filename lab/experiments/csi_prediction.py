@@ -28,9 +28,8 @@ from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.running import drawn
 from lab.kept_figures import KeptFigures
 from lab.prediction_samples import Figures, Reports, decoded, draw_drops, link, measured
-from lab.progress import progress
 from lab.results import Report, Row, over_seeds, pick
-from lab.workers import one_thread, spread
+from lab.workers import one_thread, results_of
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
@@ -138,13 +137,10 @@ def run(
     """
     started = time.monotonic()
     todo = cells(plan)
-    by_number: dict[int, CellFigures] = {}
-    with progress() as bar:
-        done = spread(partial(measure_cell, plan, fresh=fresh), todo, workers)
-        by_number.update(bar.track(done, total=len(todo), description=NAME))
+    measured_cells = results_of(partial(measure_cell, plan, fresh=fresh), todo, workers, NAME)
     found: dict[Place, dict[str, list[Figures]]] = {}
-    for number in range(len(todo)):
-        for place, by_name in by_number[number].items():
+    for cell_figures in measured_cells:
+        for place, by_name in cell_figures.items():
             for name, figures in by_name.items():
                 found.setdefault(place, {}).setdefault(name, []).append(figures)
     report = Report(NAME)

@@ -33,9 +33,9 @@ from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, tr
 from lab.experiments.running import drawn
 from lab.experiments.tables import markdown_page, print_panel
 from lab.kept_figures import Kept, csi_figures_path, sources_hash
-from lab.progress import progress, track
+from lab.progress import track
 from lab.results import Report, Row, over_seeds, pick
-from lab.workers import one_thread, spread
+from lab.workers import one_thread, results_of
 from semlink.errors import InvalidField
 from semlink.links import MAX_BITS
 from semlink.signal.quantizers import quantizer_for
@@ -238,13 +238,10 @@ def run(
     report = Report(name)
     out.mkdir(parents=True, exist_ok=True)
     todo = cells(plan)
-    by_number: dict[int, Seed] = {}
-    with progress() as bar:
-        done = spread(partial(measure_cell, plan, fresh=fresh), todo, workers)
-        by_number.update(bar.track(done, total=len(todo), description=name))
+    measured_cells = results_of(partial(measure_cell, plan, fresh=fresh), todo, workers, name)
     found: dict[Condition, list[Seed]] = {}
-    for number, (condition, _) in enumerate(todo):
-        found.setdefault(condition, []).append(by_number[number])
+    for (condition, _), figures in zip(todo, measured_cells, strict=True):
+        found.setdefault(condition, []).append(figures)
     for condition, per_seed in found.items():
         report.rows += _rows(condition, plan, per_seed)
     if plan.held_out:

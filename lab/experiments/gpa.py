@@ -24,7 +24,6 @@ from safetensors.numpy import load_file, save_file
 
 from lab.caption_biases import TEMPERATURES, TRAINING_QUERIES
 from lab.experiments.bootstrap import interval, paired_difference, resampled_means
-from lab.progress import progress
 from lab.results import Report, Row, over_seeds
 from lab.train_gpa import (
     LEARNING_RATES,
@@ -41,7 +40,7 @@ from lab.train_gpa import (
     score_matrix,
     trained,
 )
-from lab.workers import one_thread, spread
+from lab.workers import one_thread, results_of
 from semlink.corpora.corpus import Corpus, Split
 from semlink.errors import InvalidField
 from semlink.models import cache_dir
@@ -271,13 +270,10 @@ def run(
         # once, before the processes that all need them
         for split in get_args(Split):
             encoded(corpus, split, plan.trains(todo[0][0]).start)
-    by_number: dict[int, Ranks] = {}
-    with progress() as bar:
-        done = spread(partial(train_one, plan, fresh=fresh), todo, workers)
-        by_number.update(bar.track(done, total=len(todo), description=NAME))
+    found = results_of(partial(train_one, plan, fresh=fresh), todo, workers, NAME)
     measured: dict[GpaRecipe, list[Ranks]] = {}
-    for place, (recipe, _) in enumerate(todo):
-        measured.setdefault(recipe, []).append(by_number[place])
+    for (recipe, _), ranks in zip(todo, found, strict=True):
+        measured.setdefault(recipe, []).append(ranks)
     wanted = {
         number: [line for line in table if line.recipe in measured]
         for number, table in plan.wanted().items()

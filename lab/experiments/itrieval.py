@@ -32,7 +32,7 @@ from lab.experiments.bootstrap import interval, paired_difference, resampled_mea
 from lab.experiments.tables import cell
 from lab.features import FrozenFeatures
 from lab.kept_figures import Kept
-from lab.progress import progress, track
+from lab.progress import track
 from lab.results import Report, Row, over_seeds, pick
 from lab.train_heads import contrastive_loss, embed
 from lab.train_student import (
@@ -54,7 +54,7 @@ from lab.train_student import (
     student_scores,
     trained,
 )
-from lab.workers import one_thread, spread
+from lab.workers import one_thread, results_of
 from semlink.corpora.corpus import Split
 from semlink.corpora.noisy import N_KEY, NOISE_KINDS, NoiseKind, NoisyText
 from semlink.corpora.registry import corpus_named, default_corpus
@@ -407,19 +407,15 @@ def run(
     What is trained and measured is kept, an interrupted run goes on. ``workers``: see :func:`lab.workers.spread`.
     """
     started = time.monotonic()
-
-    def spread_out(function: Callable[[T], R], tasks: Sequence[T], title: str) -> list[R]:
-        with progress() as bar:
-            done = spread(function, tasks, workers)
-            found = dict(bar.track(done, total=len(tasks), description=title))
-        return [found[number] for number in range(len(tasks))]
-
     bench, todo = plan.bench(), cells(plan)
-    spread_out(partial(train_one, plan, fresh=fresh), trainings(plan), "students and heads")
+    train = partial(train_one, plan, fresh=fresh)
+    results_of(train, trainings(plan), workers, "students and heads")
     on_val = list(itertools.product(range(plan.seeds), NOISE_KINDS))
-    hits = spread_out(partial(val_hits, plan, fresh=fresh), on_val, "learning rates on val")
+    val = partial(val_hits, plan, fresh=fresh)
+    hits = results_of(val, on_val, workers, "learning rates on val")
     rates = chosen_rates(plan, hits)
-    found = spread_out(partial(measure_cell, plan, rates, fresh=fresh), todo, "texts of test")
+    test = partial(measure_cell, plan, rates, fresh=fresh)
+    found = results_of(test, todo, workers, "texts of test")
     report = Report(NAME)
     report.rows += _beside_rows(plan, fresh=fresh)
     measured: dict[tuple[Condition, str], list[NDArray[np.int64]]] = {}

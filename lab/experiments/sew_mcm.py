@@ -23,13 +23,12 @@ from safetensors.numpy import load_file, save_file
 
 from lab import train_heads
 from lab.experiments.bootstrap import paired_difference
-from lab.progress import progress
 from lab.results import Report, Row, over_seeds
 from lab.train_heads import embed
 from lab.train_person import OBJECTIVES, RECIPES, load_heads
 from lab.train_person import run as train
 from lab.training import SplitData, describe_data, split_data
-from lab.workers import one_thread, spread
+from lab.workers import one_thread, results_of
 from semlink.corpora.corpus import Corpus
 from semlink.corpora.pedestrians import Pedestrians
 from semlink.corpora.pedestrians.corpus import DEFAULT_IDENTITIES
@@ -191,11 +190,7 @@ def run(
     """
     started = time.monotonic()
     variants, todo = plan.variants(), runs(plan)
-    found: list[list[QueryFigures]] = [[]] * len(todo)
-    with progress() as bar:
-        done = spread(partial(train_one, plan, fresh=fresh), todo, workers)
-        for number, figures in bar.track(done, total=len(todo), description=NAME):
-            found[number] = figures
+    found = results_of(partial(train_one, plan, fresh=fresh), todo, workers, NAME)
     report = Report(NAME)
     for place, corpus in enumerate(plan.corpora()):
         name = corpus.info.name + (", other people" if place else "")
