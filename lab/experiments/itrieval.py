@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -66,8 +66,6 @@ from semlink.semantics.sentences import textrank_scores, tf_idf_scores
 from semlink.semantics.spaces import weights_of
 from semlink.semantics.student import SentenceScorer
 
-T = TypeVar("T")
-R = TypeVar("R")
 NAME: Final = "itrieval"
 SPACE: Final = "image"
 FIGURES_VERSION: Final = 1
