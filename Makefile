@@ -27,7 +27,7 @@ contracts: $(STAMP)
 
 # the quick experiments against stored ones: has quality fallen?
 quality: $(STAMP)
-	$(BIN)/python -m lab.quality
+	$(BIN)/python -m tools.regression_check
 
 docs: $(STAMP)
 	$(BIN)/semlink docs

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from semlink.links import WINDOW_SLOTS, stable_seed
+from semlink.links import BLOCK_SLOTS, stable_seed
 from semlink.v1 import common_pb2 as pb
 
 CSI_RS_PER_SUBBAND: Final = 6
@@ -17,30 +17,28 @@ ZERO_POWER_ELEMENTS: Final = 96
 """Elements without any signal in a slot, from which a receiver measures its noise."""
 
 
-def report_slots_of_window(config: pb.LinkConfig, window_index: int) -> torch.Tensor:
-    """Absolute slots of the window in which a report is made (multiples of the period): int64 ``[num_reports]``."""
-    first = window_index * WINDOW_SLOTS
+def report_slots_of_block(config: pb.LinkConfig, block_index: int) -> torch.Tensor:
+    """Absolute slots of the block in which a report is made (multiples of the period): int64 ``[num_reports]``."""
+    first = block_index * BLOCK_SLOTS
     period = config.feedback.report_period_slots
-    return torch.arange(-(-first // period) * period, first + WINDOW_SLOTS, period)
+    return torch.arange(-(-first // period) * period, first + BLOCK_SLOTS, period)
 
 
 def least_squares(
-    h: torch.Tensor, config: pb.LinkConfig, window_index: int
+    h: torch.Tensor, config: pb.LinkConfig, block_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least-squares estimates from CSI-RS of every report slot of a window, and the measured noise of each.
+    """Least-squares estimates from CSI-RS of every report slot of a block, and the measured noise of each.
 
     Every port sends its pilot with the whole transmit power ``P`` (orthogonal code- or frequency-division ports
     gather the same energy), so that a pilot's noise is ``N0/P = 1/SNR`` and ``CSI_RS_PER_SUBBAND`` of them average it.
-    All noise of the window comes from one Philox keyed by (link seed, window): the reports are pure functions of
+    All noise of the block comes from one Philox keyed by (link seed, block): the reports are pure functions of
     (configuration, slot). The draws do not depend on the SNR, so sweeps share them.
 
     ``h``: complex64 ``[num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``. Returns the estimates, of the
     same shape, and their error variance as measured from ``ZERO_POWER_ELEMENTS`` elements at each antenna, float32
     ``[num_users, num_reports]``.
     """
-    rng = np.random.Generator(
-        np.random.Philox(key=stable_seed("csi-rs", config.seed, window_index))
-    )
+    rng = np.random.Generator(np.random.Philox(key=stable_seed("csi-rs", config.seed, block_index)))
     level = 1 / (CSI_RS_PER_SUBBAND * 10 ** (config.snr_db / 10))
     parts = rng.standard_normal((*h.shape, 2), dtype=np.float32) * math.sqrt(level / 2)
     noise = torch.view_as_complex(torch.from_numpy(parts)).to(h.device)
@@ -77,10 +75,10 @@ def lmmse_over_subbands(estimate: torch.Tensor, error_variance: torch.Tensor) ->
     return smoothed.view(estimate.shape)
 
 
-def estimate_reports(h: torch.Tensor, config: pb.LinkConfig, window_index: int) -> torch.Tensor:
-    """CSI estimates of all users in every report slot of a window.
+def estimate_reports(h: torch.Tensor, config: pb.LinkConfig, block_index: int) -> torch.Tensor:
+    """CSI estimates of all users in every report slot of a block.
 
     ``h``: complex64 ``[num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``, the channel in the slots of
-    :func:`report_slots_of_window`. Returns complex64 of the same shape.
+    :func:`report_slots_of_block`. Returns complex64 of the same shape.
     """
-    return lmmse_over_subbands(*least_squares(h, config, window_index))
+    return lmmse_over_subbands(*least_squares(h, config, block_index))

@@ -116,10 +116,10 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
     )
 
 
-def flights(frames: Sequence[CheckedFrame]) -> list[list[int]]:
-    """Which frames of a request fly together: those of one slot of an opened link. Indices, each exactly once.
+def slot_groups(frames: Sequence[CheckedFrame]) -> list[list[int]]:
+    """Which frames of a request share a slot: those of one slot of an opened link. Indices, each exactly once.
 
-    A link by value has no clock that hands out its slots, so its frames fly alone whatever slot they picked.
+    A link by value has no clock that hands out its slots, so its frames are sent alone whatever slot they picked.
     Raises InvalidField naming ``frames[i].config``, ``.user`` or ``.precoder`` where frames of a slot disagree on
     the link or the precoder, or claim the same user.
     """
@@ -129,23 +129,25 @@ def flights(frames: Sequence[CheckedFrame]) -> list[list[int]]:
         if frame.link_id in ("", link_id_of(frame.config)):
             found.append([i])
             continue
-        flight = together.setdefault((frame.link_id, frame.slot), [])
-        if flight:
-            _check_company(frame, [frames[j] for j in flight], field=f"frames[{i}]")
+        group = together.setdefault((frame.link_id, frame.slot), [])
+        if group:
+            _check_co_scheduled(frame, [frames[j] for j in group], field=f"frames[{i}]")
         else:
-            found.append(flight)
-        flight.append(i)
+            found.append(group)
+        group.append(i)
     return found
 
 
-def _check_company(frame: CheckedFrame, company: Sequence[CheckedFrame], *, field: str) -> None:
-    first = company[0]
+def _check_co_scheduled(
+    frame: CheckedFrame, co_scheduled: Sequence[CheckedFrame], *, field: str
+) -> None:
+    first = co_scheduled[0]
     if frame.config != first.config:
         raise InvalidField(
             f"{field}.config differs from that of another frame in slot {frame.slot} of {frame.link_id}",
             field=f"{field}.config",
         )
-    if any(frame.user == other.user for other in company):
+    if any(frame.user == other.user for other in co_scheduled):
         raise InvalidField(
             f"{field}.user is {frame.user}, allowed: a user that no other frame of slot {frame.slot} rides on",
             field=f"{field}.user",

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from channel_service.estimation import (
     least_squares,
     lmmse_over_subbands,
-    report_slots_of_window,
+    report_slots_of_block,
 )
-from channel_service.windows import ByteBoundedCache, ChannelKey, Windows, window_of
-from semlink.links import WINDOW_SLOTS
+from channel_service.fading import ByteBoundedCache, ChannelBlocks, ChannelKey, block_of
+from semlink.links import BLOCK_SLOTS
+from semlink.signal.csi import PredictiveQuantizer, quantizer_for
 from semlink.signal.feedback import scheme_of
-from semlink.signal.quantizers import PredictiveQuantizer, quantizer_for
 from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 
 BLOCK_REPORTS: Final = 8
-"""Reports of a window that are made together: one query needs its history, not the whole window."""
+"""Reports of a block that are made together: one query needs its history, not the whole block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class _Group:
 class Reports:
     """Makes reports; blocks of them are estimated and quantised in one batch and cached. Thread-safe."""
 
-    def __init__(self, windows: Windows, max_bytes: int = 64 << 20) -> None:
-        self._windows = windows
+    def __init__(self, blocks: ChannelBlocks, max_bytes: int = 64 << 20) -> None:
+        self._blocks = blocks
         self._payloads: ByteBoundedCache[tuple[bytes, int, int], _Payloads] = ByteBoundedCache(
             max_bytes
         )
@@ -128,20 +128,20 @@ class Reports:
         Returns complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``.
         """
         if config.feedback.quantizer == "perfect":
-            return self._windows.slot(config, slot)
-        index, _ = window_of(slot)
-        number = int(torch.searchsorted(report_slots_of_window(config, index), slot))
+            return self._blocks.slot(config, slot)
+        index, _ = block_of(slot)
+        number = int(torch.searchsorted(report_slots_of_block(config, index), slot))
         return self._estimate(config, index, slice(number, number + 1))[:, 0]
 
     def _payloads_of(self, config: pb.LinkConfig, slot: int) -> list[NDArray[np.uint8] | None]:
         """Payload of every user's report in one slot, None where there is none."""
-        index, _ = window_of(slot)
+        index, _ = block_of(slot)
         period = config.feedback.report_period_slots
         if config.feedback.quantizer == "perfect":
-            h = self._windows.slot(config, slot)
+            h = self._blocks.slot(config, slot)
             made, place = _encode(config, h.unsqueeze(1), torch.tensor([slot // period])), 0
         else:
-            first = -(-index * WINDOW_SLOTS // period)
+            first = -(-index * BLOCK_SLOTS // period)
             block, place = divmod(slot // period - first, BLOCK_REPORTS)
             made = self._block(config, index, block)
         return [
@@ -157,7 +157,7 @@ class Reports:
             return self._payloads.get(
                 (key, index, block), lambda: _encode(config, *self._channels(config, index, block))
             )
-        num_reports = len(report_slots_of_window(config, index))
+        num_reports = len(report_slots_of_block(config, index))
         group = self._groups.get(
             (key, index), lambda: _Group(quantizer, config.num_users, num_reports)
         )
@@ -168,7 +168,7 @@ class Reports:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimates of a block's reports, on the CPU, and the reports' indices."""
         part = slice(block * BLOCK_REPORTS, (block + 1) * BLOCK_REPORTS)
-        slots = report_slots_of_window(config, index)[part]
+        slots = report_slots_of_block(config, index)[part]
         numbers = slots // config.feedback.report_period_slots
         return self._estimate(config, index, part).cpu(), numbers
 
@@ -184,10 +184,10 @@ class Reports:
         return lmmse_over_subbands(seen.estimate[:, part], seen.error_variance[:, part])
 
     def _observe(self, config: pb.LinkConfig, index: int) -> _Observed:
-        """What all users measure in a window, whatever they report of it."""
-        slots = report_slots_of_window(config, index)
-        window = self._windows.window(config, index).h
-        h = window[:, (slots - index * WINDOW_SLOTS).to(window.device)]
+        """What all users measure in a block, whatever they report of it."""
+        slots = report_slots_of_block(config, index)
+        block = self._blocks.block(config, index).h
+        h = block[:, (slots - index * BLOCK_SLOTS).to(block.device)]
         return _Observed(*least_squares(h, config, index))
 
 

@@ -6,13 +6,13 @@ import asyncio
 
 import uvicorn
 
-from gateway.app import Rooms, create_app
+from gateway.app import ServiceClients, create_app
 from semlink.rpc import channel_client, knowledge_client, receiver_client, transmitter_client
 from semlink.settings import Settings
 from semlink.telemetry import configure_logging
 
 
-def connect(settings: Settings) -> Rooms:
+def connect(settings: Settings) -> ServiceClients:
     """gRPC clients of every service."""
     transmitter = transmitter_client(settings.address("transmitter"), settings)
     channel = channel_client(settings.address("channel"), settings)
@@ -33,7 +33,7 @@ def connect(settings: Settings) -> Rooms:
     async def close() -> None:
         await asyncio.gather(*(client.close() for client in clients.values()))
 
-    return Rooms(transmitter, channel, receiver, health, close)
+    return ServiceClients(transmitter, channel, receiver, health, close)
 
 
 def main() -> None:

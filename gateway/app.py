@@ -28,7 +28,7 @@ from semlink.corpora.registry import default_corpus
 from semlink.deadlines import deadline_in
 from semlink.errors import DeadlineExceeded, InvalidField
 from semlink.methods import METHODS
-from semlink.rooms import ChannelRoom, ReceiverRoom, TransmitterRoom
+from semlink.services import ChannelService, ReceiverService, TransmitterService
 from semlink.telemetry import counted_request, registry
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 from semlink.wire import from_wire
@@ -54,21 +54,21 @@ HealthCheck = Callable[[], Awaitable[dict[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
-    """The rooms that the gateway speaks to, and how to ask after everyone's health.
+class ServiceClients:
+    """The clients that the gateway speaks to, and how to ask after everyone's health.
 
     ``health`` returns a word per service, ``"ok"`` for one that serves; ``close`` gives connections back.
     """
 
-    transmitter: TransmitterRoom
-    channel: ChannelRoom
-    receiver: ReceiverRoom
+    transmitter: TransmitterService
+    channel: ChannelService
+    receiver: ReceiverService
     health: HealthCheck
     close: Callable[[], Awaitable[None]]
 
 
-def create_app(rooms: Rooms, *, default_scenario: str = "umi-los") -> FastAPI:
-    """The gateway over some rooms: gRPC clients in the service, the rooms themselves in a test.
+def create_app(clients: ServiceClients, *, default_scenario: str = "umi-los") -> FastAPI:
+    """The gateway over some clients: gRPC clients in the service, the clients themselves in a test.
 
     ``default_scenario`` is that of a link that names none.
     """
@@ -76,7 +76,7 @@ def create_app(rooms: Rooms, *, default_scenario: str = "umi-los") -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         yield
-        await rooms.close()
+        await clients.close()
 
     app = FastAPI(
         title="semlink",
@@ -89,11 +89,11 @@ def create_app(rooms: Rooms, *, default_scenario: str = "umi-los") -> FastAPI:
     install(app)
     app.add_middleware(BodyLimit)
     _measure(app)
-    _add_queries(app, rooms, default_scenario)
-    _add_links(app, rooms, default_scenario)
-    _add_corpora(app, rooms)
-    add_item_routes(app, rooms.receiver, within=_within, decode=_base64, errors=ERRORS)
-    _add_operations(app, rooms)
+    _add_queries(app, clients, default_scenario)
+    _add_links(app, clients, default_scenario)
+    _add_corpora(app, clients)
+    add_item_routes(app, clients.receiver, within=_within, decode=_base64, errors=ERRORS)
+    _add_operations(app, clients)
     return app
 
 
@@ -120,13 +120,13 @@ def _measure(app: FastAPI) -> None:
 # --- queries -----------------------------------------------------------------------------------
 
 
-def _add_queries(app: FastAPI, rooms: Rooms, scenario: str) -> None:
+def _add_queries(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
     @app.post("/v1/queries", responses=ERRORS, tags=["queries"])
     async def query(body: schemas.QueryBody) -> schemas.QueryAnswer:
         """Send one query over a link and return what was found."""
         start = time.perf_counter()
         prepared = _prepare(body, scenario, field="query")
-        answers = await _retrieve(rooms, [prepared.message], body.deadline_ms)
+        answers = await _retrieve(clients, [prepared.message], body.deadline_ms)
         return _answer(prepared, answers[0], start)
 
     @app.post("/v1/queries:batch", responses=ERRORS, tags=["queries"])
@@ -137,7 +137,7 @@ def _add_queries(app: FastAPI, rooms: Rooms, scenario: str) -> None:
             _prepare(q, scenario, field=f"queries[{i}].query") for i, q in enumerate(body.queries)
         ]
         milliseconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries))
-        answers = await _retrieve(rooms, [p.message for p in prepared], milliseconds)
+        answers = await _retrieve(clients, [p.message for p in prepared], milliseconds)
         return schemas.BatchAnswer(
             answers=[_answer(p, a, start) for p, a in zip(prepared, answers, strict=True)]
         )
@@ -172,11 +172,11 @@ def _base64(media: schemas.MediaBody | None, *, field: str) -> bytes:
 
 
 async def _retrieve(
-    rooms: Rooms, queries: Sequence[transmitter_pb2.Query], deadline_ms: float
+    clients: ServiceClients, queries: Sequence[transmitter_pb2.Query], deadline_ms: float
 ) -> Sequence[transmitter_pb2.Answer]:
     async with _within(deadline_ms / 1e3):
         request = transmitter_pb2.RetrieveRequest(queries=queries)
-        return (await rooms.transmitter.retrieve(request)).answers
+        return (await clients.transmitter.retrieve(request)).answers
 
 
 @asynccontextmanager
@@ -262,13 +262,13 @@ def _link_answer(report: channel_pb2.LinkReport) -> schemas.LinkAnswer:
 # --- links -------------------------------------------------------------------------------------
 
 
-def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
+def _add_links(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
     @app.post("/v1/links", status_code=201, responses=ERRORS, tags=["links"])
     async def open_link(body: schemas.LinkConfigBody, response: Response) -> schemas.LinkBody:
         """Open a link. Queries in flight at once share a slot, each on another user; its clock counts slots used."""
         async with _within(READ_DEADLINE_S):
             request = channel_pb2.OpenLinkRequest(config=body.in_scenario(scenario).to_proto())
-            link = _link_body(await rooms.channel.open_link(request))
+            link = _link_body(await clients.channel.open_link(request))
         response.headers["Location"] = f"/v1/links/{link.id}"
         return link
 
@@ -276,7 +276,7 @@ def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
     async def list_links() -> schemas.LinksBody:
         """Every open link."""
         async with _within(READ_DEADLINE_S):
-            found = await rooms.channel.list_links(channel_pb2.ListLinksRequest())
+            found = await clients.channel.list_links(channel_pb2.ListLinksRequest())
         return schemas.LinksBody(links=[_link_body(link) for link in found.links])
 
     @app.get("/v1/links/{link_id}", responses=ERRORS, tags=["links"])
@@ -284,13 +284,13 @@ def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
         """One open link."""
         async with _within(READ_DEADLINE_S):
             request = channel_pb2.GetLinkRequest(link_id=link_id)
-            return _link_body(await rooms.channel.get_link(request))
+            return _link_body(await clients.channel.get_link(request))
 
     @app.delete("/v1/links/{link_id}", status_code=204, responses=ERRORS, tags=["links"])
     async def close_link(link_id: str) -> None:
         """Close a link; its reports are forgotten."""
         async with _within(READ_DEADLINE_S):
-            await rooms.channel.close_link(channel_pb2.CloseLinkRequest(link_id=link_id))
+            await clients.channel.close_link(channel_pb2.CloseLinkRequest(link_id=link_id))
 
     @app.get("/v1/links/{link_id}/csi", responses=ERRORS, tags=["links"])
     async def get_csi(
@@ -301,7 +301,7 @@ def _add_links(app: FastAPI, rooms: Rooms, scenario: str) -> None:
         if slot is not None:
             request.slot = slot
         async with _within(READ_DEADLINE_S):
-            csi = await rooms.channel.get_csi(request)
+            csi = await clients.channel.get_csi(request)
         fed_back = _magnitudes(csi.fed_back_magnitude)
         return schemas.CsiBody(
             slot=csi.slot,
@@ -333,12 +333,12 @@ def _magnitudes(tensor: common_pb2.Tensor) -> list[list[list[float]]] | None:
 # --- corpora -----------------------------------------------------------------------------------
 
 
-def _add_corpora(app: FastAPI, rooms: Rooms) -> None:
+def _add_corpora(app: FastAPI, clients: ServiceClients) -> None:
     @app.get("/v1/corpora", responses=ERRORS, tags=["corpora"])
     async def list_corpora() -> schemas.CorporaBody:
         """Every corpus with a gallery: what it holds, its licence, where it is from."""
         async with _within(READ_DEADLINE_S):
-            found = await rooms.receiver.list_corpora(receiver_pb2.ListCorporaRequest())
+            found = await clients.receiver.list_corpora(receiver_pb2.ListCorporaRequest())
         return schemas.CorporaBody(
             corpora=[
                 schemas.CorpusBody.model_validate(
@@ -353,7 +353,7 @@ def _add_corpora(app: FastAPI, rooms: Rooms) -> None:
         """One gallery item."""
         async with _within(READ_DEADLINE_S):
             request = receiver_pb2.GetItemRequest(corpus=name, item_id=item_id)
-            item = await rooms.receiver.get_item(request)
+            item = await clients.receiver.get_item(request)
         return schemas.ItemBody(
             corpus=name,
             item_id=item.item_id,
@@ -378,7 +378,7 @@ def _add_corpora(app: FastAPI, rooms: Rooms) -> None:
         """An item's picture or sound. An item may be replaced: a browser that has one asks whether it still stands."""
         async with _within(READ_DEADLINE_S):
             wanted = receiver_pb2.GetMediaRequest(corpus=name, item_id=item_id)
-            media = await rooms.receiver.get_media(wanted)
+            media = await clients.receiver.get_media(wanted)
         tag = f'"{blake2b(media.data, digest_size=12).hexdigest()}"'
         headers = {"Cache-Control": "no-cache", "ETag": tag}
         if request.headers.get("if-none-match") == tag:
@@ -389,7 +389,7 @@ def _add_corpora(app: FastAPI, rooms: Rooms) -> None:
 # --- operations --------------------------------------------------------------------------------
 
 
-def _add_operations(app: FastAPI, rooms: Rooms) -> None:
+def _add_operations(app: FastAPI, clients: ServiceClients) -> None:
     @app.get("/v1/methods", tags=["methods"])
     async def list_methods() -> schemas.MethodsBody:
         """Every method of the papers: those that a query may choose, and those not built yet."""
@@ -414,7 +414,7 @@ def _add_operations(app: FastAPI, rooms: Rooms) -> None:
     )
     async def readyz(response: Response) -> schemas.HealthBody:
         """Every service behind the gateway serves."""
-        services = await rooms.health()
+        services = await clients.health()
         ready = all(word == "ok" for word in services.values())
         response.status_code = 200 if ready else 503
         return schemas.HealthBody(status="ok" if ready else "unavailable", services=services)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway import schemas
 from semlink.errors import SemlinkError
-from semlink.rooms import ReceiverRoom
+from semlink.services import ReceiverService
 from semlink.v1 import receiver_pb2
 
 WRITE_DEADLINE_S: Final = 120.0
@@ -64,7 +64,7 @@ class AddedBody(BaseModel):
 
 def add_item_routes(
     app: FastAPI,
-    receiver: ReceiverRoom,
+    receiver: ReceiverService,
     *,
     within: Within,
     decode: Decode,

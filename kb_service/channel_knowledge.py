@@ -37,7 +37,7 @@ class Refinement:
 
     generator: str
     scenario: str
-    told: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     has_previous: bool
     in_use: bool
     """False: the shipped weights are others than those it belongs to."""
@@ -73,7 +73,7 @@ def _digest(path: Path, made_ns: int) -> str:  # noqa: ARG001 - the key of the c
 
 
 def keep(
-    generator: str, scenario: str, weights: Mapping[str, torch.Tensor], told: Mapping[str, Any]
+    generator: str, scenario: str, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> Path:
     """Use these weights from now on; the refinement before, if any, can be had back. Services notice by themselves."""
     path = _path(generator, scenario)
@@ -83,7 +83,7 @@ def keep(
             path.with_suffix(kind).replace(_before(path).with_suffix(kind))
     # what says whom it belongs to first: nobody reads it without the weights
     path.with_suffix(".json").write_text(
-        json.dumps({**told, BASE: fingerprint(generator)}, indent=1) + "\n"
+        json.dumps({**metadata, BASE: fingerprint(generator)}, indent=1) + "\n"
     )
     part = path.with_suffix(".part")
     save_file({name: tensor.detach().half().contiguous() for name, tensor in weights.items()}, part)
@@ -118,15 +118,15 @@ def refinements() -> list[Refinement]:
     for path in sorted((Settings().data_dir / FOLDER).glob("*.safetensors")):
         if path.stem.endswith(BEFORE):
             continue
-        told = json.loads(path.with_suffix(".json").read_text())
+        metadata = json.loads(path.with_suffix(".json").read_text())
         generator, scenario = path.stem.split("@")
         found.append(
             Refinement(
                 generator,
                 scenario,
-                told,
+                metadata,
                 _before(path).is_file(),
-                told[BASE] == fingerprint(generator),
+                metadata[BASE] == fingerprint(generator),
             )
         )
     return found

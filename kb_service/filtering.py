@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Final
 
 from kb_service import lexicon
-from kb_service.chronology import Account, Token, account_of, contradiction
+from kb_service.event_order import EventTimeline, Token, contradiction, event_timeline
 from semlink.v1 import knowledge_pb2
 
 DUPLICATE: Final = "duplicate"
@@ -31,13 +31,13 @@ _DIGITS = {
         ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], 2
     )
 }
-MOST_REPEATS: Final = 3
+MAX_REPEATS: Final = 3
 """Times that a rewrite may name a thing beyond its source; a model that runs on and on lists more things than are."""
 _NEGATION_REACH = 3
 """Words after "without" in which what is denied may stand."""
 
 
-def judge(
+def filter_rewrites(
     source: str,
     generated: knowledge_pb2.RewriteSet,
     *,
@@ -56,9 +56,9 @@ def judge(
         if not reason and not rewrite.similarity >= min_similarity:
             reason = f"similarity {rewrite.similarity:.2f} < {min_similarity:.2f}"
         if not reason and attributes:
-            reason = objection(source, rewrite.text)
+            reason = contradiction_reason(source, rewrite.text)
         if not reason and complete:
-            reason = omission(source, rewrite.text)
+            reason = missing_content(source, rewrite.text)
         judged.rewrites.add(
             text=rewrite.text,
             kept=not reason,
@@ -68,7 +68,7 @@ def judge(
     return judged
 
 
-def keep_all(generated: knowledge_pb2.RewriteSet) -> knowledge_pb2.RewriteSet:
+def accept_all(generated: knowledge_pb2.RewriteSet) -> knowledge_pb2.RewriteSet:
     """Everything generated, kept: the baseline without CDFC. Even duplicates count."""
     kept = knowledge_pb2.RewriteSet()
     for rewrite in generated.rewrites:
@@ -81,8 +81,8 @@ class Reading:
     """What a caption says, as concepts of the lexicon.
 
     ``affirmed`` and ``denied`` map a concept to the word that names it; ``belongs`` holds (modifier, thing) pairs,
-    ``single`` the things of which there is one, ``placed`` (thing, relation, thing); ``account`` is what is heard when;
-    ``times`` how often each concept is named, ``joined`` who stands beside another of the same name.
+    ``single`` the things of which there is one, ``placed`` (thing, relation, thing); ``timeline`` is what is heard
+    when; ``times`` how often each concept is named, ``joined`` who stands beside another of the same name.
     ``others``: words that no table holds and that are not neutral. ``sides``: what is "on the left" and "on the right".
     """
 
@@ -91,7 +91,7 @@ class Reading:
     belongs: dict[tuple[str, str], str] = field(default_factory=dict)
     single: set[str] = field(default_factory=set)
     placed: set[tuple[str, str, str]] = field(default_factory=set)
-    account: Account = field(default_factory=Account)
+    timeline: EventTimeline = field(default_factory=EventTimeline)
     times: Counter[str] = field(default_factory=Counter)
     joined: set[str] = field(default_factory=set)
     others: list[str] = field(default_factory=list)
@@ -104,50 +104,56 @@ class Reading:
         return {(a, "on the left") for a, _ in pairs} | {(c, "on the right") for _, c in pairs}
 
 
-def objection(source: str, rewrite: str) -> str:
+def contradiction_reason(source: str, rewrite: str) -> str:
     """Why the attribute test drops the rewrite, "" if it does not.
 
     The first objection counts: what is denied, what is added, whose an attribute is, how many there are, how things
     are placed, what is heard when.
     """
-    said, claimed = read(source), read(rewrite)
+    source_reading, claimed = read(source), read(rewrite)
     known = {_stem(word) for word in _WORD.findall(source.lower())}
-    entailed = {broader for concept in said.affirmed for broader in closure(concept)}
+    entailed = {broader for concept in source_reading.affirmed for broader in closure(concept)}
     for concept, word in claimed.denied.items():
-        if concept not in said.denied:
+        if concept not in source_reading.denied:
             return f"denies '{word}'"
     for concept, word in claimed.affirmed.items():
-        if concept in entailed or claimed.sides.get(concept, set()) & said.beside:
+        if concept in entailed or claimed.sides.get(concept, set()) & source_reading.beside:
             continue
-        if any(concept in closure(d) or d in closure(concept) for d in said.denied):
+        if any(concept in closure(d) or d in closure(concept) for d in source_reading.denied):
             return f"adds '{word}', which the source denies"
         return f"adds '{word}'"
     for word in claimed.others:
         if _stem(word) not in known:
             return f"adds '{word}'"
     for (modifier, thing), words in claimed.belongs.items():
-        by_nature = any(_same_thing(c, thing) and modifier in closure(c) for c in said.affirmed)
-        if not by_nature and not any(_supports(said, p, modifier, thing) for p in said.belongs):
+        by_nature = any(
+            _same_thing(c, thing) and modifier in closure(c) for c in source_reading.affirmed
+        )
+        if not by_nature and not any(
+            _supports(source_reading, p, modifier, thing) for p in source_reading.belongs
+        ):
             return f"changes whose attribute '{words}' is"
-    for thing in claimed.single - said.single:
+    for thing in claimed.single - source_reading.single:
         if any(
             _class(modifier) == "count"
             and _same_thing(thing, owner)
             and (_class(thing) == "sound") == (_class(owner) == "sound")
-            for modifier, owner in said.belongs
+            for modifier, owner in source_reading.belongs
         ):
             return f"counts one '{thing}'"
-    for concept in claimed.joined - said.joined:
+    for concept in claimed.joined - source_reading.joined:
         return f"adds another '{concept}'"
     for concept, times in claimed.times.items():
-        if times > said.times[concept] + MOST_REPEATS:
+        if times > source_reading.times[concept] + MAX_REPEATS:
             return f"repeats '{claimed.affirmed[concept]}'"
-    return _misplaced(said, claimed) or contradiction(said.account, claimed.account)
+    return _misplaced(source_reading, claimed) or contradiction(
+        source_reading.timeline, claimed.timeline
+    )
 
 
-def omission(source: str, rewrite: str) -> str:
+def missing_content(source: str, rewrite: str) -> str:
     """What a rewrite leaves out, "" for one that entails its source as the source entails it."""
-    why = objection(rewrite, source)
+    why = contradiction_reason(rewrite, source)
     if why.startswith("adds "):
         # What the source would add to the rewrite is what the rewrite lacks.
         return why.replace("adds", "leaves out", 1).replace("which the source", "which it")
@@ -163,13 +169,13 @@ def _stem(word: str) -> str:
     return word[:6]
 
 
-def _misplaced(said: Reading, claimed: Reading) -> str:
+def _misplaced(source_reading: Reading, claimed: Reading) -> str:
     """Places of one thing against another that the source does not tell."""
     for first, relation, second in claimed.placed:
         told = {
             (_same_thing(first, a) and _same_thing(second, c))
             - 2 * (_same_thing(first, c) and _same_thing(second, a))
-            for a, r, c in said.placed
+            for a, r, c in source_reading.placed
             if r == relation
         }
         if 1 in told:
@@ -180,7 +186,7 @@ def _misplaced(said: Reading, claimed: Reading) -> str:
     return ""
 
 
-def _supports(said: Reading, pair: tuple[str, str], modifier: str, thing: str) -> bool:
+def _supports(source_reading: Reading, pair: tuple[str, str], modifier: str, thing: str) -> bool:
     """Whether ``pair`` of the source entails that ``thing`` has ``modifier``."""
     known, owner = pair
     if modifier not in closure(known):
@@ -190,7 +196,8 @@ def _supports(said: Reading, pair: tuple[str, str], modifier: str, thing: str) -
     # A pattern's colour and its garment's may change places: "white dots" on a jacket, a "white dotted jacket".
     patterned, plain = (owner, thing) if _class(owner) == "pattern" else (thing, owner)
     return _class(patterned) == "pattern" and any(
-        pattern == patterned and _same_thing(garment, plain) for pattern, garment in said.belongs
+        pattern == patterned and _same_thing(garment, plain)
+        for pattern, garment in source_reading.belongs
     )
 
 
@@ -247,7 +254,7 @@ def read(caption: str) -> Reading:
     _read_single(tokens, reading)
     if any(_class(concept) == "sound" for concept in reading.affirmed):
         # What is "over" another sound is louder, not higher.
-        reading.account = account_of(tokens)
+        reading.timeline = event_timeline(tokens)
     else:
         _read_places(tokens, reading)
     return reading

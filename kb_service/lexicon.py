@@ -76,7 +76,7 @@ flag; fence; sword; gun; knife; stone|rock; cloud; star; moon
 PLACES: Final = """
 street|road|city street; park|park path; station|station hall; shop|store|shop window
 crossing|zebra crossing|crosswalk; wall; beach|shore|ashore|sandy beach; forest|woods; field|meadow|grassy field
-grass; room; kitchen; city|town; mountain|hill|mountain valley; garden; lake|shore of a lake; river; farm
+grass; service; kitchen; city|town; mountain|hill|mountain valley; garden; lake|shore of a lake; river; farm
 desert|desert sand|sand dune; bridge; valley; sidewalk|pavement; alley; hallway|corridor; market; square
 stairs|staircase; sky; sea|ocean|open sea; house interior; restaurant; office; school; airport
 """

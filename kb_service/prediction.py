@@ -23,6 +23,7 @@ from kb_service.predictor_choice import best_predictors
 from semlink.errors import InvalidField, NotFound
 from semlink.links import SLOT_SECONDS, default_link
 from semlink.models import cache_dir, locate
+from semlink.signal.csi import content_of, doppler_hz
 from semlink.signal.feedback import (
     HISTORY_REPORTS,
     DecodedHistory,
@@ -30,7 +31,6 @@ from semlink.signal.feedback import (
     decode_histories,
     report_slots,
 )
-from semlink.signal.quantizers import content_of, doppler_hz
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2, knowledge_pb2
 from semlink.wire import to_wire
@@ -97,7 +97,7 @@ class HoldLast:
 class Wiener:
     """``wiener``: the linear MMSE combination of the last reports, :func:`kb_service.generators.linear.linear_fusion`.
 
-    Each report has phases of its own (:class:`semlink.signal.quantizers.layers.Content`): it is first turned to agree
+    Each report has phases of its own (:class:`semlink.signal.csi.layers.Content`): it is first turned to agree
     with the newest one.
     """
 
@@ -113,7 +113,7 @@ class Wiener:
         """See :class:`CsiPredictor`."""
         reference = newest_report(history, present)
         reports = torch.where(present[..., None, None, None], history, torch.zeros_like(history))
-        reports = content_of(config).turned(reports, reference.unsqueeze(2)).flatten(3)
+        reports = content_of(config).phase_aligned(reports, reference.unsqueeze(2)).flatten(3)
         turns = math.pi * doppler_hz(config) * SLOT_SECONDS * age_slots.double()[:, None]
         weights = linear_fusion(reports, present, turns.expand(present.shape)).weights
         csi: torch.Tensor = (weights[..., None].to(reports.dtype) * reports).sum(2)
@@ -243,7 +243,8 @@ LINEAR: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
 TRAINED_PERIOD_SLOTS: Final = 10
 TRAINED_AGE_SLOTS: Final = 14
 TRAINED_SPEED_MPS: Final = 60.0 / 3.6 + 1e-3
-"""The longest, oldest and fastest of the histories that generators were trained on (lab.csi_histories)."""
+"""The longest, oldest and fastest of the histories that generators were trained on
+(lab.training.csi_history_dataset)."""
 PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
     {**LINEAR, **{name: Generated(name) for name in GENERATORS}}
 )
@@ -325,7 +326,7 @@ def load_default_generators() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _PredictionState:
     """One item: its reports' slots, what was decoded of them, who predicts, and what is to be said of the choice."""
 
     item: knowledge_pb2.PredictCsiItem
@@ -393,19 +394,19 @@ def predict_items(
             for item, link_reports, due in zip(items, reports, slots, strict=True)
         ]
     )
-    works = [
-        _Work(item, due, history, *choice)
+    states = [
+        _PredictionState(item, due, history, *choice)
         for item, due, history, choice in zip(items, slots, decoded, chosen, strict=True)
     ]
     groups: dict[tuple[object, ...], list[int]] = {}
-    for i, work in enumerate(works):
-        if work.slots:
-            groups.setdefault(work.group(), []).append(i)
+    for i, state in enumerate(states):
+        if state.slots:
+            groups.setdefault(state.group(), []).append(i)
     answers = [knowledge_pb2.PredictedCsi(source="none") for _ in items]
     for members in groups.values():
-        together = [works[i] for i in members]
+        together = [states[i] for i in members]
         for i, csi in zip(members, _predict_together(together), strict=True):
-            answers[i] = _answer(csi, works[i])
+            answers[i] = _answer(csi, states[i])
     return answers
 
 
@@ -424,13 +425,13 @@ def _is_bound(item: knowledge_pb2.PredictCsiItem) -> bool:
     return item.config.feedback.quantizer == "perfect"
 
 
-def _predict_together(works: Sequence[_Work]) -> list[torch.Tensor]:
+def _predict_together(states: Sequence[_PredictionState]) -> list[torch.Tensor]:
     """CSI of each item of one group."""
-    predictor, histories = works[0].predictor, [work.history() for work in works]
+    predictor, histories = states[0].predictor, [state.history() for state in states]
     if not isinstance(predictor, Generated):
         csi, known, ages = (torch.stack(parts) for parts in zip(*histories, strict=True))
-        return list(predictor.predict(csi, known, ages, works[0].item.config))
-    configs = [work.item.config for work in works]
+        return list(predictor.predict(csi, known, ages, states[0].item.config))
+    configs = [state.item.config for state in states]
     contents = [content_of(config) for config in configs]
     users = [config.num_users for config in configs]
     rows = predictor.rows(
@@ -448,27 +449,27 @@ def _padded(x: torch.Tensor, missing: int) -> torch.Tensor:
     return torch.cat([torch.zeros((x.shape[0], missing, *x.shape[2:]), dtype=x.dtype), x], dim=1)
 
 
-def _answer(csi: torch.Tensor, work: _Work) -> knowledge_pb2.PredictedCsi:
+def _answer(csi: torch.Tensor, state: _PredictionState) -> knowledge_pb2.PredictedCsi:
     """One item's answer."""
-    history = work.decoded
+    history = state.decoded
     present = history.present
     missing = int((~present).sum())
     degraded = [
         common_pb2.Degradation(part="link.csi", reason=error.message) for error in history.refused
     ]
-    degraded += [common_pb2.Degradation(part="knowledge.csi", reason=r) for r in work.problems]
+    degraded += [common_pb2.Degradation(part="knowledge.csi", reason=r) for r in state.problems]
     if missing:
         silent = (~history.known.any(1)).nonzero()[:, 0].tolist()
         reason = f"{missing} of {present.numel()} CSI reports are missing"
         if silent:
             reason += f", nothing from user {', '.join(map(str, silent))}"
         degraded.append(common_pb2.Degradation(part="knowledge.csi", reason=reason))
-    heard = history.known.any(0).nonzero()[:, 0].tolist()
-    if not heard:
+    received = history.known.any(0).nonzero()[:, 0].tolist()
+    if not received:
         return knowledge_pb2.PredictedCsi(source="none", degraded=degraded)
     return knowledge_pb2.PredictedCsi(
         csi=to_wire(csi),
-        source=work.source,
-        newest_report_slot=work.slots[heard[-1]],
+        source=state.source,
+        newest_report_slot=state.slots[received[-1]],
         degraded=degraded,
     )

@@ -1,7 +1,7 @@
 """Which predictor answers when none is named: the one that won on validation at the nearest setting. Our definition.
 
 A setting is what the transmitter knows: antennas, reports, speed, age of the newest report; not the scenario. The
-table is ``weights/predictors.json``, made by ``python -m lab.choose_predictor``.
+table is ``weights/predictors.json``, made by ``python -m lab.training.select_predictor``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _choices(weights_dir: Path) -> tuple[Choice, ...]:
     path = weights_dir / FILE_NAME
     if not path.is_file():
         raise NotFound(
-            f"{path} is not there; make it with `python -m lab.choose_predictor`", field="predictor"
+            f"{path} is not there; make it with `python -m lab.training.select_predictor`",
+            field="predictor",
         )
     return tuple(choice_of(entry) for entry in json.loads(path.read_text())["choices"])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kb_service.room import KnowledgeBase
-from semlink.rpc import face, serve
+from kb_service.handler import KnowledgeBase
+from semlink.rpc import grpc_servicer, serve
 from semlink.settings import Settings
 from semlink.store import open_store
 
@@ -11,10 +11,16 @@ from semlink.store import open_store
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM; then generation stops between two tokens."""
     store = open_store(settings)
-    room = KnowledgeBase(store, settings)
+    handler = KnowledgeBase(store, settings)
 
     async def close() -> None:
-        await room.close()
+        await handler.close()
         await store.close()
 
-    await serve("knowledge", face("knowledge", room), settings, ready=room.warm_up, close=close)
+    await serve(
+        "knowledge",
+        grpc_servicer("knowledge", handler),
+        settings,
+        ready=handler.warm_up,
+        close=close,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.overlay import AddedItem, Overlay, name_of
+from receiver.user_items import AddedItem, UserItemStore, name_of
 from semlink.corpora.media_io import decode_audio, decode_image
 from semlink.semantics.encoders import heads_sha256, semantic_encoder
 from semlink.semantics.spaces import task_of
@@ -54,12 +54,12 @@ def encode_items(
     return encoded
 
 
-def encode_anew(overlay: Overlay, space: str, batch: int = 64) -> None:
+def encode_anew(user_items: UserItemStore, space: str, batch: int = 64) -> None:
     """Give kept items that other heads encoded the components of today's, from their media."""
     made_with = heads_sha256(space)
-    stale = [item for item in overlay.items() if item.made_with != made_with]
+    stale = [item for item in user_items.items() if item.made_with != made_with]
     for start in range(0, len(stale), batch):
         items = stale[start : start + batch]
-        media = [overlay.media(item).data for item in items]
+        media = [user_items.media(item).data for item in items]
         fields = [f"item {item.item_id}" for item in items]
-        overlay.put(encode_items(items, media, space, fields=fields), [b""] * len(items))
+        user_items.put(encode_items(items, media, space, fields=fields), [b""] * len(items))

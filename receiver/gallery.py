@@ -1,7 +1,8 @@
 """The gallery: what can be found. Two stages, candidates by an index and exact scores, over items that come and go.
 
-Shipped vectors never change; what users add, replace or remove lies over them (:class:`~receiver.overlay.Overlay`)
-and survives a restart. A search sees every change whole or not at all, and none that was answered before is missing.
+Shipped vectors never change; what users add, replace or remove lies over them
+(:class:`~receiver.user_items.UserItemStore`) and survives a restart. A search sees every change whole or not at all,
+and none that was answered before is missing.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 
 from receiver.building import build_index
 from receiver.encoding import encode_anew
-from receiver.index import SEALED_ROWS, VectorIndex, kind_for
+from receiver.index import SEGMENT_ROWS, VectorIndex, kind_for
 from receiver.locks import ReadersWriterLock
-from receiver.overlay import AddedItem, Overlay
-from receiver.sides import Entry, Neighbourhoods, Scorer, Side
+from receiver.modality_index import Entry, ModalityIndex, Neighbourhoods, Scorer
+from receiver.user_items import AddedItem, UserItemStore
 from semlink.corpora.corpus import Corpus, Item, Media
 from semlink.corpora.registry import corpus_named, gallery_split
 from semlink.errors import AlreadyExists, InvalidField, NotFound
@@ -35,9 +36,9 @@ from semlink.settings import Settings
 
 Vectors = NDArray[np.float32]
 
-FEWEST_CANDIDATES: Final = 100
+MIN_CANDIDATES: Final = 100
 CANDIDATES_A_HIT: Final = 5
-"""Candidates of stage 1: so many times ``top_k``, at least :data:`FEWEST_CANDIDATES`."""
+"""Candidates of stage 1: so many times ``top_k``, at least :data:`MIN_CANDIDATES`."""
 SCORINGS: Final = ("global", "prototypes")
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Gallery:
         corpus: Corpus,
         embeddings: GalleryEmbeddings,
         *,
-        overlay: Overlay | None = None,
+        user_items: UserItemStore | None = None,
         settings: Settings | None = None,
         scorer: Scorer | None = None,
     ) -> None:
@@ -83,7 +84,7 @@ class Gallery:
         self.corpus = corpus
         self.feature_size = int(embeddings.items.shape[1])
         self._scorer = scorer
-        self._overlay = overlay or Overlay(settings.data_dir / "galleries" / self.name)
+        self._user_items = user_items or UserItemStore(settings.data_dir / "galleries" / self.name)
         self._split = gallery_split(self.name)
         self._lock = ReadersWriterLock()
         self._mutating = threading.Lock()
@@ -91,18 +92,18 @@ class Gallery:
         items = {item.item_id: item for item in corpus.items(self._split)}
         self._items: dict[str, _Held] = {}
         self._sides = {
-            False: Side(
+            False: ModalityIndex(
                 self._index("items", embeddings.items, settings), embeddings.num_prototypes
             ),
-            True: Side(
+            True: ModalityIndex(
                 self._index("captions", embeddings.captions, settings), embeddings.num_prototypes
             ),
         }
         self._fill([items[i] for i in embeddings.item_ids], embeddings)
         self._near = Neighbourhoods(self._sides[False])
-        removed = sorted(self._overlay.removed())
+        removed = sorted(self._user_items.removed())
         self._apply([i for i in removed if i in self._items], [])
-        self._apply([], self._overlay.items())
+        self._apply([], self._user_items.items())
 
     def __len__(self) -> int:
         """Number of items."""
@@ -137,7 +138,7 @@ class Gallery:
             if not wanted:
                 return [[] for _ in features]
             rescored = prototypes or biased or weight > 0.0
-            count = max(FEWEST_CANDIDATES, CANDIDATES_A_HIT * top_k) if rescored else wanted
+            count = max(MIN_CANDIDATES, CANDIDATES_A_HIT * top_k) if rescored else wanted
             cosines, slots = side.index.search(features, min(count, len(side)))
             scores: NDArray[np.floating] = cosines
             if rescored:
@@ -168,7 +169,7 @@ class Gallery:
         """An item's picture or sound, also by the id of one of its captions. Raises NotFound."""
         while (added := (held := self._held(item_id)).added) is not None:
             try:
-                return self._overlay.media(added)
+                return self._user_items.media(added)
             except FileNotFoundError:
                 if self._held(item_id) is held:  # else replaced or removed since: look again
                     raise
@@ -192,13 +193,13 @@ class Gallery:
         ids = [item.item_id for item in items]
         with self._mutating:
             if not replacing:
-                self.demand_free(ids)
+                self.require_free(ids)
             taken = [item_id for item_id in ids if item_id in self._items]
-            self._overlay.put(items, media)
+            self._user_items.put(items, media)
             self._apply([], items)
         return len(items) - len(taken), len(taken)
 
-    def demand_free(self, item_ids: Sequence[str]) -> None:
+    def require_free(self, item_ids: Sequence[str]) -> None:
         """Raise AlreadyExists if there is an item of one of these ids."""
         for n, item_id in enumerate(item_ids):
             if item_id in self._items:
@@ -214,30 +215,30 @@ class Gallery:
                 if item_id not in self._items:
                     raise self._unknown(item_id)
             gone = list(dict.fromkeys(item_ids))
-            self._overlay.remove(gone, [i in self._shipped for i in gone])
+            self._user_items.remove(gone, [i in self._shipped for i in gone])
             self._apply(gone, [])
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until no index is being rebuilt."""
         for side in self._sides.values():
-            side.index.settle()
+            side.index.wait_until_idle()
 
     def close(self) -> None:
         """Close the files."""
-        self._overlay.close()
+        self._user_items.close()
 
     # --- inside --------------------------------------------------------------------------------
 
     def _index(self, side: str, vectors: Vectors, settings: Settings) -> VectorIndex:
         kind = kind_for(len(vectors), settings)
-        if kind == "exact" or len(vectors) < SEALED_ROWS:
+        if kind == "exact" or len(vectors) < SEGMENT_ROWS:
             index = VectorIndex(kind, vectors.shape[1])
             index.add(np.arange(len(vectors)), vectors)
-            index.settle()
+            index.wait_until_idle()
             return index
         label = f"{self.name} {side} {hash_of(vectors)}"
 
-        def told(rows: int) -> None:
+        def report_progress(rows: int) -> None:
             _log.info("gallery %s: %d of %d vectors indexed", label, rows, len(vectors))
 
         return build_index(
@@ -246,7 +247,7 @@ class Gallery:
             len(vectors),
             kind=kind,
             label=label,
-            progress=told,
+            progress=report_progress,
         )
 
     def _fill(self, items: Sequence[Item], embeddings: GalleryEmbeddings) -> None:
@@ -403,10 +404,10 @@ def _stamp(corpus_name: str) -> tuple[object, ...]:
 def _load(corpus_name: str) -> Gallery:
     space = space_of(corpus_name)
     corpus = corpus_named(corpus_name)
-    overlay = Overlay(Settings().data_dir / "galleries" / corpus_name)
+    user_items = UserItemStore(Settings().data_dir / "galleries" / corpus_name)
     embeddings = GalleryEmbeddings.load(corpus_name)
-    encode_anew(overlay, space)
-    return Gallery(corpus, embeddings, overlay=overlay, scorer=scorer_of(space))
+    encode_anew(user_items, space)
+    return Gallery(corpus, embeddings, user_items=user_items, scorer=scorer_of(space))
 
 
 def scorer_of(space: str) -> Scorer | None:

@@ -3,8 +3,8 @@
 The index is a stack: immutable faiss :class:`~receiver.segments.Segment`\\ s, then a *tail* of plain vectors that is
 searched exactly. New vectors go to the tail; a removed one is taken out of the tail, or marked dead in its segment,
 which every search from then on skips. Of kind "exact" there is the tail alone. Otherwise a tail that has grown is
-*sealed* into a segment, small segments are merged and those with many dead rows rebuilt, in a thread of its own, from
-copies: faiss indices cannot grow while they are searched, so none is ever changed.
+*compacted* into a segment, small segments are merged and those with many dead rows rebuilt, in a thread of its own,
+from copies: faiss indices cannot grow while they are searched, so none is ever changed.
 
 Searches share a lock that a mutation holds alone for as long as it takes to write a few rows. So a search sees all of
 a mutation or nothing; and ``remove`` returns when no search that saw the removed rows is under way any more.
@@ -39,13 +39,13 @@ from semlink.settings import Settings
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-SEALED_ROWS: Final = 8192
+SEGMENT_ROWS: Final = 8192
 """A tail of so many rows becomes a segment."""
-MOST_SEGMENTS: Final = 6
+MAX_SEGMENTS: Final = 6
 """More than these, and the smaller ones are merged."""
-MOST_DEAD: Final = 0.25
+MAX_DELETED: Final = 0.25
 """A segment with a larger share of dead rows is rebuilt."""
-FEWEST_FOR_LISTS: Final = 4096
+MIN_ROWS_FOR_LISTS: Final = 4096
 """An inverted file of fewer vectors has nothing to gain over a scan: they wait in the tail."""
 _DESCRIPTION: Final = "index.json"
 
@@ -66,7 +66,7 @@ def kind_for(num_vectors: int, settings: Settings) -> IndexKind:
 class VectorIndex:
     """Vectors of unit norm under int64 ids, searched by inner product. Safe to call from several threads.
 
-    Deterministic: the same sequence of calls, with :meth:`settle` after each, gives the same answers.
+    Deterministic: the same sequence of calls, with :meth:`wait_until_idle` after each, gives the same answers.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class VectorIndex:
         self._mutating = threading.RLock()  # one mutation or change of segments at a time
         self._segments: list[Segment] = []
         self._tail = _Tail(dim)
-        self._sealing: threading.Thread | None = None
+        self._compacting: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def __len__(self) -> int:
@@ -113,30 +113,30 @@ class VectorIndex:
             there = self._contains(ids)
             if there.any():
                 raise InvalidField(f"id {ids[there][0]} is in the index already", field="ids")
-            self._tail.make_room(len(ids))
+            self._tail.reserve(len(ids))
             with self._lock.writing():
                 self._tail.add(ids, vectors)
-            self._seal_if_due()
+            self._compact_if_due()
 
     def remove(self, ids: Ids) -> None:
         """Remove vectors; when it returns no search returns them any more. Raises InvalidField for an unknown id."""
         ids = self._distinct(ids)
         with self._mutating:
-            self._demand(ids)
+            self._require(ids)
             with self._lock.writing():
-                self._take_out(ids)
-            self._seal_if_due()
+                self._delete(ids)
+            self._compact_if_due()
 
     def replace(self, ids: Ids, vectors: Vectors) -> None:
         """Give ids other vectors; no search finds neither or both. Raises InvalidField for an unknown id."""
         ids, vectors = self._paired(ids, vectors)
         with self._mutating:
-            self._demand(ids)
-            self._tail.make_room(len(ids))
+            self._require(ids)
+            self._tail.reserve(len(ids))
             with self._lock.writing():
-                self._take_out(ids)
+                self._delete(ids)
                 self._tail.add(ids, vectors)
-            self._seal_if_due()
+            self._compact_if_due()
 
     def vectors(self, ids: Ids) -> Vectors:
         """The stored vectors of some ids, float32 ``[n, dim]``. Raises InvalidField for an unknown id."""
@@ -167,9 +167,9 @@ class VectorIndex:
             for segment in self._segments:
                 segment.parameters = parameters
 
-    def settle(self) -> None:
-        """Wait until nothing is being sealed or merged. Raises what went wrong in doing so."""
-        while (thread := self._sealing) is not None:
+    def wait_until_idle(self) -> None:
+        """Wait until nothing is being compacted or merged. Raises what went wrong in doing so."""
+        while (thread := self._compacting) is not None:
             thread.join()
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -179,7 +179,7 @@ class VectorIndex:
 
     def save(self, directory: Path) -> None:
         """Write the index; a reader of the directory finds the old or the new one, whole."""
-        self.settle()
+        self.wait_until_idle()
         directory.mkdir(parents=True, exist_ok=True)
         with self._mutating:
             version = _version(directory) + 1
@@ -251,40 +251,40 @@ class VectorIndex:
             there |= segment.rows_of(ids) >= 0
         return there
 
-    def _demand(self, ids: Ids) -> None:
+    def _require(self, ids: Ids) -> None:
         there = self._contains(ids)
         if not there.all():
             raise InvalidField(f"id {ids[~there][0]} is not in the index", field="ids")
 
-    def _take_out(self, ids: Ids) -> None:
+    def _delete(self, ids: Ids) -> None:
         self._tail.remove(ids)
         for segment in self._segments:
             rows = segment.rows_of(ids)
-            segment.kill(rows[rows >= 0])
+            segment.delete(rows[rows >= 0])
 
-    def _seal_if_due(self) -> None:
+    def _compact_if_due(self) -> None:
         """Start a thread that seals, merges or rebuilds, unless one runs or nothing is due."""
-        if self.kind == "exact" or self._sealing is not None or self._due() is None:
+        if self.kind == "exact" or self._compacting is not None or self._due() is None:
             return
-        self._sealing = threading.Thread(target=self._seal, name="semlink-index", daemon=True)
-        self._sealing.start()
+        self._compacting = threading.Thread(target=self._compact, name="semlink-index", daemon=True)
+        self._compacting.start()
 
     def _due(self) -> list[Segment] | None:
         """The segments to build anew together with the tail; None when nothing is due."""
         ranked = sorted(self._segments, key=lambda s: s.num_alive)
-        worn = [s for s in ranked if s.num_alive < (1.0 - MOST_DEAD) * len(s)]
-        full = len(self._tail) >= SEALED_ROWS
-        if full and len(ranked) >= MOST_SEGMENTS:
-            return list(dict.fromkeys([*ranked[: MOST_SEGMENTS // 2], *worn]))
+        worn = [s for s in ranked if s.num_alive < (1.0 - MAX_DELETED) * len(s)]
+        full = len(self._tail) >= SEGMENT_ROWS
+        if full and len(ranked) >= MAX_SEGMENTS:
+            return list(dict.fromkeys([*ranked[: MAX_SEGMENTS // 2], *worn]))
         return worn if full or worn else None
 
-    def _seal(self) -> None:
+    def _compact(self) -> None:
         try:
             while True:
                 with self._mutating:
                     gone = self._due()
                     if gone is None:
-                        self._sealing = None
+                        self._compacting = None
                         return
                     # Copies of what may change while the new segment is built; a segment's vectors never do.
                     tail = self._tail.ids.copy(), self._tail.rows.copy()
@@ -296,11 +296,11 @@ class VectorIndex:
                 with self._mutating, self._lock.writing():
                     self._exchange(built, gone, rows)
         except BaseException as failure:
-            self._failure, self._sealing = failure, None
+            self._failure, self._compacting = failure, None
             raise
 
     def _build(self, ids: Ids, rows: Vectors) -> Segment | None:
-        if len(ids) < FEWEST_FOR_LISTS:
+        if len(ids) < MIN_ROWS_FOR_LISTS:
             return None
         if self.kind == "hnsw":
             index = empty_hnsw(self.dim, self.parameters)
@@ -328,7 +328,7 @@ class VectorIndex:
         moved = built.ids[same]
         for segment in gone:
             same |= segment.rows_of(built.ids) >= 0
-        built.kill(np.flatnonzero(~same))
+        built.delete(np.flatnonzero(~same))
         self._tail.remove(moved)
         self._segments = [*kept, built]
 
@@ -370,7 +370,7 @@ class _Tail:
         out[held] = self._vectors[rows[held]]
         return held
 
-    def make_room(self, more: int) -> None:
+    def reserve(self, more: int) -> None:
         """Room for so many more. Searches may go on: what they read stands in the old place and in the new one."""
         n = len(self._row)
         if n + more <= len(self._ids):
@@ -384,7 +384,7 @@ class _Tail:
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         n, more = len(self._row), len(ids)
-        self.make_room(more)
+        self.reserve(more)
         self._vectors[n : n + more] = vectors
         self._ids[n : n + more] = ids
         self._row.update(zip(ids.tolist(), range(n, n + more), strict=True))
@@ -419,7 +419,7 @@ class _Tail:
 
 def training_sample(rows: Vectors, parameters: IndexParameters) -> Vectors:
     """Rows, evenly spread, on which an inverted file of ``rows`` is trained."""
-    wanted = max(FEWEST_FOR_LISTS, TRAINING_ROWS * parameters.lists_for(len(rows)))
+    wanted = max(MIN_ROWS_FOR_LISTS, TRAINING_ROWS * parameters.lists_for(len(rows)))
     step = max(1, len(rows) // wanted)
     return np.ascontiguousarray(rows[::step], dtype=np.float32)
 

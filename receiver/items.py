@@ -10,15 +10,15 @@ import numpy as np
 
 from receiver.encoding import encode_items
 from receiver.gallery import gallery_of
-from receiver.overlay import AddedItem
+from receiver.user_items import AddedItem
 from semlink.errors import InvalidField
 from semlink.semantics.spaces import space_of
 from semlink.telemetry import timed
 from semlink.v1 import receiver_pb2
 
-MOST_ITEMS: Final = 256
-MOST_CAPTIONS: Final = 20
-MOST_CHARACTERS: Final = 2000
+MAX_ITEMS: Final = 256
+MAX_CAPTIONS: Final = 20
+MAX_CHARACTERS: Final = 2000
 _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
 _NONE: Final = np.empty(0, dtype=np.float32)
 
@@ -26,13 +26,13 @@ _NONE: Final = np.empty(0, dtype=np.float32)
 def add_items(request: receiver_pb2.AddItemsRequest) -> receiver_pb2.AddItemsResponse:
     """Add items, all or none. Raises NotFound (corpus), AlreadyExists, InvalidField naming ``items[i].field``."""
     gallery = gallery_of(request.corpus)
-    if not 1 <= len(request.items) <= MOST_ITEMS:
-        raise InvalidField(f"{len(request.items)} items, allowed: 1…{MOST_ITEMS}", field="items")
+    if not 1 <= len(request.items) <= MAX_ITEMS:
+        raise InvalidField(f"{len(request.items)} items, allowed: 1…{MAX_ITEMS}", field="items")
     items = [_checked(item, field=f"items[{i}]") for i, item in enumerate(request.items)]
     ids = [item.item_id for item in items]
     _check_distinct(ids)
     if not request.replace:
-        gallery.demand_free(ids)  # before the costly part; adding asks again
+        gallery.require_free(ids)  # before the costly part; adding asks again
     media = [item.data for item in request.items]
     with timed("receiver.encode_items"):
         encoded = encode_items(
@@ -65,21 +65,21 @@ def _checked(item: receiver_pb2.NewItem, *, field: str) -> AddedItem:
             f"{field}.item_id is {item.item_id!r}, allowed: 1…128 of A-Z a-z 0-9 . _ ~ -, not starting with a dot",
             field=f"{field}.item_id",
         )
-    if len(item.captions) > MOST_CAPTIONS:
+    if len(item.captions) > MAX_CAPTIONS:
         raise InvalidField(
-            f"{field}.captions are {len(item.captions)}, allowed: at most {MOST_CAPTIONS}",
+            f"{field}.captions are {len(item.captions)}, allowed: at most {MAX_CAPTIONS}",
             field=f"{field}.captions",
         )
     for n, caption in enumerate(item.captions):
-        if not caption.strip() or len(caption) > MOST_CHARACTERS:
+        if not caption.strip() or len(caption) > MAX_CHARACTERS:
             raise InvalidField(
                 f"{field}.captions[{n}] has {len(caption.strip())} characters, "
-                f"allowed: 1…{MOST_CHARACTERS}",
+                f"allowed: 1…{MAX_CHARACTERS}",
                 field=f"{field}.captions[{n}]",
             )
-    if len(item.identity) > MOST_CHARACTERS:
+    if len(item.identity) > MAX_CHARACTERS:
         raise InvalidField(
-            f"{field}.identity has {len(item.identity)} characters, allowed: {MOST_CHARACTERS}",
+            f"{field}.identity has {len(item.identity)} characters, allowed: {MAX_CHARACTERS}",
             field=f"{field}.identity",
         )
     return AddedItem(

@@ -106,7 +106,7 @@ def add_rows(index: Any, vectors: NDArray[np.float32]) -> None:
 class Segment:
     """A built index over rows with ids, some of which no longer count.
 
-    Only :meth:`kill` changes it; the caller keeps that apart from searches.
+    Only :meth:`delete` changes it; the caller keeps that apart from searches.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Segment:
         found: NDArray[np.int64] = np.where((self.ids[rows] == ids) & (living == 1), rows, -1)
         return found
 
-    def kill(self, rows: NDArray[np.int64]) -> None:
+    def delete(self, rows: NDArray[np.int64]) -> None:
         """These living, distinct rows count no longer."""
         np.bitwise_and.at(
             self._alive_bits, rows // 8, ~(np.uint8(1) << (rows % 8).astype(np.uint8))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from receiver.room import Receiver
-from semlink.rpc import face, serve
+from receiver.handler import Receiver
+from semlink.rpc import grpc_servicer, serve
 from semlink.settings import Settings
 
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM."""
-    room = Receiver(settings)
+    handler = Receiver(settings)
 
     async def ready() -> None:
-        await asyncio.to_thread(room.warm_up)
+        await asyncio.to_thread(handler.warm_up)
 
-    await serve("receiver", face("receiver", room), settings, ready=ready, close=room.close)
+    await serve(
+        "receiver", grpc_servicer("receiver", handler), settings, ready=ready, close=handler.close
+    )

@@ -1,1 +1,1 @@
-"""semlink: what several rooms of the emulator share, one idea a module."""
+"""semlink: what several services of the emulator share, one idea a module."""

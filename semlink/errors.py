@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class SemlinkError(Exception):
-    """Base of every error that crosses a room's boundary."""
+    """Base of every error that crosses a service's boundary."""
 
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class AlreadyExists(SemlinkError):
 
 
 class Unavailable(SemlinkError):
-    """A room that this one needs is away: gRPC UNAVAILABLE, HTTP 503."""
+    """A service that this one needs is away: gRPC UNAVAILABLE, HTTP 503."""
 
 
 class DeadlineExceeded(SemlinkError):

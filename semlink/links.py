@@ -48,9 +48,9 @@ NUM_SUBBANDS: Final = 8
 SUBCARRIERS_PER_SUBBAND: Final = 72
 """6 physical resource blocks of 12 subcarriers."""
 SUBCARRIER_SPACING_HZ: Final = 15e3
-WINDOW_SLOTS: Final = 1024
+BLOCK_SLOTS: Final = 1024
 HISTORY_SLOTS: Final = 128
-"""Slots of a window that are past before a query may ride in it, so that no query meets a cold link."""
+"""Slots of a block that are past before a query may ride in it, so that no query meets a cold link."""
 
 
 def default_link() -> pb.LinkConfig:
@@ -131,4 +131,4 @@ def stable_seed(*parts: object) -> int:
 def slot_of_query(config: pb.LinkConfig, query_seed: int) -> int:
     """Slot in which a query rides on a link by value: uniform over a window's later slots (our definition)."""
     rng = np.random.Generator(np.random.Philox(key=stable_seed("slot", config.seed, query_seed)))
-    return int(rng.integers(HISTORY_SLOTS, WINDOW_SLOTS))
+    return int(rng.integers(HISTORY_SLOTS, BLOCK_SLOTS))

@@ -1,4 +1,4 @@
-"""The methods a query may choose, as data: what each room does for them is read from here and nowhere else."""
+"""The methods a query may choose, as data: what each service does for them is read from here and nowhere else."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import semlink
 from semlink.errors import InvalidField
 from semlink.links import SCENARIOS
 
-RoomName = Literal["transmitter", "channel", "receiver", "knowledge", "gateway"]
-ROOM_NAMES: Final[tuple[RoomName, ...]] = get_args(RoomName)
+ServiceName = Literal["transmitter", "channel", "receiver", "knowledge", "gateway"]
+SERVICE_NAMES: Final[tuple[ServiceName, ...]] = get_args(ServiceName)
 
 _PREFIX: Final = "SEMLINK_"
 _Port = Annotated[int, Field(ge=0, le=65535)]
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", pattern=r"^(rediss?://|unix://|memory://$).*"
     )
-    """The store; ``memory://`` keeps it in the process, which is enough when all rooms share one."""
+    """The store; ``memory://`` keeps it in the process, which is enough when all services share one."""
     redis_timeout_s: float = Field(0.4, gt=0, le=10)
     """Longest time that one access to the store may take."""
     redis_port: _Port = 0
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     receiver_metrics_port: _Port = 9103
     knowledge_metrics_port: _Port = 9104
     gateway_address: str = ""
-    """Empty, like the next four: the room's port on this machine."""
+    """Empty, like the next four: the service's port on this machine."""
     transmitter_address: str = ""
     channel_address: str = ""
     receiver_address: str = ""
@@ -152,19 +152,21 @@ class Settings(BaseSettings):
             raise ValueError(f"allowed: {', '.join(SCENARIOS)}")
         return scenario
 
-    def port(self, room: RoomName) -> int:
-        """Port on which the room listens: gRPC, for the gateway HTTP."""
-        return int(getattr(self, f"{room}_port"))
+    def port(self, service: ServiceName) -> int:
+        """Port on which the service listens: gRPC, for the gateway HTTP."""
+        return int(getattr(self, f"{service}_port"))
 
-    def metrics_port(self, room: RoomName) -> int:
-        """Port on which the room's ``/metrics`` is read; the gateway's is its own HTTP port."""
+    def metrics_port(self, service: ServiceName) -> int:
+        """Port on which the service's ``/metrics`` is read; the gateway's is its own HTTP port."""
         return (
-            self.gateway_port if room == "gateway" else int(getattr(self, f"{room}_metrics_port"))
+            self.gateway_port
+            if service == "gateway"
+            else int(getattr(self, f"{service}_metrics_port"))
         )
 
-    def address(self, room: RoomName) -> str:
-        """Where callers find the room: as set, else its port on this machine."""
-        return getattr(self, f"{room}_address") or f"{self.local_host}:{self.port(room)}"
+    def address(self, service: ServiceName) -> str:
+        """Where callers find the service: as set, else its port on this machine."""
+        return getattr(self, f"{service}_address") or f"{self.local_host}:{self.port(service)}"
 
     @property
     def local_host(self) -> str:

@@ -19,13 +19,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from semlink.errors import NotFound, Unavailable
-from semlink.links import MAX_USERS, WINDOW_SLOTS
+from semlink.links import BLOCK_SLOTS, MAX_USERS
 from semlink.settings import Settings
 from semlink.v1 import channel_pb2, common_pb2
 
 REPORT_TTL_S: Final = 3600
 """Reports expire when nobody wrote or read them for so long."""
-BUCKET_SLOTS: Final = WINDOW_SLOTS
+BUCKET_SLOTS: Final = BLOCK_SLOTS
 """Slots whose reports are kept and expire together: a link that runs for ever needs bounded memory."""
 BREAKER_FAILURES: Final = 2
 BREAKER_S: Final = 1.0

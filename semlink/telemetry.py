@@ -1,7 +1,7 @@
 """Metrics and logs of a process. One Prometheus registry, one way to time a step, one way to set up logs.
 
-Steps share one metric, ``semlink_step_seconds{room,step}``, instead of one metric a step: a dashboard then shows every
-step of every room with a single query, also steps added later. Memory is in the standard process metrics
+Steps share one metric, ``semlink_step_seconds{service,step}``, instead of one metric a step: a dashboard then shows
+every step of every service with a single query, also steps added later. Memory is in the standard process metrics
 (``process_resident_memory_bytes``), which the client library collects.
 """
 
@@ -94,13 +94,13 @@ class Stopwatch:
 @contextmanager
 def timed(stage: str) -> Iterator[Stopwatch]:
     """Time a block as step "room.step" ("receiver.search") in ``semlink_step_seconds``, also when it raises."""
-    room, _, step = stage.partition(".")
+    service, _, step = stage.partition(".")
     watch = Stopwatch(stage)
     try:
         yield watch
     finally:
         watch.stopped = time.perf_counter()
-        STEP_SECONDS.labels(room, step).observe(watch.stopped - watch.started)
+        STEP_SECONDS.labels(service, step).observe(watch.stopped - watch.started)
 
 
 @dataclass(slots=True)
@@ -112,13 +112,13 @@ class Outcome:
 
 
 @contextmanager
-def counted_request(room: str, method: str) -> Iterator[Outcome]:
+def counted_request(service: str, method: str) -> Iterator[Outcome]:
     """Count one request: accepted, then exactly one of ok, error and cancelled; and its time.
 
     An exception that leaves the block is an error, its class the code; a cancellation is "cancelled".
     """
-    REQUESTS_ACCEPTED.labels(room, method).inc()
-    REQUESTS_IN_FLIGHT.labels(room).inc()
+    REQUESTS_ACCEPTED.labels(service, method).inc()
+    REQUESTS_IN_FLIGHT.labels(service).inc()
     outcome = Outcome()
     started = time.perf_counter()
     try:
@@ -131,9 +131,9 @@ def counted_request(room: str, method: str) -> Iterator[Outcome]:
         outcome.outcome, outcome.code = "error", type(error).__name__ if known else "internal"
         raise
     finally:
-        REQUEST_SECONDS.labels(room, method).observe(time.perf_counter() - started)
-        REQUESTS_IN_FLIGHT.labels(room).dec()
-        REQUESTS.labels(room, method, outcome.outcome, outcome.code).inc()
+        REQUEST_SECONDS.labels(service, method).observe(time.perf_counter() - started)
+        REQUESTS_IN_FLIGHT.labels(service).dec()
+        REQUESTS.labels(service, method, outcome.outcome, outcome.code).inc()
 
 
 def record_link(report: channel_pb2.LinkReport) -> None:
@@ -145,16 +145,16 @@ def record_link(report: channel_pb2.LinkReport) -> None:
         CSI_NMSE_DB.observe(report.csi_nmse_db)
 
 
-def record_degraded(room: str, degraded: Iterable[common_pb2.Degradation]) -> None:
-    """Count fallbacks that ``room`` took itself (not those it only passes on)."""
+def record_degraded(service: str, degraded: Iterable[common_pb2.Degradation]) -> None:
+    """Count fallbacks that ``service`` took itself (not those it only passes on)."""
     for degradation in degraded:
-        DEGRADED.labels(room, degradation.part).inc()
+        DEGRADED.labels(service, degradation.part).inc()
 
 
-def configure_logging(room: str, settings: Settings, *, stream: TextIO | None = None) -> None:
+def configure_logging(service: str, settings: Settings, *, stream: TextIO | None = None) -> None:
     """Set up logs of this process: structlog and the standard library alike, to ``stream`` (default: stderr).
 
-    One JSON object a line, or coloured text on a terminal (``SEMLINK_LOG_FORMAT``). Every line names the room.
+    One JSON object a line, or coloured text on a terminal (``SEMLINK_LOG_FORMAT``). Every line names the service.
     """
     out = stream or sys.stderr
     console = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
@@ -163,7 +163,7 @@ def configure_logging(room: str, settings: Settings, *, stream: TextIO | None = 
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _named(room),
+        _named(service),
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -191,13 +191,13 @@ def configure_logging(room: str, settings: Settings, *, stream: TextIO | None = 
         logging.getLogger(name).propagate = True
 
 
-def _named(room: str) -> structlog.typing.Processor:
-    def add_room(
+def _named(service: str) -> structlog.typing.Processor:
+    def add_service(
         _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        return {"room": room, **event}
+        return {"room": service, **event}
 
-    return add_room
+    return add_service
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -21,11 +21,11 @@ def _own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    from lab import supervisor
+    from semlink.deployment import supervisor
 
-    rooms = ("gateway", "transmitter", "channel", "receiver", "knowledge")
-    ports = {f"{room}_port": 0 for room in rooms}
-    ports |= {f"{room}_metrics_port": 0 for room in rooms if room != "gateway"}
+    services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
+    ports = {f"{service}_port": 0 for service in services}
+    ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
     asked = Settings(**ports, redis_port=0, state_dir=tmp_path_factory.mktemp("state"))
     settings = supervisor.with_ports_chosen(asked)
     supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.errors import Unavailable
+from semlink.signal.csi import content_of, doppler_hz
 from semlink.signal.feedback import (
     HISTORY_REPORTS,
     DecodedHistory,
@@ -19,7 +20,6 @@ from semlink.signal.feedback import (
     needed_report_slots,
     report_slots,
 )
-from semlink.signal.quantizers import content_of, doppler_hz
 from semlink.signal.tracking import fuse_reports
 from semlink.store import Store
 from semlink.v1 import channel_pb2, common_pb2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from semlink.rpc import channel_client, face, knowledge_client, receiver_client, serve
+from semlink.rpc import channel_client, grpc_servicer, knowledge_client, receiver_client, serve
 from semlink.settings import Settings
 from semlink.store import open_store
-from transmitter.room import Transmitter
+from transmitter.handler import Transmitter
 
 
 async def run(settings: Settings) -> None:
@@ -16,13 +16,15 @@ async def run(settings: Settings) -> None:
     receiver = receiver_client(settings.address("receiver"), settings)
     knowledge = knowledge_client(settings.address("knowledge"), settings)
     store = open_store(settings)
-    room = Transmitter(channel, receiver, knowledge, store, settings)
+    handler = Transmitter(channel, receiver, knowledge, store, settings)
 
     async def ready() -> None:
-        await asyncio.to_thread(room.warm_up)
+        await asyncio.to_thread(handler.warm_up)
 
     async def close() -> None:
-        await room.close()
+        await handler.close()
         await asyncio.gather(channel.close(), receiver.close(), knowledge.close(), store.close())
 
-    await serve("transmitter", face("transmitter", room), settings, ready=ready, close=close)
+    await serve(
+        "transmitter", grpc_servicer("transmitter", handler), settings, ready=ready, close=close
+    )

@@ -104,10 +104,10 @@ def load_generator(
 def load_from(path: Path, device: torch.device | str = "cpu") -> ChannelGenerator:
     """A generator from its file, without gradients."""
     with safe_open(path, framework="pt") as file:
-        told = file.metadata()
+        metadata = file.metadata()
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    antennas = Antennas(**json.loads(told["antennas"]))
-    generator = _entry(told["name"]).make(antennas, **json.loads(told["settings"]))
+    antennas = Antennas(**json.loads(metadata["antennas"]))
+    generator = _entry(metadata["name"]).make(antennas, **json.loads(metadata["settings"]))
     generator.restore(state)
     return generator.eval().requires_grad_(False).to(device)
 

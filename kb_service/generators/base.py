@@ -23,11 +23,11 @@ from kb_service.generators.linear import LinearFusion, linear_fusion
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, SLOT_SECONDS
 from semlink.predictor_weights import predictor_weights
-from semlink.semantics.eight_bits import pack, unpack
+from semlink.semantics.int8_tensors import pack, unpack
+from semlink.signal.csi import doppler_hz
+from semlink.signal.csi.layers import phase_factor, rows_of_layers
+from semlink.signal.csi.transform import PANELS
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.signal.quantizers import doppler_hz
-from semlink.signal.quantizers.layers import rows_of_layers, unit_phase
-from semlink.signal.quantizers.transform import PANELS
 from semlink.v1 import common_pb2 as pb
 
 CONTEXT_SIZE: Final = 4
@@ -76,7 +76,7 @@ class Prepared:
     ``reports`` complex64 ``[n, num_reports, size]``, angular-delay domain, oldest first, zeros where missing;
     ``anchor`` complex64 ``[n, size]``, their best linear combination, its strongest component real and positive;
     ``present`` bool ``[n, num_reports]``; ``about`` float32 ``[n, num_reports, REPORT_FEATURES]``: there or not, age
-    [10 slots], turns of the fastest ray in that age, weight in the anchor, likeness to the anchor; ``condition``
+    [10 slots], turns of the fastest ray in that age, weight in the anchor, similarity to the anchor; ``condition``
     float32 ``[n, CONDITION_SIZE]``: context and shares of the linear fit, all of order 1.
     """
 
@@ -215,9 +215,9 @@ def newest_of(reports: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     return reports[torch.arange(len(reports), device=present.device), last]
 
 
-def turned(rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def phase_aligned(rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """``rows`` with the phase of each row of each subband turned to agree with ``reference``."""
-    return rows * unit_phase((rows.conj() * reference).sum(-1, keepdim=True))
+    return rows * phase_factor((rows.conj() * reference).sum(-1, keepdim=True))
 
 
 def prepare(
@@ -229,13 +229,13 @@ def prepare(
     """
     reports = torch.where(present[..., None, None, None], history, torch.zeros_like(history))
     doppler = context[:, :1].double()
-    reports = turned(reports, newest_of(reports, present)[:, None])
+    reports = phase_aligned(reports, newest_of(reports, present)[:, None])
     fusion = linear_fusion(reports.flatten(2), present, doppler / 2 * age_slots)
     weights = fusion.weights.to(reports.dtype)
     anchor = (weights[..., None, None, None] * reports).sum(1)
     # Phases of the anchor go on from subband to subband; the reports follow it.
     anchor = _smooth(anchor)
-    reports = turned(reports, anchor[:, None])
+    reports = phase_aligned(reports, anchor[:, None])
 
     power = anchor.abs().square().mean((1, 2, 3))
     scale = torch.where(power > 0, power, torch.ones_like(power)).sqrt()
@@ -244,14 +244,14 @@ def prepare(
         to_angles(reports) / scale[:, None, None],
     )
     strongest = scaled_anchor.abs().argmax(1, keepdim=True)
-    phase = unit_phase(scaled_anchor.gather(1, strongest)).conj()
+    phase = phase_factor(scaled_anchor.gather(1, strongest)).conj()
     scaled_anchor, scaled = scaled_anchor * phase, scaled * phase[..., None]
-    likeness = (scaled.conj() * scaled_anchor[:, None]).real.mean(-1)
+    similarity = (scaled.conj() * scaled_anchor[:, None]).real.mean(-1)
     prepared = Prepared(
         reports=scaled,
         anchor=scaled_anchor,
         present=present,
-        about=_about(present, age_slots, doppler, fusion, likeness),
+        about=_about(present, age_slots, doppler, fusion, similarity),
         condition=_condition(context, age_slots, present, fusion),
     )
     return prepared, scale
@@ -268,21 +268,21 @@ def _about(
     age_slots: torch.Tensor,
     doppler: torch.Tensor,
     fusion: LinearFusion,
-    likeness: torch.Tensor,
+    similarity: torch.Tensor,
 ) -> torch.Tensor:
     here = present.float()
     turns = doppler * age_slots / (2 * math.pi)
-    told = torch.stack(
-        [here, age_slots / 10, turns, fusion.weights, likeness.double()], dim=-1
+    context = torch.stack(
+        [here, age_slots / 10, turns, fusion.weights, similarity.double()], dim=-1
     ).float()
-    return told * here[..., None]
+    return context * here[..., None]
 
 
 def _condition(
     context: torch.Tensor, age_slots: torch.Tensor, present: torch.Tensor, fusion: LinearFusion
 ) -> torch.Tensor:
     newest = newest_of(age_slots[..., None].float(), present)
-    told = torch.cat(
+    context = torch.cat(
         [
             context[:, :1],
             context[:, 1:2] / 8,
@@ -294,4 +294,4 @@ def _condition(
         ],
         dim=1,
     )
-    return told * present.any(1, keepdim=True)
+    return context * present.any(1, keepdim=True)

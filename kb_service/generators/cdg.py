@@ -88,8 +88,8 @@ class Prototypes(nn.Module):
             for x in (self.query(tokens), keys, values)
         )
         attention = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1)
-        said: torch.Tensor = (attention @ v).transpose(-2, -3).flatten(-2)
-        return said
+        predicted: torch.Tensor = (attention @ v).transpose(-2, -3).flatten(-2)
+        return predicted
 
 
 class _WordMap(nn.Module):
@@ -165,11 +165,11 @@ class Cdg(ChannelGenerator):
             torch.view_as_real(x.contiguous()).reshape(len(x), patches, -1)
             for x in (prepared.reports, delays_to_subbands(prepared.reports, self.antennas))
         )
-        told = self.about(prepared.about.reshape(len(delays), patches, -1))
-        told = told + self.condition(prepared.condition)[:, None] + self.place
+        context = self.about(prepared.about.reshape(len(delays), patches, -1))
+        context = context + self.condition(prepared.condition)[:, None] + self.place
         gelu = nn.functional.gelu
         tokens: torch.Tensor = self.norm(
-            gelu(self.subbands(subbands)) + gelu(self.delays(delays)) + told
+            gelu(self.subbands(subbands)) + gelu(self.delays(delays)) + context
         )
         return tokens
 

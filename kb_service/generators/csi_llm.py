@@ -82,8 +82,8 @@ class CsiLlm(ChannelGenerator):
             far = about[:, -1, AGE] > 1.5 * step
             if not bool(far.any()):
                 break
-            said = reports[:, -1] + self.dense(summary)
-            reports, about = self._rolled(reports, about, said, step, far)
+            predicted = reports[:, -1] + self.dense(summary)
+            reports, about = self._rolled(reports, about, predicted, step, far)
             summary = self._read(reports, about, prepared.condition)[:, -1]
         residual: torch.Tensor = self.gains(prepared, summary) + self.dense(summary)
         return residual
@@ -94,20 +94,22 @@ class CsiLlm(ChannelGenerator):
         """What is understood at every position: float32 ``[n, num_reports, width]``; causal."""
         ages = about[..., AGE]
         length = ages - nn.functional.pad(ages[:, 1:], (0, 1))
-        told = self.about(torch.cat([about, length[..., None]], dim=-1))
-        told = told + self.condition(condition)[:, None]
+        context = self.about(torch.cat([about, length[..., None]], dim=-1))
+        context = context + self.condition(condition)[:, None]
         numbers = torch.view_as_real(reports.contiguous()).flatten(2)
-        tokens = self.norm(nn.functional.gelu(self.embed(numbers)) + told)
+        tokens = self.norm(nn.functional.gelu(self.embed(numbers)) + context)
         read = self.leave(self.trunk(self.enter(tokens)))
         summaries: torch.Tensor = nn.functional.gelu(read + tokens)
         return summaries
 
     def _error(self, prepared: Prepared, summaries: torch.Tensor) -> torch.Tensor:
         """Mean NMSE of the next report where it and the one before are there."""
-        said = prepared.reports[:, :-1] + self.dense(summaries[:, :-1])
+        predicted = prepared.reports[:, :-1] + self.dense(summaries[:, :-1])
         truth = prepared.reports[:, 1:]
         both = (prepared.present[:, :-1] & prepared.present[:, 1:]).float()
-        error = (said - truth).abs().square().sum(-1) / truth.abs().square().sum(-1).clamp_min(1e-6)
+        error = (predicted - truth).abs().square().sum(-1) / truth.abs().square().sum(-1).clamp_min(
+            1e-6
+        )
         mean: torch.Tensor = (error * both).sum() / both.sum().clamp_min(1.0)
         return mean
 
@@ -115,7 +117,7 @@ class CsiLlm(ChannelGenerator):
     def _rolled(
         reports: torch.Tensor,
         about: torch.Tensor,
-        said: torch.Tensor,
+        predicted: torch.Tensor,
         step: float,
         far: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,9 +126,9 @@ class CsiLlm(ChannelGenerator):
         ratio = (newest[..., AGE] - step) / newest[..., AGE].clamp_min(step)
         newest[..., AGE] -= step
         newest[..., AGE + 1] *= ratio
-        longer = torch.cat([reports[:, 1:], said[:, None]], dim=1)
-        told = torch.cat([about[:, 1:], newest], dim=1)
+        longer = torch.cat([reports[:, 1:], predicted[:, None]], dim=1)
+        context = torch.cat([about[:, 1:], newest], dim=1)
         return (
             torch.where(far[:, None, None], longer, reports),
-            torch.where(far[:, None, None], told, about),
+            torch.where(far[:, None, None], context, about),
         )

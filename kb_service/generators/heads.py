@@ -14,8 +14,8 @@ from kb_service.generators.base import (
     Prepared,
 )
 from semlink.links import NUM_SUBBANDS
+from semlink.signal.csi.layers import phase_factor
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.signal.quantizers.layers import unit_phase
 
 WIDTH: Final = 64
 GROUPS: Final = 8
@@ -51,14 +51,14 @@ class ComponentGains(nn.Module):
     def _from_others(self, hidden: torch.Tensor) -> torch.Tensor:
         """What components hear from those of other delays and of other angles: ``[n, size, WIDTH]``."""
         grid = hidden.view(len(hidden), NUM_SUBBANDS, -1, GROUPS, WIDTH // GROUPS)
-        heard = torch.einsum("ndagc,ged->neagc", grid, self.across_delays)
-        heard = heard + torch.einsum("ndagc,gba->ndbgc", grid, self.across_angles)
-        return heard.reshape(hidden.shape)
+        mixed = torch.einsum("ndagc,ged->neagc", grid, self.across_delays)
+        mixed = mixed + torch.einsum("ndagc,gba->ndbgc", grid, self.across_angles)
+        return mixed.reshape(hidden.shape)
 
     def forward(self, prepared: Prepared, summary: torch.Tensor) -> torch.Tensor:
         """``summary``: float32 ``[n, summary_size]``. Returns complex64 ``[n, size]``."""
         anchor = prepared.anchor
-        relative = prepared.reports * unit_phase(anchor).conj()[:, None]
+        relative = prepared.reports * phase_factor(anchor).conj()[:, None]
         level = anchor.abs()
         seen = torch.cat(
             [
@@ -68,11 +68,11 @@ class ComponentGains(nn.Module):
             ],
             dim=-1,
         )
-        told = torch.cat([summary, prepared.condition, prepared.about.flatten(1)], dim=1)
-        hidden = self.seen(seen) + self.place + self.told(told)[:, None]
+        context = torch.cat([summary, prepared.condition, prepared.about.flatten(1)], dim=1)
+        hidden = self.seen(seen) + self.place + self.told(context)[:, None]
         hidden = nn.functional.gelu(hidden)
         hidden = hidden + self._from_others(hidden)
-        hidden = nn.functional.gelu(self.mix(hidden) * (1 + self.scaled(told)[:, None])) + hidden
+        hidden = nn.functional.gelu(self.mix(hidden) * (1 + self.scaled(context)[:, None])) + hidden
         gains = torch.view_as_complex(self.gains(hidden).unflatten(-1, (-1, 2)).contiguous())
         terms = torch.cat([prepared.reports, anchor[:, None]], dim=1).transpose(1, 2)
         residual: torch.Tensor = (gains * terms).sum(-1)

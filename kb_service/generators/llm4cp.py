@@ -141,9 +141,9 @@ class Llm4cp(ChannelGenerator):
         pictures = self.delays(prepared.reports.reshape(shape)) + self.subbands(
             delays_to_subbands(prepared.reports, self.antennas).reshape(shape)
         )
-        told = self.about(prepared.about.reshape(n, patches, -1))
-        told = told + self.condition(prepared.condition)[:, None]
-        tokens = self.norm(self.embed(pictures.reshape(n, patches, -1)) + told)
+        context = self.about(prepared.about.reshape(n, patches, -1))
+        context = context + self.condition(prepared.condition)[:, None]
+        tokens = self.norm(self.embed(pictures.reshape(n, patches, -1)) + context)
         read = self.leave(self.trunk(self.enter(tokens) + self.place))
         summary = nn.functional.gelu(read[:, -1] + tokens.mean(1))
         residual: torch.Tensor = self.gains(prepared, summary) + self.dense(summary)

@@ -79,10 +79,10 @@ class Transformer(ChannelGenerator):
     def residual(self, prepared: Prepared) -> torch.Tensor:
         """See :class:`ChannelGenerator`."""
         whole = torch.cat([prepared.reports, prepared.anchor[:, None]], dim=1)
-        told = torch.cat(
+        context = torch.cat(
             [self.about(prepared.about), self.condition(prepared.condition)[:, None]], dim=1
         )
-        x = self.embed(torch.view_as_real(whole).flatten(2)) + told + self.place
+        x = self.embed(torch.view_as_real(whole).flatten(2)) + context + self.place
         seen = nn.functional.pad(prepared.present, (0, 1), value=True)
         for block in self.blocks:
             x = block(x, seen)

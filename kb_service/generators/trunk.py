@@ -82,6 +82,6 @@ def frequent_words(number: int) -> torch.Tensor:
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    told: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text())
-    vocabulary: dict[str, int] = told["model"]["vocab"]
+    tokenizer: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
     return vocabulary

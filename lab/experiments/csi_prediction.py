@@ -23,13 +23,20 @@ from rich.console import Console
 from rich.table import Table
 
 from kb_service.prediction import predictors_for
-from lab.experiments.bootstrap import interval, paired_difference, resampled_means
+from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
+from lab.evaluation.cache import FigureCache
+from lab.evaluation.csi_prediction_samples import (
+    Figures,
+    Reports,
+    decoded,
+    draw_drops,
+    link,
+    measured,
+)
+from lab.evaluation.parallel import one_thread, results_of
+from lab.evaluation.report import Report, Row, over_seeds, pick
 from lab.experiments.plotting import Line, Panel, draw
-from lab.experiments.running import drawn
-from lab.kept_figures import KeptFigures
-from lab.prediction_samples import Figures, Reports, decoded, draw_drops, link, measured
-from lab.results import Report, Row, over_seeds, pick
-from lab.workers import one_thread, results_of
+from lab.experiments.runner import drawn
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
@@ -42,7 +49,7 @@ LABELS: Final = {"sgcs": "SGCS", "nmse_db": "NMSE [dB]", "precoding_gain_db": "p
 SUBJECT: Final = "cdg"
 MEMORIES: Final = ("none", "predictive")
 """Of the rows with lost reports: those where a loss means least and most."""
-MOST_BELOW_HOLD_LAST_DB: Final = 0.5
+MAX_BELOW_HOLD_LAST_DB: Final = 0.5
 """Precoding gain that lost reports may cost a predictor beyond hold-last."""
 
 
@@ -133,7 +140,7 @@ def run(
     """Measure, print, write ``out/csi-prediction.{json,csv,md}`` and the plots.
 
     Goes on where it was interrupted; what is kept for equal weights and sources is not measured again unless
-    ``fresh``. ``workers``: see :func:`lab.workers.spread`.
+    ``fresh``. ``workers``: see :func:`lab.evaluation.parallel.spread`.
     """
     started = time.monotonic()
     todo = cells(plan)
@@ -166,7 +173,7 @@ def run(
 def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> CellFigures:
     """Figures of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
     # samples are drawn once a cell, and not at all where nothing is missing
-    kept = KeptFigures(NAME)
+    kept = FigureCache(NAME)
     names = [_predictors(plan, cell, where) for where in plan.places()]
     todo = [
         (where, asked if fresh else kept.missing(asked, cell, where, plan.drops))
@@ -201,7 +208,7 @@ def _measure(
     plan: Plan,
     cell: Cell,
     todo: Sequence[tuple[Mapping[str, Any], Sequence[str]]],
-    kept: KeptFigures,
+    kept: FigureCache,
 ) -> None:
     """Measure some predictors at some places, each kept as it comes."""
     config = link(cell[0], cell[1], GOAL_BITS)
@@ -379,9 +386,9 @@ def loss_line(rows: Sequence[Row]) -> str:
     held = {place(row): row.mean for row in gains if row.method == "hold-last"}
     worst = min(gains, key=lambda row: row.mean - held[place(row)])
     below = held[place(worst)] - worst.mean
-    verdict = "met" if below <= MOST_BELOW_HOLD_LAST_DB else "missed"
+    verdict = "met" if below <= MAX_BELOW_HOLD_LAST_DB else "missed"
     return (
-        f"Lost reports (no predictor more than {MOST_BELOW_HOLD_LAST_DB:g} dB of mean precoding gain below hold-last): "
+        f"Lost reports (no predictor more than {MAX_BELOW_HOLD_LAST_DB:g} dB of mean precoding gain below hold-last): "
         f"{verdict}: the worst is {worst.method}, {below:.2f} dB below ({worst.scenario}, {worst.speed_kmh:g} km/h, "
         f"{worst.variant})."
     )

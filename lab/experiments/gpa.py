@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from lab.caption_biases import TEMPERATURES, TRAINING_QUERIES
-from lab.experiments.bootstrap import interval, paired_difference, resampled_means
-from lab.results import Report, Row, over_seeds
-from lab.train_gpa import (
+from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
+from lab.evaluation.parallel import one_thread, results_of
+from lab.evaluation.report import Report, Row, over_seeds
+from lab.training.prototypes import (
     LEARNING_RATES,
     NUM_ITEMS,
     EncodedSplit,
@@ -40,7 +40,7 @@ from lab.train_gpa import (
     score_matrix,
     trained,
 )
-from lab.workers import one_thread, results_of
+from lab.training.sinkhorn_biases import TEMPERATURES, TRAINING_QUERIES
 from semlink.corpora.corpus import Corpus, Split
 from semlink.errors import InvalidField
 from semlink.models import cache_dir
@@ -262,7 +262,8 @@ def run(
 ) -> Report:
     """Measure the tables and write ``out/gpa.{json,csv,md}``.
 
-    What is trained and measured is kept, an interrupted run goes on. ``workers``: see :func:`lab.workers.spread`.
+    What is trained and measured is kept, an interrupted run goes on. ``workers``: see
+    :func:`lab.evaluation.parallel.spread`.
     """
     started = time.monotonic()
     corpus, todo = plan.corpus(), runs(plan)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lab.results import Row
+from lab.evaluation.report import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lab.channels import drop
+from lab.training.channel_dataset import drop
 
 TRAINING_DROPS = 48
 FIRST_TRAINING_SEED = 900_000

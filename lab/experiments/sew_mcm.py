@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
-from lab import train_heads
-from lab.experiments.bootstrap import paired_difference
-from lab.results import Report, Row, over_seeds
-from lab.train_heads import embed
-from lab.train_person import OBJECTIVES, RECIPES, load_heads
-from lab.train_person import run as train
-from lab.training import SplitData, describe_data, split_data
-from lab.workers import one_thread, results_of
+from lab.evaluation.bootstrap import paired_difference
+from lab.evaluation.parallel import one_thread, results_of
+from lab.evaluation.report import Report, Row, over_seeds
+from lab.training import alignment_heads
+from lab.training.alignment_heads import embed
+from lab.training.data import SplitData, describe_data, split_data
+from lab.training.person_search import OBJECTIVES, RECIPES, load_heads
+from lab.training.person_search import run as train
 from semlink.corpora.corpus import Corpus
 from semlink.corpora.pedestrians import Pedestrians
 from semlink.corpora.pedestrians.corpus import DEFAULT_IDENTITIES
@@ -55,7 +55,8 @@ KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A line of the table: its name in :data:`lab.train_person.OBJECTIVES`, and the paper's Rank-1/5/10 in percent."""
+    """A line of the table: its name in :data:`lab.training.person_search.OBJECTIVES`, and the paper's Rank-1/5/10 in
+    percent."""
 
     objective: str
     label: str
@@ -74,13 +75,13 @@ VARIANTS: Final = (
 BEFORE: Final = "infonce-phrases"
 COMPONENTS: Final = (
     Variant("cmpm-cmpc-shuffled", "CMPM + CMPC, batches as Sew's"),
-    Variant(BEFORE, "InfoNCE + phrases (lab.train_heads), one seed"),
+    Variant(BEFORE, "InfoNCE + phrases (lab.training.alignment_heads), one seed"),
     Variant("mask-only", "CMPM + CMPC, words masked", (63.65, 81.84, 87.51)),
     Variant("mcm-without-image", "MCM without cross-attention", (64.28, 81.97, 87.75)),
 )
 """The paper's table 5, less its row of attention without modelling: dropped at inference, it would train nothing.
 
-Before it, the baseline over the batches that Sew trains on, and :mod:`lab.train_heads`'s larger heads.
+Before it, the baseline over the batches that Sew trains on, and :mod:`lab.training.alignment_heads`'s larger heads.
 """
 Key = tuple[str, str]
 """A variant's objective, and one of :data:`KINDS`."""
@@ -186,7 +187,8 @@ def run(
 ) -> Report:
     """Train what is missing, measure test, and write ``out/sew-mcm.json``, ``.csv`` and ``.md``.
 
-    What is trained and measured is kept, an interrupted run goes on. ``workers``: see :func:`lab.workers.spread`.
+    What is trained and measured is kept, an interrupted run goes on. ``workers``: see
+    :func:`lab.evaluation.parallel.spread`.
     """
     started = time.monotonic()
     variants, todo = plan.variants(), runs(plan)
@@ -221,7 +223,7 @@ def trained(
     ``epochs``: 0 for the recipe's; ``fresh``: trained in any case.
     """
     before = objective == BEFORE
-    heads_recipe, recipe = train_heads.RECIPES["person"], RECIPES.get(objective)
+    heads_recipe, recipe = alignment_heads.RECIPES["person"], RECIPES.get(objective)
     if epochs:
         heads_recipe = replace(heads_recipe, epochs=epochs)
         recipe = recipe and replace(recipe, epochs=epochs)
@@ -238,7 +240,7 @@ def trained(
     if (folder / "heads-person.json").is_file():
         return folder
     if before:
-        train_heads.run("person", seed=seed, out=folder, corpus=corpus, recipe=heads_recipe)
+        alignment_heads.run("person", seed=seed, out=folder, corpus=corpus, recipe=heads_recipe)
     else:
         train(objective, seed, out=folder, corpus=corpus, recipe=recipe)
     return folder

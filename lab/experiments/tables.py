@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from lab.evaluation.report import Row
 from lab.experiments.plotting import Panel
-from lab.results import Row
 
 
 def cell(row: Row, *, percent: bool) -> str:

@@ -38,10 +38,10 @@ AUDIO_CONTENT_TYPES = (
 )
 AUDIO_FORMATS = ("WAV", "WAVEX", "OGG", "FLAC", "MP3")
 
-MOST_PIXELS = 50_000_000
-MOST_SECONDS = 30.0
+MAX_PIXELS = 50_000_000
+MAX_SECONDS = 30.0
 SAMPLE_RATES_HZ = (1_000, 192_000)
-MOST_CHANNELS = 8
+MAX_CHANNELS = 8
 BLOCK_FRAMES = 65_536
 ORIENTATION_TAG = 0x0112
 
@@ -82,9 +82,9 @@ def decode_image(data: bytes, content_type: str, field: str) -> NDArray[np.uint8
     try:
         with Image.open(io.BytesIO(data), formats=sorted(set(IMAGE_FORMATS.values()))) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
+            if width * height > MAX_PIXELS:
                 raise InvalidField(
-                    f"{field} has {width} × {height} pixels, allowed are {MOST_PIXELS:,} in all",
+                    f"{field} has {width} × {height} pixels, allowed are {MAX_PIXELS:,} in all",
                     field=field,
                 )
             image.load()
@@ -119,7 +119,7 @@ def decode_audio_start(
     :raises InvalidField: as :func:`decode_audio`, except for the length.
     """
     samples, is_cut = _decode_audio(data, content_type, field, _read_start)
-    return samples[: int(MOST_SECONDS * AUDIO_SAMPLE_RATE_HZ)], is_cut
+    return samples[: int(MAX_SECONDS * AUDIO_SAMPLE_RATE_HZ)], is_cut
 
 
 def _decode_audio(
@@ -200,9 +200,9 @@ def _check_format(sound: Any, field: str) -> None:
             f"{field} has a sample rate of {sound.samplerate} Hz, allowed are {lowest}…{highest}",
             field=field,
         )
-    if sound.channels > MOST_CHANNELS:
+    if sound.channels > MAX_CHANNELS:
         raise InvalidField(
-            f"{field} has {sound.channels} channels, allowed are 1…{MOST_CHANNELS}", field=field
+            f"{field} has {sound.channels} channels, allowed are 1…{MAX_CHANNELS}", field=field
         )
 
 
@@ -213,7 +213,7 @@ def _read_bounded(sound: Any, field: str) -> tuple[NDArray[np.float32], bool]:
         rate = int(sound.samplerate)
         seconds = max(len(frames) + 1, sound.frames) / rate
         raise InvalidField(
-            f"{field} lasts {seconds:.2f} s, allowed are at most {MOST_SECONDS:.0f} s", field=field
+            f"{field} lasts {seconds:.2f} s, allowed are at most {MAX_SECONDS:.0f} s", field=field
         )
     return frames, False
 
@@ -223,7 +223,7 @@ def _read_start(sound: Any, field: str) -> tuple[NDArray[np.float32], bool]:
 
     Read block by block: a header can claim any length.
     """
-    most_frames = int(MOST_SECONDS * sound.samplerate)
+    most_frames = int(MAX_SECONDS * sound.samplerate)
     blocks: list[NDArray[np.float32]] = []
     num_frames = 0
     while num_frames <= most_frames:

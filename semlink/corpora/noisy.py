@@ -2,9 +2,9 @@
 
 Liu et al. 2023 (paper 002), §4.1: of each item ``n_key`` of its captions and ``n_noise`` sentences that a language
 model made by going on from "<caption> and", shuffled. A noise sentence is the continuation alone: the caption and the
-"and" are not in it. The continuations of an item are its *pool* (made by `lab.make_noisy`); a text draws from the pool,
-so that several draws need no language model. Our addition is a second kind of noise, captions of other items: no style
-tells them from the key sentences, only that the key sentences agree with each other.
+"and" are not in it. The continuations of an item are its *pool* (made by `lab.training.noisy_texts`); a text draws
+from the pool, so that several draws need no language model. Our addition is a second kind of noise, captions of other
+items: no style tells them from the key sentences, only that the key sentences agree with each other.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""gRPC runtime of every service: serving a room, calling a room, errors and deadlines across the wire."""
+"""gRPC runtime of every service: serving a service, calling a service, errors and deadlines across the wire."""
 
 from semlink.deadlines import check_deadline, deadline, deadline_in, remaining_s
 from semlink.rpc.clients import (
     ChannelClient,
     KnowledgeClient,
     ReceiverClient,
-    RoomClient,
+    ServiceClient,
     TransmitterClient,
     channel_client,
     knowledge_client,
     receiver_client,
     transmitter_client,
 )
-from semlink.rpc.server import RunningServer, face, serve, start_server
+from semlink.rpc.server import RunningServer, grpc_servicer, serve, start_server
 from semlink.rpc.status import FIELD_KEY, MAX_MESSAGE_BYTES, SERVICES
 
 __all__ = [
@@ -22,14 +22,14 @@ __all__ = [
     "ChannelClient",
     "KnowledgeClient",
     "ReceiverClient",
-    "RoomClient",
     "RunningServer",
+    "ServiceClient",
     "TransmitterClient",
     "channel_client",
     "check_deadline",
     "deadline",
     "deadline_in",
-    "face",
+    "grpc_servicer",
     "knowledge_client",
     "receiver_client",
     "remaining_s",

@@ -1,4 +1,4 @@
-"""The client side: rooms elsewhere, called like rooms here (the protocols of :mod:`semlink.rooms`).
+"""The client side: services elsewhere, called like services here (the protocols of :mod:`semlink.services`).
 
 A call is sent at most once, and only over a connection that stands to a replica that says SERVING (gRPC watches its
 health). Until there is one (a service that starts, restarts or still warms up) the call waits, at most
@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2
 from semlink.deadlines import remaining_s
 from semlink.errors import CorruptTensor, DeadlineExceeded, InvalidField, Unavailable
 from semlink.rpc.status import MAX_MESSAGE_BYTES, SERVICES, error_of
-from semlink.settings import RoomName, Settings
+from semlink.settings import ServiceName, Settings
 from semlink.v1 import channel_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
 
 _Response = TypeVar("_Response", bound=Message)
@@ -43,14 +43,16 @@ _OPTIONS: Final = (
 )
 
 
-class RoomClient:
-    """Calls one room's service. Connects at the first call; belongs to the event loop of that call."""
+class ServiceClient:
+    """Calls one service's service. Connects at the first call; belongs to the event loop of that call."""
 
-    def __init__(self, room: RoomName, address: str, settings: Settings | None = None) -> None:
+    def __init__(
+        self, service: ServiceName, address: str, settings: Settings | None = None
+    ) -> None:
         settings = settings or Settings()
         self.address = address
-        self._room = room
-        self._service = SERVICES[room].full_name
+        self._service_name = service
+        self._service = SERVICES[service].full_name
         self._default_deadline_s = settings.deadline_s
         self._connect_timeout_s = settings.connect_timeout_s
         self._channel: grpc.aio.Channel | None = None
@@ -59,7 +61,7 @@ class RoomClient:
     async def call(self, method: str, request: Message, answer: type[_Response]) -> _Response:
         """Call an RPC by its name in the contract.
 
-        Raises the error that the room raised; Unavailable when it cannot be reached, DeadlineExceeded,
+        Raises the error that the service raised; Unavailable when it cannot be reached, DeadlineExceeded,
         InvalidField for a request over 16 MiB, CorruptTensor for an answer that does not parse.
         """
         data = _data(request)
@@ -71,7 +73,7 @@ class RoomClient:
         try:
             reply = await rpc(data, timeout=left)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, callee=self._room) from error
+            raise error_of(error, callee=self._service_name) from error
         return self._parsed(reply, answer)
 
     async def stream(
@@ -88,7 +90,7 @@ class RoomClient:
             async for reply in replies:
                 yield self._parsed(reply, answer)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, callee=self._room) from error
+            raise error_of(error, callee=self._service_name) from error
         finally:
             replies.cancel()
 
@@ -97,7 +99,7 @@ class RoomClient:
             return answer.FromString(reply)
         except DecodeError as error:
             raise CorruptTensor(
-                f"{self._room}'s answer does not parse: {error}", field="response"
+                f"{self._service_name}'s answer does not parse: {error}", field="response"
             ) from error
 
     async def _ready(self) -> tuple[grpc.aio.Channel, float]:
@@ -107,7 +109,7 @@ class RoomClient:
         channel = await self._connected(expires)
         left = expires - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded(f"the deadline passed before {self._room} was called")
+            raise DeadlineExceeded(f"the deadline passed before {self._service_name} was called")
         return channel, left
 
     async def _connected(self, expires: float) -> grpc.aio.Channel:
@@ -129,19 +131,19 @@ class RoomClient:
             async with asyncio.timeout(patience):
                 while state is not grpc.ChannelConnectivity.READY:
                     if state is grpc.ChannelConnectivity.SHUTDOWN:
-                        raise Unavailable(f"{self._room}: this client is closed")
+                        raise Unavailable(f"{self._service_name}: this client is closed")
                     await channel.wait_for_state_change(state)
                     state = channel.get_state(try_to_connect=True)
         except TimeoutError:
             if time.monotonic() >= expires:
                 raise DeadlineExceeded(
-                    f"the deadline passed before {self._room} was reached"
+                    f"the deadline passed before {self._service_name} was reached"
                 ) from None
-            raise Unavailable(f"{self._room} cannot be reached at {self.address}") from None
+            raise Unavailable(f"{self._service_name} cannot be reached at {self.address}") from None
         return channel
 
     async def serving(self, timeout_s: float = 1.0) -> bool:
-        """Whether the room's service answers grpc.health.v1 with SERVING within ``timeout_s`` seconds."""
+        """Whether the service's service answers grpc.health.v1 with SERVING within ``timeout_s`` seconds."""
         try:
             channel = await self._connected(time.monotonic() + timeout_s)
             check = channel.unary_unary(
@@ -176,8 +178,8 @@ def _data(request: Message) -> bytes:
     return data
 
 
-class TransmitterClient(RoomClient):
-    """:class:`semlink.rooms.TransmitterRoom` over gRPC."""
+class TransmitterClient(ServiceClient):
+    """:class:`semlink.services.TransmitterService` over gRPC."""
 
     async def retrieve(
         self, request: transmitter_pb2.RetrieveRequest
@@ -186,8 +188,8 @@ class TransmitterClient(RoomClient):
         return await self.call("Retrieve", request, transmitter_pb2.RetrieveResponse)
 
 
-class ChannelClient(RoomClient):
-    """:class:`semlink.rooms.ChannelRoom` over gRPC."""
+class ChannelClient(ServiceClient):
+    """:class:`semlink.services.ChannelService` over gRPC."""
 
     async def open_link(self, request: channel_pb2.OpenLinkRequest) -> channel_pb2.Link:
         """Call ``OpenLink``."""
@@ -222,8 +224,8 @@ class ChannelClient(RoomClient):
         return await self.call("GetCsi", request, channel_pb2.GetCsiResponse)
 
 
-class ReceiverClient(RoomClient):
-    """:class:`semlink.rooms.ReceiverRoom` over gRPC."""
+class ReceiverClient(ServiceClient):
+    """:class:`semlink.services.ReceiverService` over gRPC."""
 
     async def receive(self, request: receiver_pb2.ReceiveRequest) -> receiver_pb2.ReceiveResponse:
         """Call ``Receive``."""
@@ -262,8 +264,8 @@ class ReceiverClient(RoomClient):
         return await self.call("RemoveItems", request, receiver_pb2.RemoveItemsResponse)
 
 
-class KnowledgeClient(RoomClient):
-    """:class:`semlink.rooms.KnowledgeRoom` and :class:`semlink.rooms.KnowledgeKeeper` over gRPC."""
+class KnowledgeClient(ServiceClient):
+    """:class:`semlink.services.KnowledgeService` and :class:`semlink.services.KnowledgeEntryService` over gRPC."""
 
     async def rewrite(self, request: knowledge_pb2.RewriteRequest) -> knowledge_pb2.RewriteResponse:
         """Call ``Rewrite``."""

@@ -1,4 +1,4 @@
-"""The server side: one function serves a room with health, reflection, metrics, typed errors and a graceful end."""
+"""The server side: one function serves a service with health, reflection, metrics, typed errors and a graceful end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from prometheus_client import start_http_server
 from semlink.deadlines import deadline
 from semlink.errors import CorruptTensor, InvalidField, SemlinkError, Unavailable
 from semlink.rpc.status import MAX_MESSAGE_BYTES, SERVICES, status_of
-from semlink.settings import RoomName, Settings
+from semlink.settings import ServiceName, Settings
 from semlink.telemetry import CRC_REJECTED, configure_logging, counted_request, logger, registry
 
 Register: TypeAlias = Callable[[grpc.aio.Server], None]
-"""Adds a room's servicer to the server, before it starts."""
+"""Adds a service's servicer to the server, before it starts."""
 
 NOTICE_S: Final = 0.25
 _log = logger(__name__)
@@ -75,8 +75,8 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # has no types
 class _Typed(grpc.aio.ServerInterceptor):
     """Around every call of ours: deadline, counters, errors as status codes, nothing internal leaked."""
 
-    def __init__(self, room: str) -> None:
-        self._room = room
+    def __init__(self, service: str) -> None:
+        self._service_name = service
         self.warm = False
 
     async def intercept_service(
@@ -102,7 +102,7 @@ class _Typed(grpc.aio.ServerInterceptor):
 
         async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                with counted_request(self._room, method):
+                with counted_request(self._service_name, method):
                     return await self._answer(data, context, parse, behaviour)
             except Exception as error:  # noqa: BLE001  # the outermost frame of a call
                 refusal = self._refusal(error, method)
@@ -122,7 +122,7 @@ class _Typed(grpc.aio.ServerInterceptor):
             data: bytes, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
             try:
-                with counted_request(self._room, method):
+                with counted_request(self._service_name, method):
                     async for answer in behaviour(self._request(data, context, parse), context):
                         yield answer
                 return
@@ -140,11 +140,11 @@ class _Typed(grpc.aio.ServerInterceptor):
             error_id = uuid.uuid4().hex[:12]
             _log.error("internal error", method=method, error_id=error_id, exc_info=error)
             return grpc.StatusCode.INTERNAL, f"internal error {error_id}", ()
-        # an error of a room further on has its gRPC error as cause, and was counted there
+        # an error of a service further on has its gRPC error as cause, and was counted there
         if isinstance(error, CorruptTensor) and not isinstance(
             error.__cause__, grpc.aio.AioRpcError
         ):
-            CRC_REJECTED.labels(self._room).inc()
+            CRC_REJECTED.labels(self._service_name).inc()
         code, details, trailing = status_of(error)
         _log.info("refused", method=method, code=code.name, field=error.field, why=details)
         return code, details, trailing
@@ -167,7 +167,7 @@ class _Typed(grpc.aio.ServerInterceptor):
     ) -> Any:
         """The request; the caller's deadline is set from here on."""
         if not self.warm:
-            raise Unavailable(f"{self._room} is not ready")
+            raise Unavailable(f"{self._service_name} is not ready")
         try:
             request = parse(data)
         except DecodeError as error:
@@ -177,20 +177,20 @@ class _Typed(grpc.aio.ServerInterceptor):
         return request
 
 
-def face(room_name: RoomName, room: object) -> Register:
-    """The whole gRPC face of a room: each RPC of its service calls the method of the same name in snake case.
+def grpc_servicer(service_name: ServiceName, handler: object) -> Register:
+    """The whole gRPC face of a service: each RPC of its service calls the method of the same name in snake case.
 
-    Raises TypeError if the room lacks one.
+    Raises TypeError if the service lacks one.
     """
-    service = SERVICES[room_name]
+    service = SERVICES[service_name]
     handlers = {}
     for method in service.methods:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
-        handle = getattr(room, name, None)
+        handle = getattr(handler, name, None)
         streams = method.server_streaming
         if not (inspect.isasyncgenfunction if streams else inspect.iscoroutinefunction)(handle):
             kind = "that yields" if streams else ""
-            raise TypeError(f"{type(room).__name__} has no `async def {name}` {kind}".rstrip())
+            raise TypeError(f"{type(handler).__name__} has no `async def {name}` {kind}".rstrip())
 
         def behaviour(request: Message, _context: object, handle: Any = handle) -> Any:
             return handle(request)
@@ -225,7 +225,7 @@ class RunningServer:
     _close_metrics: Callable[[], None]
 
     async def set_serving(self) -> None:
-        """Say SERVING and accept calls: the room is warm."""
+        """Say SERVING and accept calls: the service is warm."""
         self._typed.warm = True
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -244,33 +244,35 @@ class RunningServer:
         await asyncio.to_thread(self._close_metrics)
 
 
-async def start_server(room: RoomName, register: Register, settings: Settings) -> RunningServer:
+async def start_server(
+    service: ServiceName, register: Register, settings: Settings
+) -> RunningServer:
     """Start to listen, NOT_SERVING. Raises Unavailable, naming the port, when it is taken."""
-    typed = _Typed(room)
+    typed = _Typed(service)
     server = grpc.aio.server(interceptors=(typed,), options=_OPTIONS)
     register(server)
     health_servicer = _Health()
-    names = ("", SERVICES[room].full_name)
+    names = ("", SERVICES[service].full_name)
     for name in names:
         await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection(
-        (SERVICES[room].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        (SERVICES[service].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
-    wanted = f"{settings.host}:{settings.port(room)}"
+    wanted = f"{settings.host}:{settings.port(service)}"
     try:
         port = server.add_insecure_port(wanted)
     except RuntimeError as error:
         raise Unavailable(
-            f"{room} cannot listen on {wanted}: {error}", field=f"{room}_port"
+            f"{service} cannot listen on {wanted}: {error}", field=f"{service}_port"
         ) from error
-    wanted_metrics = settings.metrics_port(room)
+    wanted_metrics = settings.metrics_port(service)
     try:
         metrics, thread = start_http_server(wanted_metrics, addr=settings.host, registry=registry)
     except OSError as error:
         raise Unavailable(
-            f"{room} cannot serve /metrics on {settings.host}:{wanted_metrics}: {error}",
-            field=f"{room}_metrics_port",
+            f"{service} cannot serve /metrics on {settings.host}:{wanted_metrics}: {error}",
+            field=f"{service}_metrics_port",
         ) from error
 
     def close_metrics() -> None:
@@ -285,27 +287,27 @@ async def start_server(room: RoomName, register: Register, settings: Settings) -
 
 
 async def serve(
-    room: RoomName,
+    service: ServiceName,
     register: Register,
     settings: Settings,
     *,
     ready: Callable[[], Awaitable[None]],
     close: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Serve a room until SIGTERM or SIGINT; what a service's ``__main__`` runs.
+    """Serve a service until SIGTERM or SIGINT; what a service's ``__main__`` runs.
 
-    Sets up logs and torch's threads, listens, awaits ``ready`` (which warms the room: NOT_SERVING until it returns,
+    Sets up logs and torch's threads, listens, awaits ``ready`` (which warms the service: NOT_SERVING until it returns,
     calls are refused as UNAVAILABLE), serves, then drains for ``settings.drain_s`` and awaits ``close``.
     An exception of ``ready`` ends the process.
     """
     import torch
 
-    configure_logging(room, settings)
+    configure_logging(service, settings)
     torch.set_num_threads(settings.num_threads)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    server = await start_server(room, register, settings)
+    server = await start_server(service, register, settings)
     _log.info("listening", host=settings.host, port=server.port, metrics_port=server.metrics_port)
     stopping = asyncio.create_task(stop.wait())
     try:

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from torch import nn
 
 from semlink.errors import InvalidField
-from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM
+from semlink.semantics.int8_tensors import unpack
 from semlink.semantics.spaces import weights_of
 
 SYMBOL_COUNTS: Final = (8, 16, 32, 64, 128)

@@ -33,10 +33,10 @@ from safetensors.torch import load_file
 from scipy.special import ndtr, ndtri
 
 from semlink.errors import InvalidField
-from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM
+from semlink.semantics.int8_tensors import unpack
 from semlink.semantics.spaces import task_of, weights_of
-from semlink.signal.quantizers.rvq import block_matmul
+from semlink.signal.csi.rvq import block_matmul
 
 DigitalCoding = Literal["separation", "vq-digital"]
 DIGITAL_CODINGS: Final[tuple[DigitalCoding, ...]] = get_args(DigitalCoding)
@@ -88,7 +88,7 @@ class Statistics:
 
     @classmethod
     def of(cls, stored: dict[str, torch.Tensor]) -> Statistics:
-        """The inverse of :meth:`tensors` after :func:`semlink.semantics.eight_bits.pack`."""
+        """The inverse of :meth:`tensors` after :func:`semlink.semantics.int8_tensors.pack`."""
         t = unpack(stored)
         return cls(
             axes=t["axes"],

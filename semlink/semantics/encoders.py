@@ -18,8 +18,8 @@ from semlink.corpora.corpus import Task
 from semlink.errors import InvalidField
 from semlink.models import file_sha256
 from semlink.semantics import audio, image, text
-from semlink.semantics.eight_bits import unpack
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.int8_tensors import unpack
 from semlink.semantics.pooled import PooledConfig, PooledHead
 from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead, PrototypeScorer
 from semlink.semantics.spaces import task_of, weights_of

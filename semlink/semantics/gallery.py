@@ -20,8 +20,8 @@ from semlink.corpora.registry import (
     known_corpora,
 )
 from semlink.errors import InvalidField, NotFound, SemlinkError
-from semlink.semantics.eight_bits import SCALE
 from semlink.semantics.encoders import heads_sha256
+from semlink.semantics.int8_tensors import SCALE
 from semlink.semantics.product_codes import CENTROIDS, ProductCodes
 from semlink.semantics.spaces import space_of
 from semlink.settings import Settings
@@ -30,7 +30,7 @@ _VECTORS: Final = ("items", "captions", "item_prototypes", "caption_prototypes")
 _CODED: Final = ("item_prototypes", "caption_prototypes")
 _CODE_BYTES: Final = 16
 """Bytes of a prototype on disk, a sixteenth of its global feature's: they only re-order candidates."""
-_FEWEST_CODED: Final = 4 * CENTROIDS
+_MIN_CODED: Final = 4 * CENTROIDS
 """Fewer prototypes than this are stored as the other vectors are: the codebooks would be larger than they."""
 _BIASES: Final = ("caption_bias", "caption_bias_global")
 
@@ -121,7 +121,7 @@ class GalleryEmbeddings:
             vectors = getattr(self, name)
             if vectors is None:
                 continue
-            coded = name in _CODED and vectors.shape[0] * vectors.shape[1] >= _FEWEST_CODED
+            coded = name in _CODED and vectors.shape[0] * vectors.shape[1] >= _MIN_CODED
             content |= (_coded if coded else _packed)(name, vectors)
         for name in _BIASES:
             bias = getattr(self, name)

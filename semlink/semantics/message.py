@@ -16,7 +16,7 @@ from semlink.semantics.codec import SYMBOL_COUNTS, Codec
 from semlink.semantics.heads import FEATURE_DIM
 
 MAX_COMPONENTS: Final = 8
-FIRST_AT_LEAST: Final = 16
+MIN_FIRST_SYMBOLS: Final = 16
 """Symbols below which the first component is not shortened for the sake of others."""
 PROTECTION_DB: Final = 2.0
 """Power of the first component's symbols over that of the others'."""
@@ -40,7 +40,7 @@ def component_symbols(k: int, num_components: int) -> tuple[int, ...]:
     for place in range(num_components):
         half = left // 2
         last = place == num_components - 1
-        least = FIRST_AT_LEAST if place == 0 else SYMBOL_COUNTS[0]
+        least = MIN_FIRST_SYMBOLS if place == 0 else SYMBOL_COUNTS[0]
         lengths.append(left if last or half < least else half)
         left -= lengths[-1]
     return tuple(lengths)

@@ -58,8 +58,8 @@ class PooledConfig:
 class PooledHead(Head):
     """Tokens to one unit vector, ``forward(values [batch, num_tokens, in_dim], mask [batch, num_tokens] bool)``.
 
-    Fitted and trained by :mod:`lab.train_pooled`. It stands wherever a head is asked for a feature; it has no states of
-    single tokens, so :meth:`hidden` raises TypeError.
+    Fitted and trained by :mod:`lab.training.pooled_heads`. It stands wherever a head is asked for a feature; it has
+    no states of single tokens, so :meth:`hidden` raises TypeError.
     """
 
     def __init__(self, config: PooledConfig) -> None:

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from semlink.semantics.eight_bits import unpack
+from semlink.semantics.int8_tensors import unpack
 from semlink.semantics.spaces import weights_of
 from semlink.semantics.text import WIDTH as TRUNK_WIDTH
 from semlink.semantics.text import minilm

@@ -129,7 +129,7 @@ def _frozen(model: Any) -> Any:
     return model
 
 
-def doubts(texts: Sequence[str]) -> list[list[str]]:
+def text_warnings(texts: Sequence[str]) -> list[list[str]]:
     """Why each text may be understood badly; empty for an English text that fits. Our definition.
 
     The encoder reads :data:`MAX_TOKENS` word pieces and was trained on English: what is cut, and what is written in
@@ -138,10 +138,10 @@ def doubts(texts: Sequence[str]) -> list[list[str]]:
     if not texts:
         return []
     lengths = minilm().num_word_pieces(texts)
-    return [_doubts(text, length) for text, length in zip(texts, lengths, strict=True)]
+    return [_text_warnings(text, length) for text, length in zip(texts, lengths, strict=True)]
 
 
-def _doubts(text: str, num_word_pieces: int) -> list[str]:
+def _text_warnings(text: str, num_word_pieces: int) -> list[str]:
     found = []
     if num_word_pieces > MAX_TOKENS:
         found.append(

@@ -26,7 +26,7 @@ from sionna.phy.mapping import Constellation, Demapper, Mapper
 from sionna.phy.nr.utils import generate_prng_seq
 
 from semlink.errors import InvalidField
-from semlink.signal.quantizers.rvq import block_matmul
+from semlink.signal.csi.rvq import block_matmul
 
 MCS_TABLE: Final = (
     (2, 120.0),
@@ -63,10 +63,10 @@ NUM_ITERATIONS: Final = 20
 """Of belief propagation (sum-product, flooding)."""
 SCRAMBLING_SEED: Final = 38_211
 """``c_init`` of the Gold sequence (TS 38.211 clause 5.2.1); any constant that both ends know."""
-_LEAST_LDPC_BITS: Final = 12
-_MOST_LIKELY_BITS: Final = 16
+_MIN_LDPC_BITS: Final = 12
+_MAX_EXHAUSTIVE_BITS: Final = 16
 """Block bits up to which every codeword is tried."""
-_LEAST_LDPC_RATE: Final = 1 / 5
+_MIN_LDPC_RATE: Final = 1 / 5
 _CRC_BITS: Final = {"CRC6": 6, "CRC11": 11}
 _LONG_CRC_FROM: Final = 20
 """Payload bits from which CRC11 replaces CRC6: TS 38.212 clause 6.3.1.2.1."""
@@ -103,14 +103,14 @@ class Scheme:
     @property
     def is_block_code(self) -> bool:
         """Whether the block is too short for LDPC."""
-        return self.block_bits < _LEAST_LDPC_BITS
+        return self.block_bits < _MIN_LDPC_BITS
 
     @property
     def mother_bits(self) -> int:
         """Coded bits before repetition: LDPC goes down to rate 1/5, the block code has 32 (TS 38.212 clause 5.4)."""
         if self.is_block_code:
             return 32
-        return min(self.coded_bits, int(self.block_bits / _LEAST_LDPC_RATE))
+        return min(self.coded_bits, int(self.block_bits / _MIN_LDPC_RATE))
 
 
 @lru_cache(maxsize=1024)
@@ -227,7 +227,7 @@ class _Chain:
             self._words = _codewords(_block_code(scheme.block_bits)).to(device)
         else:
             self._encoder, self._decoder = _ldpc(scheme.block_bits, scheme.mother_bits, device)
-            if scheme.block_bits <= _MOST_LIKELY_BITS:
+            if scheme.block_bits <= _MAX_EXHAUSTIVE_BITS:
                 generator = self._encoder(torch.eye(scheme.block_bits, device=device))
                 self._words = _codewords(generator.cpu()).to(device)
         # Sionna's blocks build themselves on the first call: do it here, under the lock.

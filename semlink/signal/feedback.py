@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from semlink.errors import InvalidField
-from semlink.signal.quantizers import CsiQuantizer, PredictiveQuantizer, quantizer_for
-from semlink.signal.quantizers.predictive import Track
+from semlink.signal.csi import CsiQuantizer, PredictiveQuantizer, quantizer_for
+from semlink.signal.csi.predictive import Track
 from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 

@@ -11,7 +11,8 @@ The transmitter knows the SINR after equalisation that its quantised, outdated C
    threshold t and width w of the very code, measured by simulation for every k and MCS;
 4. the MCS of the greatest :math:`P \cdot q`, q what its payload is worth to the task.
 
-The figures of 1 and 3 are those of ``weights/link-adaptation.json``, made by ``python -m lab.calibrate_mcs``.
+The figures of 1 and 3 are those of ``weights/link-adaptation.json``, made by ``python -m
+tools.calibrate_link_adaptation``.
 """
 
 from __future__ import annotations
@@ -230,7 +231,10 @@ def calibration_path() -> Path:
     """File of the measured figures. Raises NotFound, with the command that makes it, when it is missing."""
     path = Settings().weights_dir / "link-adaptation.json"
     if not path.is_file():
-        raise NotFound(f"{path} is missing: run `python -m lab.calibrate_mcs`", field="weights_dir")
+        raise NotFound(
+            f"{path} is missing: run `python -m tools.calibrate_link_adaptation`",
+            field="weights_dir",
+        )
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semlink.errors import InvalidField
-from semlink.signal.quantizers import quantizer_for
+from semlink.signal.csi import quantizer_for
 from semlink.v1 import common_pb2 as pb
 
 

@@ -2,7 +2,7 @@
 
 The last reports of a user are turned to common phases and combined linearly, minimising the mean squared error at the
 slot of use for a fading process with the correlation ``κ + (1 − κ) J0(2π s f_D τ)`` seen in noise: speed and carrier
-are known, ``s`` and ``κ`` are those of the classes of :mod:`semlink.signal.quantizers.predictive` that explain best how
+are known, ``s`` and ``κ`` are those of the classes of :mod:`semlink.signal.csi.predictive` that explain best how
 the reports resemble each other, and the noise is what reports of one moment would still differ by. The gains are the
 same in every angular-delay component, so that no transform is needed: noise by reverse water-filling, or white under
 each component's own prior, was tried and measured worse, because a trained codebook errs in strong components as much
@@ -19,8 +19,8 @@ import torch
 from scipy.special import j0
 
 from semlink.links import SLOT_SECONDS
-from semlink.signal.quantizers.layers import Content
-from semlink.signal.quantizers.predictive import CLASSES
+from semlink.signal.csi.layers import Content
+from semlink.signal.csi.predictive import CLASSES
 
 MIN_COHERENCE: Final = 0.1
 MAX_COHERENCE: Final = 0.98
@@ -59,7 +59,7 @@ def fuse_reports(
     y = torch.where(here[..., None, None, None], y, torch.zeros_like(y))
     last = (here * torch.arange(1, count + 1)).amax(1) - 1
     reference = y[torch.arange(len(y)), last.clamp_min(0)]
-    y = content.turned(y, reference[:, None])
+    y = content.phase_aligned(y, reference[:, None])
     ages = age_slots.repeat_interleave(users, dim=0).abs()
     lags = (ages[:, :, None] - ages[:, None, :]).abs()
     table = _class_correlation(max_doppler_hz, max(int(ages.max()), int(lags.max())))
@@ -72,7 +72,7 @@ def fuse_reports(
     weights = torch.linalg.solve(covariance + noise, target) / coherence[:, None]
 
     for _ in range(ALIGNMENTS):
-        y = content.turned(y, reference[:, None])
+        y = content.phase_aligned(y, reference[:, None])
         reference = (weights[..., None, None, None].to(y.dtype) * y).sum(1)
     return reference.view(batch, users, *reports.shape[3:])
 

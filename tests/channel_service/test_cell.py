@@ -14,10 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_room import Recorder, informed, link, room, tensors
+from test_channel_handler import Recorder, informed, link, service, tensors
 
-from channel_service.room import Channel, _places
-from channel_service.windows import ChannelKey, draw_rays, frequency_response, generate_window
+from channel_service.fading import ChannelKey, draw_rays, frequency_response, generate_block
+from channel_service.handler import Channel, _places
 from semlink.errors import InvalidField, SemlinkError
 from semlink.links import HISTORY_SLOTS, NUM_SUBBANDS, link_id_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
@@ -82,7 +82,7 @@ def own(received: Any, user: int, num_layers: int) -> tuple[torch.Tensor, torch.
 @pytest.mark.parametrize(("num_users", "num_layers"), [(2, 2), (4, 1), (3, 4), (8, 1)])
 async def test_everyone_in_a_slot_gets_its_own_message(num_users: int, num_layers: int) -> None:
     recorder = Recorder()
-    channel = room(recorder)
+    channel = service(recorder)
     config = link(
         snr_db=50.0, num_users=num_users, num_layers=num_layers, num_rx_ant=4, num_tx_ant=32
     )
@@ -107,7 +107,7 @@ async def test_everyone_in_a_slot_gets_its_own_message(num_users: int, num_layer
 async def test_what_arrives_is_one_signal_through_each_users_own_channel() -> None:
     """Independent recomputation: y = H_u W U + n, with U made of the frames themselves."""
     recorder = Recorder()
-    channel = room(recorder)
+    channel = service(recorder)
     config = link(snr_db=60.0, num_users=3, num_layers=2, num_rx_ant=2, num_tx_ant=16)
     w = informed(channel, config)
     frames = [frame(config, w, user) for user in range(3)]
@@ -115,7 +115,7 @@ async def test_what_arrives_is_one_signal_through_each_users_own_channel() -> No
     streams = np.concatenate([from_wire(f.symbols, field="s") for f in frames])
     n0 = 6 / 10**6
     for user, received in enumerate(recorder.frames):
-        h = channel.windows.slot(config, SLOT)[user].numpy()
+        h = channel.blocks.slot(config, SLOT)[user].numpy()
         got = tensors(received)
         for i in range(64):
             expected = h[i % NUM_SUBBANDS] @ w[i % NUM_SUBBANDS].numpy() @ streams[:, i]
@@ -125,12 +125,12 @@ async def test_what_arrives_is_one_signal_through_each_users_own_channel() -> No
 
 
 async def test_the_true_sinr_of_each_user_is_the_interference_formula() -> None:
-    channel = room()
+    channel = service()
     config = link(snr_db=12.0, num_users=4, num_rx_ant=1, num_tx_ant=8, scenario="uma-nlos")
     w = informed(channel, config)
     reports = await transmit(channel, *(frame(config, w, user) for user in range(4)))
     n0 = 4 / 10**1.2
-    h = channel.windows.slot(config, SLOT)[:, :, 0]
+    h = channel.blocks.slot(config, SLOT)[:, :, 0]
     power = torch.einsum("ust,stk->usk", h, w).abs().square().double()
     for user, report in enumerate(reports):
         signal = power[user, :, user]
@@ -142,7 +142,7 @@ async def test_the_true_sinr_of_each_user_is_the_interference_formula() -> None:
 async def test_a_stream_that_nobody_rides_on_and_a_short_messages_end_carry_unit_power() -> None:
     """Seen by a user whose neighbours are weak: what is left of its samples is the others' streams."""
     recorder = Recorder()
-    channel = room(recorder)
+    channel = service(recorder)
     config = link(snr_db=60.0, num_users=4, num_rx_ant=4, num_tx_ant=4, scenario="rayleigh")
     identity = torch.eye(4, dtype=torch.complex64).expand(8, 4, 4).contiguous()
     n = 800
@@ -152,7 +152,7 @@ async def test_a_stream_that_nobody_rides_on_and_a_short_messages_end_carry_unit
         frame(config, identity, 0, num_elements=10),
     )
     got = tensors(recorder.frames[0])
-    h = channel.windows.slot(config, SLOT)[2].numpy()
+    h = channel.blocks.slot(config, SLOT)[2].numpy()
     streams = np.empty((4, n), np.complex64)
     for subband in range(NUM_SUBBANDS):
         streams[:, subband::8] = np.linalg.solve(h[subband], got["samples"][:, subband::8])
@@ -165,7 +165,7 @@ async def test_a_stream_that_nobody_rides_on_and_a_short_messages_end_carry_unit
 
 async def test_users_of_a_slot_have_noise_of_their_own() -> None:
     recorder = Recorder()
-    channel = room(recorder)
+    channel = service(recorder)
     config = link(num_users=2)
     w = informed(channel, config)
     await transmit(channel, frame(config, w, 0, seed=9), frame(config, w, 1, seed=9))
@@ -174,9 +174,9 @@ async def test_users_of_a_slot_have_noise_of_their_own() -> None:
 
 
 async def test_company_changes_nothing_but_the_interference() -> None:
-    """Noise, pilots and true SINR of a frame are the same bits alone and in company; and so is a link by value."""
+    """Noise, pilots and true SINR of a frame are the same bits alone and in co_scheduled; and so is a link by value."""
     recorder = Recorder()
-    channel = room(recorder)
+    channel = service(recorder)
     config = link(num_users=4)
     w = informed(channel, config)
     first, second = frame(config, w, 1), frame(config, w, 3)
@@ -196,7 +196,7 @@ async def test_company_changes_nothing_but_the_interference() -> None:
 
 
 async def test_frames_by_value_never_meet_whatever_slot_they_picked() -> None:
-    channel = room()
+    channel = service()
     config = link()
     w = informed(channel, config)
     twice = [frame(config, w, 0, seed=s, link_id=link_id_of(config)) for s in (1, 2)]
@@ -207,7 +207,7 @@ async def test_frames_by_value_never_meet_whatever_slot_they_picked() -> None:
 
 
 async def test_frames_of_a_slot_that_contradict_each_other_are_refused() -> None:
-    channel = room()
+    channel = service()
     config = link()
     w = informed(channel, config)
     other = link(snr_db=3.0)
@@ -226,11 +226,11 @@ async def test_frames_of_a_slot_that_contradict_each_other_are_refused() -> None
 
 
 async def test_every_field_of_a_user_is_checked_and_nan_is_named_wherever_it_is() -> None:
-    channel = room()
+    channel = service()
     config = link()
     w = informed(channel, config)
     good = frame(config, w, 1)
-    good.assumed_csi.CopyFrom(to_wire(channel.windows.slot(config, SLOT)[1]))
+    good.assumed_csi.CopyFrom(to_wire(channel.blocks.slot(config, SLOT)[1]))
 
     def broken(**changes: Any) -> channel_pb2.Frame:
         copy = channel_pb2.Frame()
@@ -276,11 +276,11 @@ async def test_every_field_of_a_user_is_checked_and_nan_is_named_wherever_it_is(
 async def test_a_channel_that_is_not_finite_is_refused_and_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from channel_service import windows
+    from channel_service import fading
 
     config = link(scenario="rayleigh")
-    w = informed(room(), config)
-    channel = room()
+    w = informed(service(), config)
+    channel = service()
     drawn = draw_rays
 
     def spoilt(key: ChannelKey) -> Any:
@@ -288,12 +288,12 @@ async def test_a_channel_that_is_not_finite_is_refused_and_not_kept(
         rays.coefficients[0, 3, 0, 0] = complex("nan")
         return rays
 
-    monkeypatch.setattr(windows, "draw_rays", spoilt)
+    monkeypatch.setattr(fading, "draw_rays", spoilt)
     with pytest.raises(InvalidField) as error:
         await transmit(channel, frame(config, w, 0))
     assert error.value.field == "channel"
     with pytest.raises(InvalidField):
-        generate_window(config, 0)
+        generate_block(config, 0)
 
 
 async def test_one_frames_bad_channel_does_not_ground_the_others(
@@ -302,7 +302,7 @@ async def test_one_frames_bad_channel_does_not_ground_the_others(
     """Two requests in one batch of the air: only the one over the broken channel fails."""
     import asyncio
 
-    from channel_service import windows
+    from channel_service import fading
 
     drawn = draw_rays
 
@@ -313,9 +313,9 @@ async def test_one_frames_bad_channel_does_not_ground_the_others(
         return rays
 
     good, bad = link(scenario="rayleigh"), link(scenario="rayleigh", seed=13)
-    w = informed(room(), good)
-    monkeypatch.setattr(windows, "draw_rays", spoilt)
-    channel = room()
+    w = informed(service(), good)
+    monkeypatch.setattr(fading, "draw_rays", spoilt)
+    channel = service()
     outcomes = await asyncio.gather(
         transmit(channel, frame(good, w, 0)),
         transmit(channel, frame(bad, w, 0, link_id="l-bad")),
@@ -350,7 +350,7 @@ def test_slots_fill_user_by_user_and_none_is_wasted(keys: list[str], num_users: 
 
 
 async def test_granted_together_with_one_key_is_one_slot_of_an_opened_link_only() -> None:
-    channel = room()
+    channel = service()
     opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=link(num_users=2)))
     item = channel_pb2.GrantItem
     items = [
@@ -489,20 +489,20 @@ def mutate(message: Any, rng: random.Random) -> None:
                 odd = value[:cut] + bytes(rng.choices(range(256), k=1)) + value[cut + 1 :]
             case _:
                 odd = rng.choice(NUMBERS)
-        # what the field's type cannot hold never reaches a room
+        # what the field's type cannot hold never reaches a service
         with contextlib.suppress(ValueError):
             setattr(message, field.name, odd)
 
 
 async def test_whatever_a_request_holds_it_is_answered_or_refused_by_name() -> None:
     rng = random.Random(5)
-    channel = room()
+    channel = service()
     config = link(scenario="rayleigh", num_users=2, num_layers=2)
     w = informed(channel, config)
     refused: list[str] = []
     for _ in range(300):
         frames = [frame(config, w, user, num_elements=32) for user in range(2)]
-        frames[1].assumed_csi.CopyFrom(to_wire(channel.windows.slot(config, SLOT)[1]))
+        frames[1].assumed_csi.CopyFrom(to_wire(channel.blocks.slot(config, SLOT)[1]))
         for _ in range(rng.choice((1, 1, 2))):
             mutate(rng.choice(frames), rng)
         try:

@@ -8,10 +8,10 @@ from channel_service.estimation import (
     estimate_reports,
     least_squares,
     lmmse_over_subbands,
-    report_slots_of_window,
+    report_slots_of_block,
 )
-from channel_service.windows import generate_window
-from semlink.links import WINDOW_SLOTS, default_link
+from channel_service.fading import generate_block
+from semlink.links import BLOCK_SLOTS, default_link
 from semlink.signal.metrics import nmse_db
 
 
@@ -22,9 +22,9 @@ def link(**fields):
     return config
 
 
-def in_report_slots(config, window_index=0):
-    slots = report_slots_of_window(config, window_index) - window_index * WINDOW_SLOTS
-    return generate_window(config, window_index).h[:, slots]
+def in_report_slots(config, block_index=0):
+    slots = report_slots_of_block(config, block_index) - block_index * BLOCK_SLOTS
+    return generate_block(config, block_index).h[:, slots]
 
 
 @pytest.mark.parametrize("snr_db", [-10.0, 10.0])
@@ -94,5 +94,5 @@ def test_estimates_are_pure_and_windows_differ():
 def test_report_slots_of_all_windows_are_the_multiples_of_the_period(period):
     config = link()
     config.feedback.report_period_slots = period
-    slots = torch.cat([report_slots_of_window(config, index) for index in range(3)])
-    assert torch.equal(slots, torch.arange(0, 3 * WINDOW_SLOTS, period))
+    slots = torch.cat([report_slots_of_block(config, index) for index in range(3)])
+    assert torch.equal(slots, torch.arange(0, 3 * BLOCK_SLOTS, period))

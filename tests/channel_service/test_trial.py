@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from channel_service.windows import ChannelKey, draw_rays, frequency_response
+from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from semlink.links import default_link
 from semlink.signal.equalization import lmmse, mean_sinr_db
 from semlink.signal.metrics import nmse_db

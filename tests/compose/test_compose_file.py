@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from semlink.settings import ROOM_NAMES, Settings
+from semlink.settings import SERVICE_NAMES, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -56,7 +56,7 @@ def test_the_image_is_built_once_and_before_it_is_used() -> None:
         direct = set(SERVICES[name].get("depends_on", {}))
         return direct.union(*map(before, direct)) if direct else set()
 
-    assert users == set(ROOM_NAMES)
+    assert users == set(SERVICE_NAMES)
     assert all("knowledge" in before(name) for name in users - {"knowledge"})
 
 
@@ -70,7 +70,7 @@ def test_grafana_alone_is_under_a_profile_that_is_on_by_default() -> None:
 def test_settings_and_ports_exist() -> None:
     """A variable that is no setting would be ignored silently; a port that moved would never become healthy."""
     settings = Settings(host="0.0.0.0")
-    for room in ROOM_NAMES:
+    for room in SERVICE_NAMES:
         environment = SERVICES[room]["environment"]
         names = {n.removeprefix("SEMLINK_").lower() for n in environment if n != "OMP_NUM_THREADS"}
         assert names <= set(Settings.model_fields)
@@ -86,7 +86,7 @@ def test_prometheus_scrapes_every_room_where_it_serves_metrics() -> None:
         t for job in config["scrape_configs"] for s in job["static_configs"] for t in s["targets"]
     ]
     settings = Settings()
-    assert sorted(targets) == sorted(f"{r}:{settings.metrics_port(r)}" for r in ROOM_NAMES)
+    assert sorted(targets) == sorted(f"{r}:{settings.metrics_port(r)}" for r in SERVICE_NAMES)
 
 
 def test_every_package_of_the_wheel_reaches_the_image() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gateway.app import Rooms, create_app
+from gateway.app import ServiceClients, create_app
 from receiver.gallery import gallery_of
-from receiver.room import Receiver
+from receiver.handler import Receiver
 from semlink.corpora.registry import EMBEDDED, corpus_named, register_corpus, unregister_corpus
 from semlink.semantics.encoders import semantic_encoder
 from semlink.semantics.gallery import gallery_path
@@ -45,8 +45,8 @@ def http(receiver: Receiver) -> httpx.AsyncClient:
         pass
 
     unused: Any = None
-    rooms = Rooms(unused, unused, receiver, health, close)
-    transport = httpx.ASGITransport(create_app(rooms), raise_app_exceptions=False)
+    services = ServiceClients(unused, unused, receiver, health, close)
+    transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
@@ -191,7 +191,7 @@ async def test_a_bad_item_among_many_is_named_and_none_is_added(http: httpx.Asyn
 async def test_a_corpus_added_while_the_receiver_runs_is_found_at_once(
     http: httpx.AsyncClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.build_gallery import run
+    from lab.training.build_gallery import run
 
     monkeypatch.setenv("SEMLINK_CACHE_DIR", str(data_dir / "cache"))
 

@@ -1,4 +1,4 @@
-"""The REST face over rooms that answer, fail or hang on command: every error is a problem that names the field."""
+"""The REST face over services that answer, fail or hang on command: every error is a problem that names the field."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import Rooms, create_app
+from gateway.app import ServiceClients, create_app
 from gateway.problems import MAX_BODY_BYTES, rest_field
 from gateway.schemas import LinkConfigBody
 from semlink.deadlines import remaining_s
@@ -29,7 +29,7 @@ QUERY: dict[str, Any] = {"task": "person", "query": {"text": "a man in a red jac
 
 
 class Scripted:
-    """Stands for every room: raises ``error`` if set, hangs if ``hang``, else answers with one match a query."""
+    """Stands for every service: raises ``error`` if set, hangs if ``hang``, else answers with one match a query."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -77,14 +77,14 @@ class Scripted:
 
 
 @pytest.fixture
-def room() -> Scripted:
+def service() -> Scripted:
     return Scripted()
 
 
 @pytest.fixture
-def http(room: Scripted) -> httpx.AsyncClient:
-    rooms: Any = Rooms(room, room, room, room.health, room.close)  # type: ignore[arg-type]
-    transport = httpx.ASGITransport(create_app(rooms), raise_app_exceptions=False)
+def http(service: Scripted) -> httpx.AsyncClient:
+    services: Any = ServiceClients(service, service, service, service.health, service.close)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
@@ -137,10 +137,10 @@ MEDIA = {"content_type": "image/png", "data": base64.b64encode(b"x").decode()}
     ],
 )
 async def test_what_does_not_validate_is_422_and_named(
-    http: httpx.AsyncClient, room: Scripted, body: Any, field: str
+    http: httpx.AsyncClient, service: Scripted, body: Any, field: str
 ) -> None:
     assert_problem(await http.post("/v1/queries", json=body), 422, field)
-    assert room.seen == []
+    assert service.seen == []
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
@@ -175,25 +175,25 @@ async def test_what_is_no_json_is_422(http: httpx.AsyncClient) -> None:
     ],
 )
 async def test_errors_of_services_keep_status_and_field(
-    http: httpx.AsyncClient, room: Scripted, error: Exception, status: int, field: str | None
+    http: httpx.AsyncClient, service: Scripted, error: Exception, status: int, field: str | None
 ) -> None:
-    room.error = error
+    service.error = error
     response = await http.post("/v1/queries", json=QUERY)
     assert_problem(response, status, field)
     assert ("retry-after" in response.headers) == (status in (429, 503))
 
 
-async def test_the_unexpected_leaks_nothing(http: httpx.AsyncClient, room: Scripted) -> None:
-    room.error = RuntimeError("secret of /etc/passwd")
+async def test_the_unexpected_leaks_nothing(http: httpx.AsyncClient, service: Scripted) -> None:
+    service.error = RuntimeError("secret of /etc/passwd")
     response = await http.post("/v1/queries", json=QUERY)
     assert_problem(response, 500, None)
     assert "secret" not in response.text
 
 
-async def test_a_batch_names_the_query(http: httpx.AsyncClient, room: Scripted) -> None:
+async def test_a_batch_names_the_query(http: httpx.AsyncClient, service: Scripted) -> None:
     body = {"queries": [QUERY, changed(link={"snr_db": 99})]}
     assert_problem(await http.post("/v1/queries:batch", json=body), 422, "queries[1].link.snr_db")
-    room.error = InvalidField("no", field="queries[1].image")
+    service.error = InvalidField("no", field="queries[1].image")
     response = await http.post("/v1/queries:batch", json={"queries": [QUERY, QUERY]})
     assert_problem(response, 422, "queries[1].query.image")
 
@@ -210,12 +210,12 @@ async def test_a_body_over_the_limit_is_413(http: httpx.AsyncClient) -> None:
     assert_problem(response, 413, "body")
 
 
-async def test_the_deadline_is_504_and_travels(http: httpx.AsyncClient, room: Scripted) -> None:
-    room.hang = True
+async def test_the_deadline_is_504_and_travels(http: httpx.AsyncClient, service: Scripted) -> None:
+    service.hang = True
     response = await http.post("/v1/queries", json=changed(deadline_ms=50))
     assert_problem(response, 504, "deadline_ms")
-    assert room.left_s is not None
-    assert 0 < room.left_s <= 0.05
+    assert service.left_s is not None
+    assert 0 < service.left_s <= 0.05
 
 
 async def test_what_is_not_there_is_404(http: httpx.AsyncClient) -> None:
@@ -226,19 +226,19 @@ async def test_what_is_not_there_is_404(http: httpx.AsyncClient) -> None:
 
 
 async def test_an_answer_carries_a_seed_that_repeats_it(
-    http: httpx.AsyncClient, room: Scripted
+    http: httpx.AsyncClient, service: Scripted
 ) -> None:
     first = (await http.post("/v1/queries", json=QUERY)).json()
-    assert room.seen[0].seed == first["seed"]
+    assert service.seen[0].seed == first["seed"]
     await http.post("/v1/queries", json=changed(seed=first["seed"]))
-    assert room.seen[0].seed == first["seed"]
+    assert service.seen[0].seed == first["seed"]
     assert first["results"][0]["media_url"].endswith("/items/sound-test-0001%232/media")
 
 
-async def test_units_are_converted_once(http: httpx.AsyncClient, room: Scripted) -> None:
+async def test_units_are_converted_once(http: httpx.AsyncClient, service: Scripted) -> None:
     await http.post("/v1/queries", json=changed(link={"speed_kmh": 36.0, "snr_db": 3.0}))
-    assert room.seen[0].link_config.speed_mps == pytest.approx(10.0)
-    assert room.seen[0].link_config.snr_db == 3.0
+    assert service.seen[0].link_config.speed_mps == pytest.approx(10.0)
+    assert service.seen[0].link_config.snr_db == 3.0
 
 
 async def test_a_link_comes_back_as_it_was_written() -> None:
@@ -276,18 +276,18 @@ async def test_a_link_comes_back_as_it_was_written() -> None:
 
 
 async def test_the_answer_says_who_else_was_in_the_slot(
-    http: httpx.AsyncClient, room: Scripted
+    http: httpx.AsyncClient, service: Scripted
 ) -> None:
     plain = (await http.post("/v1/queries", json=QUERY)).json()["link"]
     assert (plain["user"], plain["co_scheduled"], plain["erased"]) == (0, 0, False)
-    room.report = channel_pb2.LinkReport(user=2, co_scheduled=3, erased=True)
+    service.report = channel_pb2.LinkReport(user=2, co_scheduled=3, erased=True)
     link = (await http.post("/v1/queries", json=QUERY)).json()["link"]
     assert (link["user"], link["co_scheduled"], link["erased"]) == (2, 3, True)
 
 
-async def test_ready_only_when_every_service_is(http: httpx.AsyncClient, room: Scripted) -> None:
+async def test_ready_only_when_every_service_is(http: httpx.AsyncClient, service: Scripted) -> None:
     assert (await http.get("/readyz")).status_code == 200
-    room.healthy["channel"] = "unavailable"
+    service.healthy["channel"] = "unavailable"
     response = await http.get("/readyz")
     assert response.status_code == 503
     assert response.json()["services"]["channel"] == "unavailable"

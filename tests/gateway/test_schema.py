@@ -8,14 +8,14 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 
-from gateway.app import Rooms, create_app
+from gateway.app import ServiceClients, create_app
 from semlink.corpora.registry import EMBEDDED
 from semlink.links import default_link
 from semlink.v1 import channel_pb2, receiver_pb2, transmitter_pb2
 
 
 class Obliging:
-    """Answers whatever is well formed, as the rooms would."""
+    """Answers whatever is well formed, as the services would."""
 
     async def retrieve(
         self, request: transmitter_pb2.RetrieveRequest
@@ -87,8 +87,12 @@ class Obliging:
         pass
 
 
-_room: Any = Obliging()
-_app = create_app(Rooms(_room, _room, _room, _room.health, _room.close))
+_service_name: Any = Obliging()
+_app = create_app(
+    ServiceClients(
+        _service_name, _service_name, _service_name, _service_name.health, _service_name.close
+    )
+)
 schema = schemathesis.openapi.from_asgi("/openapi.json", _app)
 _kept = (
     "not_a_server_error",

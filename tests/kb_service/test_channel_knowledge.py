@@ -19,8 +19,8 @@ from kb_service.channel_knowledge import (
 )
 from kb_service.generators import Antennas, load_generator
 from kb_service.prediction import Generated, predict_items, predictor_named
-from lab import learn_channel
-from lab.learn_channel import (
+from lab.training import site_adaptation
+from lab.training.site_adaptation import (
     Pairs,
     RefineRecipe,
     experienced,
@@ -34,7 +34,7 @@ from lab.learn_channel import (
 from semlink.errors import InvalidField, NotFound
 from semlink.links import default_link
 from semlink.settings import Settings
-from semlink.signal.quantizers import quantizer_for
+from semlink.signal.csi import quantizer_for
 from semlink.store import MemoryStore
 from semlink.v1 import knowledge_pb2
 from semlink.v1.channel_pb2 import Link
@@ -61,7 +61,7 @@ def test_keep_roll_back_forget() -> None:
     assert float(refined_weights(NAME, "umi-los")["dense.out.bias"][0]) == 2.0
     found = {(r.generator, r.scenario): r for r in refinements()}
     assert set(found) == {(NAME, "umi-los"), (NAME, "cdl-b")}
-    assert found[NAME, "umi-los"].told["command"] == "second"
+    assert found[NAME, "umi-los"].metadata["command"] == "second"
     assert found[NAME, "umi-los"].has_previous
     assert found[NAME, "umi-los"].in_use
     roll_back(NAME, "umi-los")
@@ -136,10 +136,10 @@ def test_pairs_are_of_the_past_and_what_came_after() -> None:
     row = csi[:, :, :, :1]
     for i in range(0, len(pairs), 37):
         user = int(pairs.user[i])
-        likeness = [
+        similarity = [
             float((pairs.later[i].conj() * row[user, t]).sum(-1).abs().sum()) for t in range(20)
         ]
-        later = max(range(20), key=likeness.__getitem__)
+        later = max(range(20), key=similarity.__getitem__)
         newest = later - int(pairs.age_slots[i, -1]) // 5
         assert present[user, later]
         assert bool(pairs.present[i, -1]) == bool(present[user, newest])
@@ -175,19 +175,19 @@ def test_what_was_learned_is_kept_only_where_it_is_asked_for(
     async def found(*_: object) -> list[Pairs]:
         return [drifting(24, 24)]
 
-    monkeypatch.setattr(learn_channel, "experienced", found)
+    monkeypatch.setattr(site_adaptation, "experienced", found)
     settings = Settings(redis_url="memory://")
     recipe = RefineRecipe(steps=10, batch=32, learning_rate=4e-3)
     for keep_it in (False, True):
         console = Console(record=True, quiet=False, file=io.StringIO(), width=400)
-        learned = learn_channel.run(
+        learned = site_adaptation.run(
             "cdl-b", settings, generator=NAME, recipe=recipe, keep_it=keep_it, console=console
         )
         assert learned.better
         assert bool(refined_weights(NAME, "cdl-b")) == keep_it
-        assert (learn_channel.WARNING in console.export_text()) != keep_it
+        assert (site_adaptation.WARNING in console.export_text()) != keep_it
     with pytest.raises(InvalidField, match="--scenario is 'mars'"):
-        learn_channel.run("mars", settings)
+        site_adaptation.run("mars", settings)
 
 
 def test_refinement_is_reproducible_and_what_is_kept_is_what_was_measured() -> None:

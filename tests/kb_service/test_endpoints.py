@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from kb_service.endpoints import MAX_ANSWER_BYTES, ChatEndpoint
+from kb_service.handler import KnowledgeBase
 from kb_service.llm import Dialogue, GenerationCancelled
 from kb_service.prompting import STRATEGIES
 from kb_service.rewriting import Task
-from kb_service.room import KnowledgeBase
 from semlink.errors import DeadlineExceeded, Unavailable
 from semlink.settings import Settings
 from semlink.store import MemoryStore
@@ -276,27 +276,27 @@ def test_deadline(server):
     assert time.monotonic() - started < 1.5
 
 
-# --- the room with an endpoint, as the settings make it ---
+# --- the service with an endpoint, as the settings make it ---
 
 
 @pytest.fixture
-async def room(server):
+async def service(server):
     settings = Settings(
         llm="endpoint", llm_url=server.url, llm_model="large", llm_retries=0, llm_timeout_s=2
     )
     # similarities are the real encoder's business
     vectors = np.eye(384, dtype=np.float32)
-    room = KnowledgeBase(MemoryStore(), settings, embed=lambda texts: vectors[[0] * len(texts)])
-    room._load_rewriter = _without_minilm(room)
-    yield room
-    await room.close()
+    service = KnowledgeBase(MemoryStore(), settings, embed=lambda texts: vectors[[0] * len(texts)])
+    service._load_rewriter = _without_minilm(service)
+    yield service
+    await service.close()
 
 
-def _without_minilm(room):
+def _without_minilm(service):
     from kb_service.rewriting import Rewriter
     from kb_service.sources import load_generator
 
-    return lambda: Rewriter(load_generator(room._settings), room._embed)
+    return lambda: Rewriter(load_generator(service._settings), service._embed)
 
 
 def _ask(text, budget_ms=5000.0, **changes):
@@ -304,11 +304,11 @@ def _ask(text, budget_ms=5000.0, **changes):
     return pb.RewriteRequest(items=[item], budget_ms=budget_ms)
 
 
-async def test_the_room_asks_filters_and_keeps(room, server):
+async def test_the_room_asks_filters_and_keeps(service, server):
     server.answer = lambda body: completion(
         "A bus that is red.", "A blue bus.", "A red bus", "A bus.", "A red bus!"
     )
-    (found,) = (await room.rewrite(_ask("A red bus."))).sets
+    (found,) = (await service.rewrite(_ask("A red bus."))).sets
     assert [(r.text, r.kept) for r in found.rewrites] == [
         ("A bus that is red.", True),
         ("A blue bus.", False),
@@ -316,49 +316,49 @@ async def test_the_room_asks_filters_and_keeps(room, server):
         ("A bus.", True),
         ("A red bus!", False),
     ]
-    assert (await room.rewrite(_ask("A red bus.", 0))).sets[0].cached
+    assert (await service.rewrite(_ask("A red bus.", 0))).sets[0].cached
     assert len(server.requests) == 1
     key = Task("A red bus.", 5, 0.4, 0).key(f"endpoint:{server.url.removeprefix('http://')}:large")
-    entry = await room.get_entry(pb.GetEntryRequest(key=key))
+    entry = await service.get_entry(pb.GetEntryRequest(key=key))
     assert entry.model.startswith("endpoint:127.0.0.1:")
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
-async def test_each_strategy_reaches_the_endpoint(room, server, strategy):
-    await room.rewrite(_ask("A man in a red coat.", strategy=strategy))
+async def test_each_strategy_reaches_the_endpoint(service, server, strategy):
+    await service.rewrite(_ask("A man in a red coat.", strategy=strategy))
     messages = server.requests[0][1]["messages"]
     shared = STRATEGIES[strategy].shared
     assert len(messages) == len(shared) + 1
     assert ("Keep: red coat" in messages[-1]["content"]) == (strategy == "attribute-preserving")
 
 
-async def test_an_endpoint_that_fails_degrades_the_answer_with_the_reason(room, server):
+async def test_an_endpoint_that_fails_degrades_the_answer_with_the_reason(service, server):
     server.answer = lambda body: (500, {}, b"out of memory")
-    (found,) = (await room.rewrite(_ask("A red bus."))).sets
+    (found,) = (await service.rewrite(_ask("A red bus."))).sets
     assert not found.rewrites
     assert found.degraded[0].part == "knowledge.rewrites"
     assert "status 500: out of memory" in found.degraded[0].reason
     server.answer = lambda body: completion("A bus that is red.")
-    (found,) = (await room.rewrite(_ask("A red bus."))).sets
+    (found,) = (await service.rewrite(_ask("A red bus."))).sets
     assert found.rewrites, "one failure is no verdict"
 
 
-async def test_a_slow_endpoint_delays_nobody_beyond_the_budget(room, server):
+async def test_a_slow_endpoint_delays_nobody_beyond_the_budget(service, server):
     server.delay_s = 1.0
     for budget_ms, most_s in ((0.0, 0.3), (200.0, 0.6)):
         started = time.monotonic()
-        (found,) = (await room.rewrite(_ask("A red bus.", budget_ms))).sets
+        (found,) = (await service.rewrite(_ask("A red bus.", budget_ms))).sets
         assert time.monotonic() - started < most_s
         assert found.degraded
     async with asyncio.timeout(10):
-        while not (await room.rewrite(_ask("A red bus.", 0))).sets[0].cached:
+        while not (await service.rewrite(_ask("A red bus.", 0))).sets[0].cached:
             await asyncio.sleep(0.02)
 
 
-async def test_closing_does_not_wait_for_the_endpoint(room, server):
+async def test_closing_does_not_wait_for_the_endpoint(service, server):
     server.delay_s = 1.5
-    await room.rewrite(_ask("A red bus.", 0))
+    await service.rewrite(_ask("A red bus.", 0))
     await asyncio.sleep(0.1)
     started = time.monotonic()
-    await room.close()
+    await service.close()
     assert time.monotonic() - started < 1.0

@@ -1,4 +1,4 @@
-"""Bulk jobs: progress, resuming, cancelling, giving way to queries; the LLM is scripted, store and room are real."""
+"""Bulk jobs: progress, resuming, cancelling, giving way to queries; the LLM is scripted, store and service are real."""
 
 import asyncio
 import threading
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kb_service.enrichment import WINDOW, tasks_of
+from kb_service.handler import KnowledgeBase
 from kb_service.llm import GenerationCancelled
-from kb_service.room import KnowledgeBase
 from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.store import MemoryStore
@@ -54,10 +54,10 @@ def store():
 
 
 @pytest.fixture
-async def room(store, llm):
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    yield room
-    await room.close()
+async def service(store, llm):
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    yield service
+    await service.close()
 
 
 def _request(**changes):
@@ -66,10 +66,10 @@ def _request(**changes):
     )
 
 
-async def _ended(room, job_id):
+async def _ended(service, job_id):
     async with asyncio.timeout(20):
         while True:
-            state = await room.get_enrichment(pb.GetEnrichmentRequest(id=job_id))
+            state = await service.get_enrichment(pb.GetEnrichmentRequest(id=job_id))
             if state.state != "running":
                 return state
             await asyncio.sleep(0.005)
@@ -81,10 +81,10 @@ async def _until(condition):
             await asyncio.sleep(0.002)
 
 
-async def test_a_job_makes_what_queries_then_find(room, store, llm):
-    started = await room.start_enrichment(_request())
+async def test_a_job_makes_what_queries_then_find(service, store, llm):
+    started = await service.start_enrichment(_request())
     assert (started.state, started.total) == ("running", 60)
-    ended = await _ended(room, started.id)
+    ended = await _ended(service, started.id)
     assert (ended.state, ended.skipped, ended.generated, ended.failed) == ("done", 0, 60, 0)
     assert ended.started_unix_s <= ended.ended_unix_s
     assert await store.count_knowledge() == 60
@@ -96,141 +96,147 @@ async def test_a_job_makes_what_queries_then_find(room, store, llm):
         for c in captions
     ]
     calls = len(llm.calls)
-    answer = await room.rewrite(pb.RewriteRequest(items=asked))
+    answer = await service.rewrite(pb.RewriteRequest(items=asked))
     assert all(found.cached for found in answer.sets)
     assert len(llm.calls) == calls
 
 
-async def test_begun_again_it_makes_only_what_is_missing(room, llm):
-    first = await room.start_enrichment(_request(limit=20))
-    await _ended(room, first.id)
+async def test_begun_again_it_makes_only_what_is_missing(service, llm):
+    first = await service.start_enrichment(_request(limit=20))
+    await _ended(service, first.id)
     made = sum(map(len, llm.calls))
-    second = await room.start_enrichment(_request(limit=50))
-    ended = await _ended(room, second.id)
+    second = await service.start_enrichment(_request(limit=50))
+    ended = await _ended(service, second.id)
     assert second.id != first.id
     assert (ended.skipped, ended.generated) == (20, 30)
     assert sum(map(len, llm.calls)) == made + 30
-    again = await room.start_enrichment(_request(limit=50))
-    ended = await _ended(room, again.id)
+    again = await service.start_enrichment(_request(limit=50))
+    ended = await _ended(service, again.id)
     assert (ended.skipped, ended.generated) == (50, 0)
 
 
-async def test_another_strategy_temperature_or_seed_is_other_knowledge(room):
+async def test_another_strategy_temperature_or_seed_is_other_knowledge(service):
     for changes in ({}, {"strategy": "instruction"}, {"temperature": 0.7}, {"seed": 3}):
-        started = await room.start_enrichment(_request(limit=5, **changes))
-        assert (await _ended(room, started.id)).generated == 5
+        started = await service.start_enrichment(_request(limit=5, **changes))
+        assert (await _ended(service, started.id)).generated == 5
 
 
 async def test_the_running_job_is_answered_to_who_asks_again(store):
     llm = ScriptedRewriter(stop_after=0)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    first = await room.start_enrichment(_request())
-    second = await room.start_enrichment(_request())
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    first = await service.start_enrichment(_request())
+    second = await service.start_enrichment(_request())
     assert first.id == second.id
-    assert len((await room.list_enrichments(pb.ListEnrichmentsRequest())).enrichments) == 1
+    assert len((await service.list_enrichments(pb.ListEnrichmentsRequest())).enrichments) == 1
     llm.gate.set()
-    assert (await _ended(room, first.id)).generated == 60
-    await room.close()
+    assert (await _ended(service, first.id)).generated == 60
+    await service.close()
 
 
 async def test_cancelled_between_two_tokens_and_resumed(store):
     llm = ScriptedRewriter(stop_after=2)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    started = await room.start_enrichment(_request())
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    started = await service.start_enrichment(_request())
     await _until(lambda: len(llm.calls) == 3)
     async with asyncio.timeout(2):
-        ended = await room.cancel_enrichment(pb.CancelEnrichmentRequest(id=started.id))
+        ended = await service.cancel_enrichment(pb.CancelEnrichmentRequest(id=started.id))
     assert ended.state == "cancelled"
-    await _until(lambda: not room._jobs and not room._current)
+    await _until(lambda: not service._jobs and not service._current)
     assert llm.gave_way == 1
     kept = await store.count_knowledge()
     assert kept == sum(map(len, llm.calls[:2]))
     llm.gate.set()
-    again = await room.start_enrichment(_request())
-    ended = await _ended(room, again.id)
+    again = await service.start_enrichment(_request())
+    ended = await _ended(service, again.id)
     assert (ended.state, ended.skipped, ended.generated) == ("done", kept, 60 - kept)
-    await room.close()
+    await service.close()
 
 
 async def test_who_waits_does_not_wait_for_a_job(store):
     llm = ScriptedRewriter(stop_after=0)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    started = await room.start_enrichment(_request())
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    started = await service.start_enrichment(_request())
     await _until(lambda: llm.calls)
     bulk = llm.calls[0]
     item = pb.RewriteItem(text="A red bus.")
-    waiting = asyncio.create_task(room.rewrite(pb.RewriteRequest(items=[item], budget_ms=10_000)))
+    waiting = asyncio.create_task(
+        service.rewrite(pb.RewriteRequest(items=[item], budget_ms=10_000))
+    )
     await _until(lambda: len(llm.calls) == 2)
     assert llm.gave_way == 1, "the job's batch was not stopped"
     assert [t.text for t in llm.calls[1]] == ["A red bus."]
     llm.gate.set()
     assert (await waiting).sets[0].rewrites
-    ended = await _ended(room, started.id)
+    ended = await _ended(service, started.id)
     assert (ended.state, ended.generated) == ("done", 60)
     assert llm.calls[2] == bulk, "what gave way begins anew"
-    await room.close()
+    await service.close()
 
 
 async def test_a_query_without_budget_goes_before_a_job_but_does_not_stop_it(store):
     llm = ScriptedRewriter(stop_after=0)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    started = await room.start_enrichment(_request())
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    started = await service.start_enrichment(_request())
     await _until(lambda: llm.calls)
-    await room.rewrite(pb.RewriteRequest(items=[pb.RewriteItem(text="A red bus.")]))
+    await service.rewrite(pb.RewriteRequest(items=[pb.RewriteItem(text="A red bus.")]))
     llm.gate.set()
-    await _ended(room, started.id)
+    await _ended(service, started.id)
     assert llm.gave_way == 0
     assert [t.text for t in llm.calls[1]] == ["A red bus."]
-    await room.close()
+    await service.close()
 
 
 async def test_a_job_takes_no_places_of_queries(store):
     llm = ScriptedRewriter(stop_after=0)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors, max_waiting=2)
-    await room.start_enrichment(_request())
-    await _until(lambda: len(room._jobs) == WINDOW)
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors, max_waiting=2)
+    await service.start_enrichment(_request())
+    await _until(lambda: len(service._jobs) == WINDOW)
     items = [pb.RewriteItem(text=t) for t in ("One bus.", "Two buses.", "Three buses.")]
-    answer = await room.rewrite(pb.RewriteRequest(items=items))
+    answer = await service.rewrite(pb.RewriteRequest(items=items))
     reasons = [found.degraded[0].reason for found in answer.sets]
     assert [r.startswith("not kept yet") for r in reasons] == [True, True, False]
-    await room.close()
+    await service.close()
 
 
 async def test_a_caption_of_a_job_that_a_query_wants_too_survives_the_cancelling(store):
     llm = ScriptedRewriter(stop_after=0)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    started = await room.start_enrichment(_request())
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    started = await service.start_enrichment(_request())
     await _until(lambda: llm.calls)
     wanted = tasks_of(_request())[30]
     item = pb.RewriteItem(text=wanted.text)
-    waiting = asyncio.create_task(room.rewrite(pb.RewriteRequest(items=[item], budget_ms=10_000)))
+    waiting = asyncio.create_task(
+        service.rewrite(pb.RewriteRequest(items=[item], budget_ms=10_000))
+    )
     await _until(lambda: len(llm.calls) == 2)
-    await room.cancel_enrichment(pb.CancelEnrichmentRequest(id=started.id))
+    await service.cancel_enrichment(pb.CancelEnrichmentRequest(id=started.id))
     llm.gate.set()
     assert (await waiting).sets[0].rewrites
-    await room.close()
+    await service.close()
 
 
-async def test_a_job_whose_llm_fails_gives_up_and_says_why(room, llm):
+async def test_a_job_whose_llm_fails_gives_up_and_says_why(service, llm):
     llm.error = Unavailable("the endpoint is down")
-    started = await room.start_enrichment(_request(limit=0))
-    ended = await _ended(room, started.id)
+    started = await service.start_enrichment(_request(limit=0))
+    ended = await _ended(service, started.id)
     assert (ended.state, ended.generated) == ("failed", 0)
     assert ended.reason == "the endpoint is down"
     assert ended.failed == 3 * WINDOW < ended.total
     llm.error = None
-    again = await room.start_enrichment(_request(limit=10))
-    assert (await _ended(room, again.id)).state == "done"
+    again = await service.start_enrichment(_request(limit=10))
+    assert (await _ended(service, again.id)).state == "done"
 
 
 async def test_closing_ends_a_job(store):
     llm = ScriptedRewriter(stop_after=0)
-    room = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
-    started = await room.start_enrichment(_request())
+    service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors)
+    started = await service.start_enrichment(_request())
     await _until(lambda: llm.calls)
     async with asyncio.timeout(3):
-        await room.close()
-    assert (await room.get_enrichment(pb.GetEnrichmentRequest(id=started.id))).state == "cancelled"
+        await service.close()
+    assert (
+        await service.get_enrichment(pb.GetEnrichmentRequest(id=started.id))
+    ).state == "cancelled"
 
 
 @pytest.mark.parametrize(
@@ -243,18 +249,18 @@ async def test_closing_ends_a_job(store):
         ({"limit": 2_000_000}, "limit"),
     ],
 )
-async def test_bad_requests_are_named(room, changes, field):
+async def test_bad_requests_are_named(service, changes, field):
     with pytest.raises(InvalidField) as caught:
-        await room.start_enrichment(_request(**changes))
+        await service.start_enrichment(_request(**changes))
     assert caught.value.field == field
 
 
-async def test_what_is_not_there_is_said(room):
+async def test_what_is_not_there_is_said(service):
     with pytest.raises(NotFound, match="atlantis"):
-        await room.start_enrichment(_request(corpus="atlantis"))
+        await service.start_enrichment(_request(corpus="atlantis"))
     for call in (
-        room.get_enrichment(pb.GetEnrichmentRequest(id="no")),
-        room.cancel_enrichment(pb.CancelEnrichmentRequest(id="no")),
+        service.get_enrichment(pb.GetEnrichmentRequest(id="no")),
+        service.cancel_enrichment(pb.CancelEnrichmentRequest(id="no")),
     ):
         with pytest.raises(NotFound) as caught:
             await call

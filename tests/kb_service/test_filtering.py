@@ -3,7 +3,7 @@
 import pytest
 
 from kb_service import lexicon
-from kb_service.filtering import closure, judge, keep_all, objection, read
+from kb_service.filtering import accept_all, closure, contradiction_reason, filter_rewrites, read
 from kb_service.rewriting import mark_duplicates
 from semlink.v1 import knowledge_pb2
 
@@ -98,17 +98,17 @@ HALLUCINATIONS = [
 
 @pytest.mark.parametrize(("source", "rewrite"), PARAPHRASES)
 def test_paraphrases_are_kept(source, rewrite):
-    assert objection(source, rewrite) == ""
+    assert contradiction_reason(source, rewrite) == ""
 
 
 @pytest.mark.parametrize(("source", "rewrite", "reason"), HALLUCINATIONS)
 def test_hallucinations_are_dropped_for_their_reason(source, rewrite, reason):
-    assert objection(source, rewrite).startswith(reason)
+    assert contradiction_reason(source, rewrite).startswith(reason)
 
 
 @pytest.mark.parametrize("source", sorted({s for s, *_ in PARAPHRASES + HALLUCINATIONS}))
 def test_a_caption_entails_itself(source):
-    assert objection(source, source) == ""
+    assert contradiction_reason(source, source) == ""
 
 
 def _generated(*rewrites: tuple[str, float]) -> knowledge_pb2.RewriteSet:
@@ -127,7 +127,7 @@ def test_judge_gives_each_its_reason():
         ("A man wears the red jacket", 0.9),
     )
     mark_duplicates(JACKET, found)
-    judged = judge(JACKET, found, min_similarity=0.6)
+    judged = filter_rewrites(JACKET, found, min_similarity=0.6)
     assert [(r.kept, r.reason) for r in judged.rewrites] == [
         (True, "kept"),
         (False, "similarity 0.41 < 0.60"),
@@ -141,8 +141,8 @@ def test_judge_gives_each_its_reason():
 
 def test_the_attribute_test_can_be_switched_off_and_alpha_moved():
     found = _generated(("A man in a leather jacket.", 0.8))
-    assert judge(JACKET, found, min_similarity=0.8, attributes=False).rewrites[0].kept
-    stricter = judge(JACKET, found, min_similarity=0.81, attributes=False).rewrites[0]
+    assert filter_rewrites(JACKET, found, min_similarity=0.8, attributes=False).rewrites[0].kept
+    stricter = filter_rewrites(JACKET, found, min_similarity=0.81, attributes=False).rewrites[0]
     assert (stricter.kept, stricter.reason) == (False, "similarity 0.80 < 0.81")
 
 
@@ -156,28 +156,32 @@ def test_the_attribute_test_can_be_switched_off_and_alpha_moved():
 )
 def test_what_leaves_something_out_is_dropped_only_on_request(rewrite, whole):
     found = _generated((rewrite, 0.9))
-    assert judge(JACKET, found, min_similarity=0.6).rewrites[0].kept
-    complete = judge(JACKET, found, min_similarity=0.6, complete=True).rewrites[0]
+    assert filter_rewrites(JACKET, found, min_similarity=0.6).rewrites[0].kept
+    complete = filter_rewrites(JACKET, found, min_similarity=0.6, complete=True).rewrites[0]
     assert complete.kept == whole
     assert whole or complete.reason.startswith("leaves out '")
 
 
 def test_nan_similarity_is_dropped():
-    assert not judge(JACKET, _generated((JACKET, float("nan"))), min_similarity=-1).rewrites[0].kept
+    assert (
+        not filter_rewrites(JACKET, _generated((JACKET, float("nan"))), min_similarity=-1)
+        .rewrites[0]
+        .kept
+    )
 
 
 def test_the_baseline_keeps_everything():
     found = _generated(("Nonsense.", -0.2), ("Nonsense.", -0.2))
     mark_duplicates(JACKET, found)
-    kept = keep_all(found).rewrites
+    kept = accept_all(found).rewrites
     assert [(r.kept, r.reason) for r in kept] == [(True, "kept")] * 2
 
 
 def test_judging_changes_no_input():
     found = _generated(("A man.", 0.9))
     before = found.SerializeToString()
-    judge(JACKET, found, min_similarity=0.6)
-    keep_all(found)
+    filter_rewrites(JACKET, found, min_similarity=0.6)
+    accept_all(found)
     assert found.SerializeToString() == before
 
 

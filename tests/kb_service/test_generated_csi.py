@@ -21,18 +21,18 @@ from kb_service.prediction import (
     predictor_named,
     predictors_for,
 )
-from lab.prediction_samples import Drops, decoded, draw_drops, link, measured
+from lab.evaluation.csi_prediction_samples import Drops, decoded, draw_drops, link, measured
 from semlink.errors import InvalidField, NotFound
 from semlink.links import NUM_SUBBANDS, default_link
 from semlink.models import INSTALL_COMMAND, cache_dir, locate
+from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import report_slots
-from semlink.signal.quantizers import quantizer_for
 from semlink.v1 import common_pb2 as pb
 from semlink.v1 import knowledge_pb2
 from semlink.wire import from_wire
 
 AGE = 5
-MOST_BELOW_HOLD_LAST_DB = 0.5
+MAX_BELOW_HOLD_LAST_DB = 0.5
 
 
 @pytest.fixture(params=sorted(GENERATORS))
@@ -231,7 +231,7 @@ def test_loss_never_makes_a_link_much_worse_than_hold_last(
         held = found["hold-last"].precoding_gain_db.mean()
         for name, figures in found.items():
             gain = figures.precoding_gain_db.mean()
-            assert gain > held - MOST_BELOW_HOLD_LAST_DB, (scenario, name)
+            assert gain > held - MAX_BELOW_HOLD_LAST_DB, (scenario, name)
 
 
 def test_every_generator_is_offered() -> None:

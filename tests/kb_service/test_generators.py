@@ -19,13 +19,13 @@ from kb_service.generators import (
 )
 from kb_service.generators.base import (
     from_angles,
+    phase_aligned,
     prepare,
     to_angles,
-    turned,
     weights_file,
 )
 from kb_service.prediction import Wiener
-from lab.training import save_weights
+from lab.training.data import save_weights
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, default_link
 from semlink.settings import Settings
@@ -55,7 +55,7 @@ def contexts(n: int = 12) -> torch.Tensor:
 
 def same(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference once free phases are turned away."""
-    return float((turned(a, b) - b).abs().max())
+    return float((phase_aligned(a, b) - b).abs().max())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channel_service.windows import ChannelKey, draw_rays, frequency_response
+from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from kb_service.prediction import (
     LINEAR,
     PREDICTORS,
@@ -20,9 +20,9 @@ from kb_service.prediction import (
 )
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, default_link
+from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
 from semlink.signal.metrics import phase_aligned_nmse_db, precoding_gain_db
-from semlink.signal.quantizers import quantizer_for
 from semlink.v1 import common_pb2 as pb
 from semlink.v1 import knowledge_pb2
 from semlink.wire import from_wire

@@ -16,7 +16,7 @@ from kb_service.prediction import (
     predictor_named,
 )
 from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
-from lab.choose_predictor import ranked, settled
+from lab.training.select_predictor import ranked, settled
 from semlink.errors import NotFound
 from semlink.links import SCENARIOS, default_link
 from semlink.settings import Settings

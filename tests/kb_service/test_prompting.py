@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kb_service.filtering import objection
+from kb_service.filtering import contradiction_reason
 from kb_service.prompting import (
     EXAMPLES,
     INSTRUCTION,
@@ -73,7 +73,7 @@ def test_dialogues_alternate_and_examples_are_asked_like_captions(name):
 
 def test_the_examples_pass_our_own_filter():
     for caption, rewrite in EXAMPLES:
-        assert objection(caption, rewrite) == ""
+        assert contradiction_reason(caption, rewrite) == ""
 
 
 @pytest.mark.parametrize("caption", [caption for caption, _ in EXAMPLES])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.system import RecordingReceiver
+from lab.evaluation.local_system import RecordingReceiver
 from receiver.gallery import gallery_of
-from receiver.room import Receiver
+from receiver.handler import Receiver
 from semlink.errors import InvalidField
 from semlink.headers import parse_header
 from semlink.links import NUM_SUBBANDS
@@ -75,9 +75,9 @@ def vectors() -> GalleryEmbeddings:
     return GalleryEmbeddings.load("pedestrians")
 
 
-async def answer(*frames: receiver_pb2.ReceivedFrame, room: Receiver | None = None):  # type: ignore[no-untyped-def]
-    room = room or Receiver(Settings(redis_url="memory://"))
-    return (await room.receive(receiver_pb2.ReceiveRequest(frames=frames))).receptions
+async def answer(*frames: receiver_pb2.ReceivedFrame, service: Receiver | None = None):  # type: ignore[no-untyped-def]
+    service = service or Receiver(Settings(redis_url="memory://"))
+    return (await service.receive(receiver_pb2.ReceiveRequest(frames=frames))).receptions
 
 
 @pytest.mark.parametrize("coding", DIGITAL_CODINGS)
@@ -89,15 +89,17 @@ async def test_what_arrives_is_what_was_sent(
     vectors: GalleryEmbeddings, coding: str, k: int, mcs: int, layers: int
 ) -> None:
     """Every length and number of layers: the decoded feature is the source coder's own, to rounding."""
-    room = RecordingReceiver(Settings(redis_url="memory://"))
+    service = RecordingReceiver(Settings(redis_url="memory://"))
     feature = vectors.items[7].astype(np.float32)
     (reception,) = await answer(
-        received(feature, coding, mcs=mcs, k=k, layers=layers, noise=1e-4), room=room
+        received(feature, coding, mcs=mcs, k=k, layers=layers, noise=1e-4), service=service
     )
     assert not reception.erased
     coder = load_source_coder("person", coding)
     bits = coder.encode(torch.from_numpy(feature[None]), "image", scheme_of(mcs, k).payload_bits)
-    np.testing.assert_allclose(room.features[0], coder.decode(bits, "image")[0].numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        service.features[0], coder.decode(bits, "image")[0].numpy(), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("coding", DIGITAL_CODINGS)
@@ -120,10 +122,12 @@ async def test_a_message_that_drowns_is_erased_and_its_mates_are_not(
 async def test_an_erased_message_leaves_a_zero_feature_for_the_metrics(
     vectors: GalleryEmbeddings,
 ) -> None:
-    room = RecordingReceiver(Settings(redis_url="memory://"))
-    (reception,) = await answer(received(vectors.items[4], "separation", noise=30.0), room=room)
+    service = RecordingReceiver(Settings(redis_url="memory://"))
+    (reception,) = await answer(
+        received(vectors.items[4], "separation", noise=30.0), service=service
+    )
     assert reception.erased
-    assert not room.features[0].any()
+    assert not service.features[0].any()
 
 
 async def test_another_mcs_than_was_sent_is_noticed(vectors: GalleryEmbeddings) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from receiver import gallery as gallery_module
 from receiver.gallery import Gallery
-from receiver.overlay import AddedItem, Overlay, name_of
+from receiver.user_items import AddedItem, UserItemStore, name_of
 from semlink.corpora.corpus import Corpus, CorpusInfo, Item, Media, Split
 from semlink.errors import AlreadyExists, InvalidField, NotFound
 from semlink.semantics.gallery import GalleryEmbeddings
@@ -37,7 +37,7 @@ def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:  # type: ignore[t
 @pytest.fixture(autouse=True)
 def small_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a gallery of 300 is worth an index that is built."""
-    monkeypatch.setattr(gallery_module, "SEALED_ROWS", 100)
+    monkeypatch.setattr(gallery_module, "SEGMENT_ROWS", 100)
 
 
 class Pictures(Corpus):
@@ -78,7 +78,7 @@ def gallery(folder: Path, kind: str = "exact", **values: object) -> Gallery:
     return Gallery(
         Pictures(),
         embeddings(**values),
-        overlay=Overlay(folder / "g"),
+        user_items=UserItemStore(folder / "g"),
         settings=settings,
         scorer=scorer,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from receiver.gallery import Gallery, gallery_of
-from receiver.room import Receiver
+from receiver.handler import Receiver
 from semlink.errors import CorruptTensor, InvalidField, NotFound
 from semlink.links import NUM_SUBBANDS
 from semlink.semantics.codec import load_codec
@@ -72,8 +72,8 @@ def vectors() -> GalleryEmbeddings:
 
 
 async def answer(*frames: receiver_pb2.ReceivedFrame):  # type: ignore[no-untyped-def]
-    room = Receiver(Settings(redis_url="memory://"))
-    return (await room.receive(receiver_pb2.ReceiveRequest(frames=frames))).receptions
+    service = Receiver(Settings(redis_url="memory://"))
+    return (await service.receive(receiver_pb2.ReceiveRequest(frames=frames))).receptions
 
 
 async def test_a_clean_message_of_an_items_own_vector_finds_that_item(
@@ -168,22 +168,24 @@ async def test_a_header_that_asks_for_what_is_not_there(
 
 
 async def test_features_that_crossed_nothing_must_fit_the_gallery() -> None:
-    room = Receiver(Settings(redis_url="memory://"))
+    service = Receiver(Settings(redis_url="memory://"))
     item = receiver_pb2.SearchItem(
         header=header().SerializeToString(), components=to_wire(np.ones((1, 7), np.float32))
     )
     with pytest.raises(InvalidField, match="256"):
-        await room.search(receiver_pb2.SearchRequest(items=[item]))
+        await service.search(receiver_pb2.SearchRequest(items=[item]))
 
 
 async def test_items_and_media(gallery: Gallery) -> None:
-    room = Receiver(Settings(redis_url="memory://"))
+    service = Receiver(Settings(redis_url="memory://"))
     first = gallery.corpus.items("test")[0].item_id
-    item = await room.get_item(receiver_pb2.GetItemRequest(corpus="pedestrians", item_id=first))
+    item = await service.get_item(receiver_pb2.GetItemRequest(corpus="pedestrians", item_id=first))
     assert item.captions
-    media = await room.get_media(receiver_pb2.GetMediaRequest(corpus="pedestrians", item_id=first))
+    media = await service.get_media(
+        receiver_pb2.GetMediaRequest(corpus="pedestrians", item_id=first)
+    )
     assert media.data[:2] == b"\xff\xd8"
     with pytest.raises(NotFound):
-        await room.get_item(receiver_pb2.GetItemRequest(corpus="pedestrians", item_id="none"))
+        await service.get_item(receiver_pb2.GetItemRequest(corpus="pedestrians", item_id="none"))
     with pytest.raises(NotFound):
-        await room.get_item(receiver_pb2.GetItemRequest(corpus="none", item_id=first))
+        await service.get_item(receiver_pb2.GetItemRequest(corpus="none", item_id=first))

@@ -1,4 +1,5 @@
-"""Every kind of index: finds what a scan finds, keeps its word while it is changed, survives a kill as it is built."""
+"""Every kind of index: finds what a scan finds, keeps its word while it is changed, survives a delete as it is
+built."""
 
 from __future__ import annotations
 
@@ -43,9 +44,9 @@ def scan(queries, ids, vectors, k):  # type: ignore[no-untyped-def]
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that some hundreds of vectors already make segments, merges and rebuilds."""
-    monkeypatch.setattr(index_module, "SEALED_ROWS", 300)
-    monkeypatch.setattr(index_module, "FEWEST_FOR_LISTS", 200)
-    monkeypatch.setattr(index_module, "MOST_SEGMENTS", 3)
+    monkeypatch.setattr(index_module, "SEGMENT_ROWS", 300)
+    monkeypatch.setattr(index_module, "MIN_ROWS_FOR_LISTS", 200)
+    monkeypatch.setattr(index_module, "MAX_SEGMENTS", 3)
 
 
 def filled(kind: IndexKind, n: int = 2000) -> tuple[VectorIndex, np.ndarray]:  # type: ignore[type-arg]
@@ -53,7 +54,7 @@ def filled(kind: IndexKind, n: int = 2000) -> tuple[VectorIndex, np.ndarray]:  #
     index = VectorIndex(kind, DIM, QUICK)
     for start in range(0, n, 250):
         index.add(np.arange(start, min(start + 250, n)), vectors[start : start + 250])
-        index.settle()
+        index.wait_until_idle()
     return index, vectors
 
 
@@ -71,7 +72,7 @@ def test_finds_what_a_scan_finds(kind: IndexKind) -> None:
     if kind == "exact":
         np.testing.assert_array_equal(ids, true_ids)
     else:
-        assert index._segments, "nothing was sealed: this test would not test the kind"
+        assert index._segments, "nothing was compacted: this test would not test the kind"
 
 
 @pytest.mark.parametrize("kind", INDEX_KINDS)
@@ -104,7 +105,7 @@ def test_follows_a_random_history(kind: IndexKind) -> None:
         index.replace(changed, vectors)
         model |= dict(zip(changed.tolist(), vectors, strict=True))
         if step % 5 == 4:
-            index.settle()
+            index.wait_until_idle()
         assert len(index) == len(model)
     ids = np.array(sorted(model))
     vectors = np.stack([model[i] for i in ids.tolist()])
@@ -114,7 +115,7 @@ def test_follows_a_random_history(kind: IndexKind) -> None:
     assert (found[:, 0] == ids).mean() >= (1.0 if kind == "exact" else 0.99)
     assert set(found.ravel().tolist()) <= set(model)
     np.testing.assert_allclose(scores[found[:, 0] == ids, 0], 1.0, atol=1e-3)
-    index.settle()
+    index.wait_until_idle()
     everything = index.search(vectors[:1], len(model) + 5)[1][0]
     assert (everything >= 0).sum() <= len(model)
     if kind == "exact":
@@ -181,14 +182,14 @@ def test_no_torn_answer_and_nothing_removed_while_threads_search(kind: IndexKind
         index.add(marked, mark)
         index.remove(marked)
         removed[0] = 100 + swaps
-        if swaps % 5 == 0:  # so that segments are sealed, worn and merged meanwhile
+        if swaps % 5 == 0:  # so that segments are compacted, worn and merged meanwhile
             extra = np.arange(100) + 10**6 + 100 * swaps
             index.add(extra, unit(rng, 100))
             index.remove(extra[:60])
     stop.set()
     for thread in threads:
         thread.join()
-    index.settle()
+    index.wait_until_idle()
     assert not failures, failures[:3]
     assert searches[0] > 20
     assert swaps > 10
@@ -200,16 +201,16 @@ def test_searches_go_on_while_a_segment_is_built() -> None:
     rng = np.random.default_rng(5)
     index = VectorIndex("hnsw", 64, IndexParameters(ef_construction=100))
     index.add(np.arange(6000), unit(rng, 6000, 64))
-    assert index._sealing is not None
+    assert index._compacting is not None
     longest = 0.0
     during = 0
     query = unit(rng, 1, 64)
-    while index._sealing is not None:
+    while index._compacting is not None:
         begun = time.perf_counter()
         index.search(query, 5)
         longest = max(longest, time.perf_counter() - begun)
         during += 1
-    index.settle()
+    index.wait_until_idle()
     assert len(index._tail) == 0
     assert during >= 10
     assert longest < 1.0
@@ -219,7 +220,7 @@ def test_searches_go_on_while_a_segment_is_built() -> None:
 def test_saved_and_loaded(kind: IndexKind, tmp_path: Path) -> None:
     index, vectors = filled(kind, 900)
     index.remove(np.arange(0, 100))
-    index.settle()
+    index.wait_until_idle()
     queries = vectors[::30]
     for _ in range(2):  # the second replaces the first
         index.save(tmp_path)
@@ -254,11 +255,11 @@ BUILD = """
     def slow(start, stop):
         time.sleep(0.02)
         return np.ascontiguousarray(vectors[start:stop])
-    def told(rows):
+    def report_progress(rows):
         print(rows, flush=True)
     build_index(Path(sys.argv[2]), slow, len(vectors), kind=sys.argv[3], label="test",
         parameters=IndexParameters(ef_construction=40, lists=16, code_bytes=16), chunk_rows=200,
-        checkpoint_s=0.05, progress=told)
+        checkpoint_s=0.05, progress=report_progress)
 """
 
 

@@ -13,13 +13,13 @@ from hypothesis import given
 
 from semlink.errors import InvalidField
 from semlink.links import (
+    BLOCK_SLOTS,
     HISTORY_SLOTS,
     MAX_SPEED_MPS,
     NUM_RX_ANT,
     NUM_TX_ANT,
     QUANTIZERS,
     SCENARIOS,
-    WINDOW_SLOTS,
     default_link,
     link_id_of,
     slot_of_query,
@@ -143,7 +143,7 @@ def test_queries_by_value_ride_uniformly_over_the_slots_with_a_history() -> None
     slots = [slot_of_query(config, seed) for seed in range(4000)]
     assert slots == [slot_of_query(config, seed) for seed in range(4000)]
     assert min(slots) >= HISTORY_SLOTS
-    assert max(slots) < WINDOW_SLOTS
+    assert max(slots) < BLOCK_SLOTS
     # χ² over 7 bins of 128 slots, 6 degrees of freedom: above 22.5 once in 1,000 seeds, and ours are fixed
     counts = Counter((slot - HISTORY_SLOTS) // 128 for slot in slots)
     expected = len(slots) / 7

@@ -26,17 +26,17 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from kb_service.room import KnowledgeBase
-from semlink import errors, rooms
+from kb_service.handler import KnowledgeBase
+from semlink import errors, services
 from semlink.errors import InvalidField, SemlinkError
 from semlink.rpc import (
     MAX_MESSAGE_BYTES,
     SERVICES,
-    RoomClient,
     RunningServer,
+    ServiceClient,
     channel_client,
     deadline_in,
-    face,
+    grpc_servicer,
     knowledge_client,
     receiver_client,
     remaining_s,
@@ -55,8 +55,8 @@ CLIENTS = {
     "knowledge": knowledge_client,
 }
 SETTINGS = Settings(
-    **{f"{room}_port": 0 for room in CLIENTS},
-    **{f"{room}_metrics_port": 0 for room in CLIENTS},
+    **{f"{service}_port": 0 for service in CLIENTS},
+    **{f"{service}_metrics_port": 0 for service in CLIENTS},
     connect_timeout_s=0.5,
 )
 
@@ -104,7 +104,7 @@ class Receiver:
 class Channel:
     """A channel whose `transmit` calls a receiver, the other methods nothing."""
 
-    def __init__(self, receiver: rooms.ReceiverRoom) -> None:
+    def __init__(self, receiver: services.ReceiverService) -> None:
         self.receiver = receiver
         self.remaining: list[float | None] = []
 
@@ -121,9 +121,9 @@ class Channel:
 
 @asynccontextmanager
 async def serving(
-    room_name: Any, room: object, settings: Settings = SETTINGS
+    service_name: Any, service: object, settings: Settings = SETTINGS
 ) -> AsyncIterator[RunningServer]:
-    server = await start_server(room_name, face(room_name, room), settings)
+    server = await start_server(service_name, grpc_servicer(service_name, service), settings)
     await server.set_serving()
     try:
         yield server
@@ -132,8 +132,8 @@ async def serving(
 
 
 @asynccontextmanager
-async def calling(room_name: str, port: int) -> AsyncIterator[Any]:
-    async with CLIENTS[room_name](f"127.0.0.1:{port}", SETTINGS) as client:
+async def calling(service_name: str, port: int) -> AsyncIterator[Any]:
+    async with CLIENTS[service_name](f"127.0.0.1:{port}", SETTINGS) as client:
         yield client
 
 
@@ -144,16 +144,16 @@ def _raises(error: BaseException) -> Callable[[], Awaitable[None]]:
     return answer
 
 
-def _counts(room: str, method: str) -> tuple[float, dict[str, float]]:
+def _counts(service: str, method: str) -> tuple[float, dict[str, float]]:
     """Accepted calls and ended calls by outcome."""
     accepted = registry.get_sample_value(
-        "semlink_requests_accepted_total", {"room": room, "method": method}
+        "semlink_requests_accepted_total", {"room": service, "method": method}
     )
     ended = {"ok": 0.0, "error": 0.0, "cancelled": 0.0}
     for metric in registry.collect():
         for sample in metric.samples:
             if sample.name == "semlink_requests_total" and (
-                (sample.labels["room"], sample.labels["method"]) == (room, method)
+                (sample.labels["room"], sample.labels["method"]) == (service, method)
             ):
                 ended[sample.labels["outcome"]] += sample.value
     return accepted or 0.0, ended
@@ -165,12 +165,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("room", sorted(SERVICES))
-async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(room: str) -> None:
+@pytest.mark.parametrize("service", sorted(SERVICES))
+async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(service: str) -> None:
     seen: list[tuple[str, type[Any]]] = []
     methods = {
         re.sub(r"(?<!^)([A-Z])", r"_\1", method.name).lower(): method
-        for method in SERVICES[room].methods
+        for method in SERVICES[service].methods
     }
 
     class Echo:
@@ -187,7 +187,7 @@ async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(room: st
                 yield await handle(self, request)
 
         setattr(Echo, name, stream if method.server_streaming else handle)
-    async with serving(room, Echo()) as server, calling(room, server.port) as client:
+    async with serving(service, Echo()) as server, calling(service, server.port) as client:
         for name, method in methods.items():
             called = getattr(client, name)(GetMessageClass(method.input_type)())
             if method.server_streaming:
@@ -201,13 +201,13 @@ async def test_every_rpc_of_the_contract_reaches_the_method_of_its_name(room: st
     assert {name for name in vars(type(client)) if not name.startswith("_")} == set(methods)
 
 
-def test_a_room_that_lacks_a_method_is_refused() -> None:
+def test_a_service_that_lacks_a_method_is_refused() -> None:
     with pytest.raises(TypeError, match="async def rewrite"):
-        face("knowledge", object())
+        grpc_servicer("knowledge", object())
 
 
 class _Streaming(KnowledgeBase):
-    """A real room whose export is scripted: answers, then perhaps an error; it notes when it was left."""
+    """A real service whose export is scripted: answers, then perhaps an error; it notes when it was left."""
 
     def __init__(self, error: Exception | None = None, endless: bool = False) -> None:
         super().__init__(MemoryStore(), SETTINGS)
@@ -229,9 +229,9 @@ class _Streaming(KnowledgeBase):
 
 
 async def test_a_stream_gives_its_answers_then_its_typed_error() -> None:
-    room = _Streaming(InvalidField("filter.text is bad", field="filter.text"))
+    service = _Streaming(InvalidField("filter.text is bad", field="filter.text"))
     got = []
-    async with serving("knowledge", room) as server, calling("knowledge", server.port) as client:
+    async with serving("knowledge", service) as server, calling("knowledge", server.port) as client:
 
         async def collect() -> None:
             async for entry in client.export_entries(knowledge_pb2.ExportEntriesRequest()):
@@ -241,28 +241,28 @@ async def test_a_stream_gives_its_answers_then_its_typed_error() -> None:
             await collect()
     assert got == ["1", "2", "3"]
     assert caught.value.field == "filter.text"
-    await room.close()
+    await service.close()
 
 
 async def test_a_stream_leaks_no_internal_error() -> None:
-    room = _Streaming(RuntimeError("secret"))
-    async with serving("knowledge", room) as server, calling("knowledge", server.port) as client:
+    service = _Streaming(RuntimeError("secret"))
+    async with serving("knowledge", service) as server, calling("knowledge", server.port) as client:
         with pytest.raises(SemlinkError, match="internal error") as caught:
             async for _ in client.export_entries(knowledge_pb2.ExportEntriesRequest()):
                 pass
     assert "secret" not in caught.value.message
-    await room.close()
+    await service.close()
 
 
 async def test_a_stream_that_is_left_ends_at_the_server() -> None:
-    room = _Streaming(endless=True)
-    async with serving("knowledge", room) as server, calling("knowledge", server.port) as client:
+    service = _Streaming(endless=True)
+    async with serving("knowledge", service) as server, calling("knowledge", server.port) as client:
         answers = client.export_entries(knowledge_pb2.ExportEntriesRequest())
         assert (await anext(answers)).key == "1"
         await answers.aclose()
         async with asyncio.timeout(5):
-            await room.left.wait()
-    await room.close()
+            await service.left.wait()
+    await service.close()
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ async def test_a_stream_that_is_left_ends_at_the_server() -> None:
 async def test_errors_arrive_as_they_were_raised(
     kind: type[errors.SemlinkError], field: str
 ) -> None:
-    room = Receiver(_raises(kind("receiver says: 3 % zu groß ≥ 2", field=field)))
-    async with serving("receiver", room) as server, calling("receiver", server.port) as client:
+    service = Receiver(_raises(kind("receiver says: 3 % zu groß ≥ 2", field=field)))
+    async with serving("receiver", service) as server, calling("receiver", server.port) as client:
         with pytest.raises(errors.SemlinkError) as caught:
             await client.search(receiver_pb2.SearchRequest())
     assert type(caught.value) is kind
@@ -290,8 +290,8 @@ async def test_errors_arrive_as_they_were_raised(
 
 
 async def test_a_very_long_message_arrives_cut_not_lost() -> None:
-    room = Receiver(_raises(errors.InvalidField("receiver" + "x" * 100_000, field="f" * 1000)))
-    async with serving("receiver", room) as server, calling("receiver", server.port) as client:
+    service = Receiver(_raises(errors.InvalidField("receiver" + "x" * 100_000, field="f" * 1000)))
+    async with serving("receiver", service) as server, calling("receiver", server.port) as client:
         with pytest.raises(errors.InvalidField) as caught:
             await client.search(receiver_pb2.SearchRequest())
     assert caught.value.message.startswith("receiverxxx")
@@ -300,9 +300,9 @@ async def test_a_very_long_message_arrives_cut_not_lost() -> None:
 
 async def test_the_status_codes_of_the_contract() -> None:
     """As a client in any language sees them."""
-    room = Receiver(_raises(errors.InvalidField("a is 1", field="a")))
+    service = Receiver(_raises(errors.InvalidField("a is 1", field="a")))
     async with (
-        serving("receiver", room) as server,
+        serving("receiver", service) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -315,8 +315,8 @@ async def test_the_status_codes_of_the_contract() -> None:
 async def test_internal_errors_are_logged_and_not_leaked() -> None:
     log = io.StringIO()
     configure_logging("receiver", SETTINGS, stream=log)
-    room = Receiver(_raises(ValueError("the secret is 42")))
-    async with serving("receiver", room) as server, calling("receiver", server.port) as client:
+    service = Receiver(_raises(ValueError("the secret is 42")))
+    async with serving("receiver", service) as server, calling("receiver", server.port) as client:
         with pytest.raises(errors.SemlinkError) as caught:
             await client.search(receiver_pb2.SearchRequest())
         assert type(caught.value) is errors.SemlinkError
@@ -326,13 +326,13 @@ async def test_internal_errors_are_logged_and_not_leaked() -> None:
         entry = next(e for e in map(json.loads, log.getvalue().splitlines()) if "error_id" in e)
         assert entry["error_id"] == found[1]
         assert "the secret is 42" in json.dumps(entry["exception"])
-        room.answer = None
+        service.answer = None
         await client.search(receiver_pb2.SearchRequest())
 
 
 async def test_malformed_and_oversize_messages_are_refused_and_the_service_lives() -> None:
-    room = Receiver()
-    async with serving("receiver", room) as server, calling("receiver", server.port) as client:
+    service = Receiver()
+    async with serving("receiver", service) as server, calling("receiver", server.port) as client:
         before, ended_before = _counts("receiver", "Search")
         options = (("grpc.max_send_message_length", -1),)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as raw:
@@ -350,7 +350,7 @@ async def test_malformed_and_oversize_messages_are_refused_and_the_service_lives
         with pytest.raises(errors.InvalidField, match="allowed: 16777216") as too_big:
             await client.search(big)
         assert too_big.value.field == "request"
-        assert room.calls == []
+        assert service.calls == []
         await client.search(receiver_pb2.SearchRequest())
         accepted, ended = _counts("receiver", "Search")
         assert accepted - before == 4
@@ -358,9 +358,9 @@ async def test_malformed_and_oversize_messages_are_refused_and_the_service_lives
     # just below the limit a message passes, both ways
     almost = receiver_pb2.SearchRequest()
     almost.items.add().header = bytes(MAX_MESSAGE_BYTES - 100)
-    async with serving("receiver", room) as server, calling("receiver", server.port) as client:
+    async with serving("receiver", service) as server, calling("receiver", server.port) as client:
         await client.search(almost)
-    assert room.calls[-1] == almost
+    assert service.calls[-1] == almost
 
 
 async def test_an_answer_that_does_not_parse_is_corrupt() -> None:
@@ -390,9 +390,9 @@ async def test_the_deadline_travels_through_every_hop() -> None:
     receiver = Receiver(note)
     async with (
         serving("receiver", receiver) as behind,
-        calling("receiver", behind.port) as next_room,
+        calling("receiver", behind.port) as next_service,
     ):
-        channel = Channel(next_room)
+        channel = Channel(next_service)
         async with serving("channel", channel) as server, calling("channel", server.port) as client:
             with deadline_in(2.0):
                 await client.transmit(channel_pb2.TransmitRequest())
@@ -412,8 +412,8 @@ async def test_at_the_deadline_all_hops_stop_and_are_counted() -> None:
     before = [_counts(*one) for one in counted]
     async with (
         serving("receiver", receiver) as behind,
-        calling("receiver", behind.port) as next_room,
-        serving("channel", Channel(next_room)) as server,
+        calling("receiver", behind.port) as next_service,
+        serving("channel", Channel(next_service)) as server,
         calling("channel", server.port) as client,
     ):
         started = time.perf_counter()
@@ -443,15 +443,15 @@ async def test_at_the_deadline_all_hops_stop_and_are_counted() -> None:
 
 
 async def test_corruption_is_counted_where_it_was_found_only() -> None:
-    def count(room: str) -> float:
-        return registry.get_sample_value("semlink_crc_rejected_total", {"room": room}) or 0.0
+    def count(service: str) -> float:
+        return registry.get_sample_value("semlink_crc_rejected_total", {"room": service}) or 0.0
 
     receiver = Receiver(_raises(errors.CorruptTensor("bad crc", field="frames[0].samples.crc32c")))
     before = count("receiver"), count("channel")
     async with (
         serving("receiver", receiver) as behind,
-        calling("receiver", behind.port) as next_room,
-        serving("channel", Channel(next_room)) as server,
+        calling("receiver", behind.port) as next_service,
+        serving("channel", Channel(next_service)) as server,
         calling("channel", server.port) as client,
     ):
         with pytest.raises(errors.CorruptTensor) as caught:
@@ -475,41 +475,42 @@ async def test_a_service_that_is_away_is_unavailable_soon() -> None:
 
 
 async def test_calls_wait_for_a_service_that_starts_and_find_one_that_restarted() -> None:
-    port, room = _free_port(), Receiver()
+    port, service = _free_port(), Receiver()
     settings = SETTINGS.model_copy(update={"receiver_port": port})
     patient = SETTINGS.model_copy(update={"connect_timeout_s": 5.0})
     async with receiver_client(f"127.0.0.1:{port}", patient) as client:
         early = asyncio.create_task(client.search(receiver_pb2.SearchRequest()))
         await asyncio.sleep(0.3)
-        async with serving("receiver", room, settings):
+        async with serving("receiver", service, settings):
             await early
-        async with serving("receiver", room, settings):
+        async with serving("receiver", service, settings):
             await client.search(receiver_pb2.SearchRequest())
-    assert len(room.calls) == 2
+    assert len(service.calls) == 2
 
 
 async def test_what_was_sent_is_never_sent_again() -> None:
-    room = Receiver(lambda: asyncio.sleep(30))
+    service = Receiver(lambda: asyncio.sleep(30))
     port = _free_port()
     settings = SETTINGS.model_copy(update={"receiver_port": port})
     async with calling("receiver", port) as client:
-        async with serving("receiver", room, settings):
+        async with serving("receiver", service, settings):
             call = asyncio.create_task(client.search(receiver_pb2.SearchRequest()))
             async with asyncio.timeout(5):
-                while not room.calls:
+                while not service.calls:
                     await asyncio.sleep(0.01)
         # the server was stopped at once, in the middle of the call
-        async with serving("receiver", room, settings):
+        async with serving("receiver", service, settings):
             with pytest.raises(errors.Unavailable):
                 await call
             await asyncio.sleep(0.3)
-    assert len(room.calls) == 1
+    assert len(service.calls) == 1
 
 
 async def test_two_replicas_share_the_calls_and_a_rolling_stop_fails_none() -> None:
     replicas = [Receiver(lambda: asyncio.sleep(0.002)) for _ in range(2)]
     servers = [
-        await start_server("receiver", face("receiver", room), SETTINGS) for room in replicas
+        await start_server("receiver", grpc_servicer("receiver", service), SETTINGS)
+        for service in replicas
     ]
     for server in servers:
         await server.set_serving()
@@ -523,13 +524,13 @@ async def test_two_replicas_share_the_calls_and_a_rolling_stop_fails_none() -> N
                 ).item_id == str(n)
 
         await work()
-        shares = [len(room.calls) for room in replicas]
+        shares = [len(service.calls) for service in replicas]
         assert min(shares) >= 25, shares
         workers = [asyncio.create_task(work()) for _ in range(8)]
         await asyncio.sleep(0.05)
         await servers[0].stop(5)
         await asyncio.gather(*workers)
-        assert sum(len(room.calls) for room in replicas) == 60 + 8 * 60, "a call ran twice"
+        assert sum(len(service.calls) for service in replicas) == 60 + 8 * 60, "a call ran twice"
         before = len(replicas[1].calls)
         await work()
         assert len(replicas[1].calls) - before == 60
@@ -537,8 +538,8 @@ async def test_two_replicas_share_the_calls_and_a_rolling_stop_fails_none() -> N
 
 
 async def test_not_ready_then_serving_then_drained() -> None:
-    room = Receiver(lambda: asyncio.sleep(0.4))
-    server = await start_server("receiver", face("receiver", room), SETTINGS)
+    service = Receiver(lambda: asyncio.sleep(0.4))
+    server = await start_server("receiver", grpc_servicer("receiver", service), SETTINGS)
     serving_status, not_serving = (
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -562,13 +563,13 @@ async def test_not_ready_then_serving_then_drained() -> None:
         with pytest.raises(errors.Unavailable, match="cannot be reached"):  # ours do
             await client.search(receiver_pb2.SearchRequest())
         assert not await client.serving(0.1)
-        assert room.calls == []
+        assert service.calls == []
         waiting = asyncio.create_task(client.search(receiver_pb2.SearchRequest()))
         await asyncio.sleep(0.1)
         await server.set_serving()
         await waiting
         assert await client.serving()
-        room.calls.clear()
+        service.calls.clear()
         for name in ("", "semlink.v1.Receiver"):
             assert await status(name) == serving_status
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -576,7 +577,7 @@ async def test_not_ready_then_serving_then_drained() -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         in_flight = asyncio.create_task(client.search(receiver_pb2.SearchRequest()))
         async with asyncio.timeout(5):
-            while not room.calls:
+            while not service.calls:
                 await asyncio.sleep(0.01)
         stopping = asyncio.create_task(server.stop(5))
         await asyncio.sleep(0.1)
@@ -585,12 +586,12 @@ async def test_not_ready_then_serving_then_drained() -> None:
                 await late.search(receiver_pb2.SearchRequest())
         await in_flight
         await stopping
-    assert len(room.calls) == 1
+    assert len(service.calls) == 1
 
 
 async def test_reflection_describes_the_service_to_a_client_that_has_no_contract() -> None:
-    room = Receiver()
-    async with serving("receiver", room) as server:
+    service = Receiver()
+    async with serving("receiver", service) as server:
 
         def ask() -> tuple[set[str], Any]:
             with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -623,10 +624,10 @@ async def test_metrics_are_served_beside_the_calls() -> None:
         url = f"http://127.0.0.1:{server.metrics_port}/metrics"
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
     assert re.search(
-        r'semlink_requests_total\{code="ok",method="GetMedia",outcome="ok",room="receiver"\} [1-9]',
+        r'semlink_requests_total\{code="ok",method="GetMedia",outcome="ok",service="receiver"\} [1-9]',
         text,
     )
-    assert 'semlink_request_seconds_bucket{le="0.001",method="GetMedia",room="receiver"}' in text
+    assert 'semlink_request_seconds_bucket{le="0.001",method="GetMedia",service="receiver"}' in text
     assert re.search(r"process_resident_memory_bytes \d\.\d+e\+\d", text)
 
 
@@ -638,7 +639,7 @@ async def test_a_taken_port_is_an_error_not_a_second_server() -> None:
         ):
             taken = SETTINGS.model_copy(update={field: port})
             with pytest.raises(errors.Unavailable, match=str(port)) as caught:
-                await start_server("receiver", face("receiver", Receiver()), taken)
+                await start_server("receiver", grpc_servicer("receiver", Receiver()), taken)
             assert caught.value.field == field
 
 
@@ -652,22 +653,22 @@ async def test_a_hundred_calls_at_once_each_get_their_own_answer() -> None:
     assert [answer.item_id for answer in answers] == [str(n) for n in range(100)]
 
 
-def test_clients_satisfy_the_protocols_of_the_rooms() -> None:
+def test_clients_satisfy_the_protocols_of_the_services() -> None:
     """Checked by mypy here, and at run time above."""
-    transmitter: rooms.TransmitterRoom = transmitter_client("x:1", SETTINGS)
-    channel: rooms.ChannelRoom = channel_client("x:1", SETTINGS)
-    receiver: rooms.ReceiverRoom = receiver_client("x:1", SETTINGS)
-    knowledge: rooms.KnowledgeRoom = knowledge_client("x:1", SETTINGS)
-    keeper: rooms.KnowledgeKeeper = knowledge_client("x:1", SETTINGS)
-    assert isinstance(keeper, RoomClient)
+    transmitter: services.TransmitterService = transmitter_client("x:1", SETTINGS)
+    channel: services.ChannelService = channel_client("x:1", SETTINGS)
+    receiver: services.ReceiverService = receiver_client("x:1", SETTINGS)
+    knowledge: services.KnowledgeService = knowledge_client("x:1", SETTINGS)
+    keeper: services.KnowledgeEntryService = knowledge_client("x:1", SETTINGS)
+    assert isinstance(keeper, ServiceClient)
     for client in (transmitter, channel, receiver, knowledge):
-        assert isinstance(client, RoomClient)
+        assert isinstance(client, ServiceClient)
 
 
 SERVICE = """
 import asyncio
 import re
-from semlink.rpc import face, serve
+from semlink.rpc import grpc_servicer, serve
 from semlink.rpc.status import SERVICES
 from semlink.settings import Settings
 from semlink.v1 import knowledge_pb2
@@ -691,7 +692,7 @@ for method in SERVICES["knowledge"].methods:
         setattr(Knowledge, name, streams if method.server_streaming else others)
 async def close():
     print("closed", flush=True)
-asyncio.run(serve("knowledge", face("knowledge", Knowledge()), Settings(), ready=ready, close=close))
+asyncio.run(serve("knowledge", grpc_servicer("knowledge", Knowledge()), Settings(), ready=ready, close=close))
 """
 
 

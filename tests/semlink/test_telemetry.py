@@ -50,7 +50,7 @@ def test_a_timed_step_tells_its_time_to_the_answer_and_to_the_metric() -> None:
 def test_a_step_that_fails_is_timed_too() -> None:
     with pytest.raises(ValueError, match="x"), timed("receiver.fail"):
         raise ValueError("x")
-    assert _value("semlink_step_seconds_count", room="receiver", step="fail") == 1
+    assert _value("semlink_step_seconds_count", service="receiver", step="fail") == 1
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_every_request_ends_in_exactly_one_outcome(
         contextlib.nullcontext() if error is None else pytest.raises(type(error)),
         counted_request("gateway", method),
     ):
-        assert _value("semlink_requests_in_flight", room="gateway") == 1
+        assert _value("semlink_requests_in_flight", service="gateway") == 1
         if error is not None:
             raise error
-    assert _value("semlink_requests_accepted_total", room="gateway", method=method) == 1
+    assert _value("semlink_requests_accepted_total", service="gateway", method=method) == 1
     ended = {
         (sample.labels["outcome"], sample.labels["code"]): sample.value
         for metric in registry.collect()
@@ -81,8 +81,8 @@ def test_every_request_ends_in_exactly_one_outcome(
         if sample.name == "semlink_requests_total" and sample.labels["method"] == method
     }
     assert ended == {(outcome, code): 1}
-    assert _value("semlink_requests_in_flight", room="gateway") == 0
-    assert _value("semlink_request_seconds_count", room="gateway", method=method) == 1
+    assert _value("semlink_requests_in_flight", service="gateway") == 0
+    assert _value("semlink_request_seconds_count", service="gateway", method=method) == 1
 
 
 def test_a_block_may_say_itself_how_it_ended() -> None:
@@ -115,7 +115,7 @@ def test_link_figures_and_fallbacks() -> None:
     assert [now - then for now, then in zip(between(), before, strict=True)] == [2, 2, 2, 1]
     part = common_pb2.Degradation(part="knowledge.rewrites", reason="late")
     record_degraded("transmitter", [part, part])
-    assert _value("semlink_degraded_total", room="transmitter", part="knowledge.rewrites") == 2
+    assert _value("semlink_degraded_total", service="transmitter", part="knowledge.rewrites") == 2
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:

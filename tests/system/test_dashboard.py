@@ -66,8 +66,8 @@ def prometheus(live: Live, tmp_path: Path) -> Iterator[httpx.Client]:
     """A Prometheus with our configuration, its targets moved to where the services listen here."""
     settings = live.settings
     text = (DEPLOY / "prometheus/prometheus.yml").read_text()
-    for room in ("transmitter", "channel", "receiver", "knowledge", "gateway"):
-        text = re.sub(rf'"{room}:\d+"', f'"127.0.0.1:{settings.metrics_port(room)}"', text)
+    for service in ("transmitter", "channel", "receiver", "knowledge", "gateway"):
+        text = re.sub(rf'"{service}:\d+"', f'"127.0.0.1:{settings.metrics_port(service)}"', text)
     text = text.replace("scrape_interval: 5s", "scrape_interval: 1s")
     (tmp_path / "prometheus.yml").write_text(text)
     shutil.copy(DEPLOY / "prometheus/alerts.yml", tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests_live import Live
 
-from lab.system import build_system
+from lab.evaluation.local_system import build_system
 from semlink.corpora.registry import EMBEDDED, corpus_named
 from semlink.links import default_link
 from semlink.rpc import transmitter_client

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.links import default_link, link_id_of
 from semlink.settings import Settings
+from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import report_slots
-from semlink.signal.quantizers import quantizer_for
 from semlink.store import MemoryStore
 from semlink.telemetry import registry
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
 from semlink.wire import from_wire, to_wire
 from transmitter.csi import KnownCsi
 from transmitter.encoding import Content
-from transmitter.room import Transmitter
+from transmitter.handler import Transmitter
 
 SLOT = 200
 
@@ -140,7 +140,7 @@ async def reported(store: MemoryStore, config: common_pb2.LinkConfig, seed: int)
         )
 
 
-def room(air: Air, store: MemoryStore, knowledge: Knowledge | None = None) -> Transmitter:
+def service(air: Air, store: MemoryStore, knowledge: Knowledge | None = None) -> Transmitter:
     receiver = None  # asked only by the method without a channel
     return Transmitter(
         air,  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ async def test_only_reports_tell_it_of_the_channel() -> None:
         config.seed = link_seed
         store, air = MemoryStore(), Air()
         await reported(store, config, report_seed)
-        await send(room(air, store), query(link_config=config))
+        await send(service(air, store), query(link_config=config))
         frames.append(air.frames[0])
     first, other_channel, other_reports = frames
     assert first.symbols == other_channel.symbols
@@ -178,7 +178,9 @@ async def test_the_header_says_nothing_of_the_text_or_the_channel() -> None:
     store, air = MemoryStore(), Air()
     await reported(store, default_link(), 1)
     await send(
-        room(air, store), query(text="a man in red"), query(1, text="a woman in blue, with a bag")
+        service(air, store),
+        query(text="a man in red"),
+        query(1, text="a woman in blue, with a bag"),
     )
     one, two = air.frames
     assert one.header == two.header
@@ -189,7 +191,9 @@ async def test_the_header_says_nothing_of_the_text_or_the_channel() -> None:
 async def test_symbols_and_precoder_have_the_promised_power() -> None:
     store, air = MemoryStore(), Air()
     await reported(store, default_link(), 1)
-    await send(room(air, store), *(query(i, symbols=k) for i, k in enumerate((8, 16, 32, 64, 128))))
+    await send(
+        service(air, store), *(query(i, symbols=k) for i, k in enumerate((8, 16, 32, 64, 128)))
+    )
     for frame, k in zip(air.frames, (8, 16, 32, 64, 128), strict=True):
         symbols = from_wire(frame.symbols, field="symbols", shape=(1, k))
         assert np.mean(np.abs(symbols) ** 2) == pytest.approx(1.0, abs=1e-3)
@@ -202,7 +206,7 @@ async def test_symbols_and_precoder_have_the_promised_power() -> None:
 async def test_a_batch_mate_changes_nothing() -> None:
     store, air = MemoryStore(), Air()
     await reported(store, default_link(), 1)
-    transmitter = room(air, store)
+    transmitter = service(air, store)
     await send(transmitter, query(0))
     alone = from_wire(air.frames[0].symbols, field="symbols")
     await send(transmitter, query(0), query(1, text="quite another query than the first"))
@@ -212,7 +216,7 @@ async def test_a_batch_mate_changes_nothing() -> None:
 
 async def test_without_the_store_it_sends_open_loop_and_says_so() -> None:
     air = Air()
-    (answer,) = await send(room(air, NoStore()), query())
+    (answer,) = await send(service(air, NoStore()), query())
     assert [d.part for d in answer.degraded] == ["link.csi"]
     assert answer.csi_source == "none"
     assert not air.frames[0].HasField("assumed_csi")
@@ -225,7 +229,7 @@ async def test_a_missing_report_falls_back_to_an_older_one_and_says_so() -> None
     older = MemoryStore()
     (kept,) = await store.reports([(link_id_of(config), report_slots(config, SLOT, 8))])
     await older.put_reports(link_id_of(config), [r for r in kept if r.slot != newest])
-    (answer,) = await send(room(air, older), query())
+    (answer,) = await send(service(air, older), query())
     assert [d.part for d in answer.degraded] == ["link.csi"]
     assert str(newest) in answer.degraded[0].reason
     assert answer.link.csi_age_slots == SLOT - newest + config.feedback.report_period_slots
@@ -239,7 +243,7 @@ async def test_a_damaged_report_is_not_believed() -> None:
         user=0, slot=newest, report_index=newest // 5, bits=64, payload=b"short"
     )
     await store.put_reports(link_id_of(config), [bad])
-    (answer,) = await send(room(air, store), query())
+    (answer,) = await send(service(air, store), query())
     assert [d.part for d in answer.degraded] == ["link.csi"]
     assert "payload" in answer.degraded[0].reason
     assert answer.link.csi_age_slots == SLOT - newest + config.feedback.report_period_slots
@@ -261,7 +265,7 @@ async def test_a_foreign_report_is_refused_counted_and_done_without(
     await store.put_reports(link_id_of(config), [kept[1]])
     name = "semlink_csi_reports_rejected_total"
     before = registry.get_sample_value(name, {"field": field}) or 0.0
-    (answer,) = await send(room(air, store), query())
+    (answer,) = await send(service(air, store), query())
     assert (registry.get_sample_value(name, {"field": field}) or 0.0) > before
     assert [d.part for d in answer.degraded] == ["link.csi"]
     assert f".{field} is" in answer.degraded[0].reason
@@ -272,14 +276,14 @@ async def test_memory_fused_says_so_and_uses_the_whole_history() -> None:
     config, store, air = default_link(), MemoryStore(), Air()
     config.feedback.memory = "fused"
     await reported(store, config, 1)
-    (answer,) = await send(room(air, store), query(link_config=config))
+    (answer,) = await send(service(air, store), query(link_config=config))
     assert answer.csi_source == "fused"
     assert not answer.degraded
     newest = report_slots(config, SLOT, 1)
     (kept,) = await store.reports([(link_id_of(config), report_slots(config, SLOT, 8))])
     only = MemoryStore()
     await only.put_reports(link_id_of(config), [r for r in kept if r.slot not in newest])
-    (answer,) = await send(room(Air(), only), query(link_config=config))
+    (answer,) = await send(service(Air(), only), query(link_config=config))
     assert answer.csi_source == "fused"
     assert [d.part for d in answer.degraded] == ["link.csi"]
 
@@ -287,7 +291,7 @@ async def test_memory_fused_says_so_and_uses_the_whole_history() -> None:
 async def test_without_the_knowledge_base_it_answers_with_what_it_knows() -> None:
     store, air = MemoryStore(), Air()
     await reported(store, default_link(), 1)
-    (answer,) = await send(room(air, store, Knowledge(None)), query(method="sc-lmkb"))
+    (answer,) = await send(service(air, store, Knowledge(None)), query(method="sc-lmkb"))
     assert {d.part for d in answer.degraded} == {"knowledge.rewrites", "knowledge.csi"}
     assert answer.csi_source == "hold-last"
     assert answer.matches[0].item_id == "found by q0"
@@ -321,7 +325,7 @@ async def test_predicted_csi_that_cannot_be_is_not_believed(spoilt: str) -> None
 
     store, air = MemoryStore(), Air()
     await reported(store, default_link(), 1)
-    (answer,) = await send(room(air, store, Confused([])), query(method="sc-lmkb"))
+    (answer,) = await send(service(air, store, Confused([])), query(method="sc-lmkb"))
     assert [d.part for d in answer.degraded] == ["knowledge.csi"]
     assert "predictions.csi" in answer.degraded[0].reason
     assert answer.csi_source == "hold-last"
@@ -338,9 +342,9 @@ async def test_reports_that_leave_nothing_to_precode_for_are_done_without(
     async def empty(_store: object, slots: list[channel_pb2.Slot]) -> list[KnownCsi]:
         return [KnownCsi(csi, "hold-last") for _ in slots]
 
-    monkeypatch.setattr("transmitter.room.newest_reports", empty)
+    monkeypatch.setattr("transmitter.handler.newest_reports", empty)
     air = Air()
-    (answer,) = await send(room(air, MemoryStore()), query())
+    (answer,) = await send(service(air, MemoryStore()), query())
     assert [d.part for d in answer.degraded] == ["link.csi"]
     assert answer.csi_source == "none"
     assert not air.frames[0].HasField("assumed_csi")
@@ -357,7 +361,7 @@ async def test_kept_rewrites_change_the_message_and_dropped_ones_do_not() -> Non
             ]
         )
         store, air = MemoryStore(), Air()
-        (answer,) = await send(room(air, store, Knowledge(rewrites)), query(method="sc-lmkb"))
+        (answer,) = await send(service(air, store, Knowledge(rewrites)), query(method="sc-lmkb"))
         assert len(answer.rewrites) == len(rewrites)
         symbols.append(from_wire(air.frames[0].symbols, field="symbols"))
     none, dropped, kept_ = symbols
@@ -367,7 +371,7 @@ async def test_kept_rewrites_change_the_message_and_dropped_ones_do_not() -> Non
 
 async def test_the_strategy_of_a_query_reaches_the_knowledge_base() -> None:
     knowledge = Knowledge([])
-    sender = room(Air(), MemoryStore(), knowledge)
+    sender = service(Air(), MemoryStore(), knowledge)
     for name in ("", "instruction"):
         await send(sender, query(method="sc-lmkb", rewrite_strategy=name))
     assert [item.strategy for item in knowledge.asked] == ["", "instruction"]
@@ -392,6 +396,6 @@ async def test_the_strategy_of_a_query_reaches_the_knowledge_base() -> None:
 async def test_bad_queries_are_named_and_nothing_is_sent(values, error, field) -> None:  # type: ignore[no-untyped-def]
     air = Air()
     with pytest.raises(error) as raised:
-        await send(room(air, MemoryStore()), query(), query(1, **values))
+        await send(service(air, MemoryStore()), query(), query(1, **values))
     assert raised.value.field == f"queries[1].{field}"
     assert air.frames == []

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from semlink.corpora.soundscapes.scene import Draws, Event, Scene
 
 CAPTIONS_PER_SOUND = 5
-FEWEST_WORDS = 6
-MOST_WORDS = 25
+MIN_WORDS = 6
+MAX_WORDS = 25
 SHARE_NAMING_COUNT = 0.95
 SHARE_NAMING_LOUDNESS = 0.9
 SHARE_NAMING_LENGTH = 0.7
@@ -169,7 +169,7 @@ class Writer:
             sentence = pattern(self)
             if bed and self.scene.bed is not None:
                 sentence = self._with_bed(sentence, self.scene.bed)
-            if FEWEST_WORDS <= sentence.count(" ") + 1 <= MOST_WORDS:
+            if MIN_WORDS <= sentence.count(" ") + 1 <= MAX_WORDS:
                 return sentence[0].upper() + sentence[1:] + "."
         return None
 

@@ -26,8 +26,8 @@ from semlink.corpora.soundscapes.scene import GENERATOR_VERSION, Draws, Scene, d
 from semlink.errors import InvalidField, NotFound
 
 DEFAULT_NUM_ITEMS: Mapping[Split, int] = {"train": 3_000, "val": 300, "test": 1_000}
-MOST_ITEMS = 100_000
-MOST_REDRAWS = 1_000
+MAX_ITEMS = 100_000
+MAX_REDRAWS = 1_000
 
 
 class Soundscapes(AudioCorpus):
@@ -61,9 +61,9 @@ class Soundscapes(AudioCorpus):
                 raise InvalidField(
                     f"{split!r} is no split, allowed are train, val, test", field="num_items"
                 )
-            if not 1 <= number <= MOST_ITEMS:
+            if not 1 <= number <= MAX_ITEMS:
                 raise InvalidField(
-                    f"num_items.{split} is {number}, allowed are 1…{MOST_ITEMS}",
+                    f"num_items.{split} is {number}, allowed are 1…{MAX_ITEMS}",
                     field=f"num_items.{split}",
                 )
         self.seed = seed
@@ -126,7 +126,7 @@ class Soundscapes(AudioCorpus):
         items = []
         for number in range(self.num_items[split]):
             item_id = f"sound-{split}-{number:04d}"
-            for redraw in range(MOST_REDRAWS):
+            for redraw in range(MAX_REDRAWS):
                 draws = Draws(GENERATOR_VERSION, self.seed, item_id, redraw)
                 scene = draw_scene(draws, split)
                 if scene.structure not in taken:

@@ -25,7 +25,7 @@ NUM_SAMPLES = int(DURATION_S * AUDIO_SAMPLE_RATE_HZ)
 Loudness = Literal["faint", "normal", "loud"]
 Length = Literal["short", "medium", "long"]
 
-MOST_OF: Mapping[str, int] = {"dog bark": 4, "person sneeze": 3, "rooster": 2}
+MAX_COUNT: Mapping[str, int] = {"dog bark": 4, "person sneeze": 3, "rooster": 2}
 """Countable sounds and their largest count."""
 CONTINUOUS = (
     "rain",
@@ -36,7 +36,7 @@ CONTINUOUS = (
     "chainsaw",
     "fire crackling",
 )
-SOUNDS = (*MOST_OF, *CONTINUOUS)
+SOUNDS = (*MAX_COUNT, *CONTINUOUS)
 BEDS = ("rain", "sea waves", "clock tick", "helicopter", "fire crackling")
 
 NUM_EVENTS = ((2, 0.12), (3, 0.58), (4, 0.30))
@@ -65,7 +65,7 @@ OVERLAP_LEAD_S = (0.35, 0.7)
 """How long the base of an overlap sounds alone before, and after, the other event."""
 GAP_OF_GROUPS_S = (0.12, 0.45)
 EDGE_S = 0.1
-MOST_ATTEMPTS = 200
+MAX_ATTEMPTS = 200
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ class _Plan:
             start += played
         return Event(
             sound=self.sound,
-            count=len(plays) if self.sound in MOST_OF else None,
+            count=len(plays) if self.sound in MAX_COUNT else None,
             loudness=self.loudness,
             length=self.length,
             level_db=self.level_db,
@@ -235,9 +235,9 @@ def draw_scene(draws: Draws, split: Split) -> Scene:
     bed_sounds = [sound for sound in BEDS if sound not in sounds]
     bed_sound = draws.one_of(bed_sounds) if draws.chance(SHARE_WITH_BED) and bed_sounds else None
     room = NUM_SAMPLES - 2 * _samples(EDGE_S)
-    for attempt in range(MOST_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         # The later the attempt, the more modest: a scene of four long sounds does not fit.
-        groups = _draw_groups(draws, split, sounds, pair, modest=attempt > MOST_ATTEMPTS // 2)
+        groups = _draw_groups(draws, split, sounds, pair, modest=attempt > MAX_ATTEMPTS // 2)
         gaps = [_samples(draws.between(*GAP_OF_GROUPS_S)) for _ in groups[1:]]
         spare = room - sum(gaps) - sum(_group_samples(group) for group in groups)
         if spare >= 0:
@@ -292,8 +292,8 @@ def _draw_event(draws: Draws, split: Split, sound: str, *, overlapped: bool, mod
     loudness: Loudness = "normal" if overlapped else draws.weighted(LOUDNESS)  # type: ignore[arg-type]
     level_db = LEVEL_DB[loudness] + draws.between(-LEVEL_JITTER_DB, LEVEL_JITTER_DB)
     clip = draws.one_of(regions()[split][sound])
-    if sound in MOST_OF:
-        most = min(2, MOST_OF[sound]) if modest else MOST_OF[sound]
+    if sound in MAX_COUNT:
+        most = min(2, MAX_COUNT[sound]) if modest else MAX_COUNT[sound]
         pieces = []
         for repeat in range(1 + draws.below(most)):
             region = draws.one_of(clip)

@@ -1,0 +1,1 @@
+"""Measure speed and memory: one module a benchmark."""

@@ -1,0 +1,97 @@
+"""How long a message takes: the codec and the digital baselines, encode and decode."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lab.evaluation.report import Report, Row
+from semlink.semantics.codec import SYMBOL_COUNTS, load_codec
+from semlink.semantics.digital import load_source_coder
+from semlink.semantics.gallery import GalleryEmbeddings
+from semlink.signal.coding import demodulate, modulate, scheme_of
+
+BATCH: Final = 64
+REPEATS: Final = 15
+SNR_DB: Final = 10.0
+MCS: Final = (0, 3, 8)
+BAR_MS: Final = 0.1
+"""What the codec may take for one message, both ends together."""
+
+
+def run(threads: int, console: Console) -> Report:
+    """Measure JSCC at every k and the digital codings at k = 64 with ``threads`` threads, and print a table."""
+    report = Report("bench-codec")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    started = time.monotonic()
+    variant = f"{threads} threads, batch {BATCH}, load {os.getloadavg()[0]:.1f}"
+    table = Table("coding", "k", "encode", "decode", "both", title=f"ms a message, {variant}")
+    captions = torch.from_numpy(GalleryEmbeddings.load("pedestrians").captions[:BATCH].copy())
+    with torch.inference_mode():
+        cells = [(f"jscc k={k}", k, *_jscc(captions, k)) for k in SYMBOL_COUNTS]
+        for coding in ("separation", "vq-digital"):
+            cells += [(f"{coding} MCS {m}", 64, *_digital(captions, coding, m)) for m in MCS]
+        for name, k, encode, decode in cells:
+            encode_ms, decode_ms = _ms(encode), _ms(decode)
+            table.add_row(
+                name,
+                str(k),
+                *(f"{ms:.3f}" for ms in (encode_ms, decode_ms, encode_ms + decode_ms)),
+            )
+            report.rows += [
+                Row(metric=metric, mean=ms, symbols=k, method=name, variant=variant)
+                for metric, ms in (("encode_ms", encode_ms), ("decode_ms", decode_ms))
+            ]
+    torch.set_num_threads(before)
+    report.seconds = time.monotonic() - started
+    console.print(table)
+    return report
+
+
+Work = Callable[[], object]
+
+
+def _jscc(features: torch.Tensor, k: int) -> tuple[Work, Work]:
+    codec = load_codec("person")
+    snr_db = torch.full((BATCH, k), SNR_DB)
+    variance = torch.full((BATCH, k), 10.0 ** (-SNR_DB / 10.0))
+    received = codec.encode(features, snr_db, k) + _noise(k) * variance.sqrt()
+    return lambda: codec.encode(features, snr_db, k), lambda: codec.decode(received, variance)
+
+
+def _digital(features: torch.Tensor, coding: str, mcs: int) -> tuple[Work, Work]:
+    coder, scheme = load_source_coder("person", coding), scheme_of(mcs, 64)
+    variance = torch.full((BATCH, 64), 10.0 ** (-SNR_DB / 10.0))
+
+    def encode() -> torch.Tensor:
+        return modulate(coder.encode(features, "text", scheme.payload_bits), scheme)
+
+    received = encode() + _noise(64) * variance.sqrt()
+
+    def decode() -> torch.Tensor:
+        payload, _ = demodulate(received, variance, scheme)
+        return coder.decode(payload, "text")
+
+    return encode, decode
+
+
+def _noise(k: int) -> torch.Tensor:
+    return torch.randn(BATCH, k, dtype=torch.complex64, generator=torch.Generator().manual_seed(k))
+
+
+def _ms(work: Work) -> float:
+    """Milliseconds a message, the fastest of ``REPEATS`` runs after one that warms up."""
+    work()
+    times = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return 1e3 * min(times) / BATCH

@@ -1,0 +1,130 @@
+"""How long a CSI report takes: quantise, dequantise and both, for every scheme and number of bits."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lab.evaluation.report import Report, Row
+from lab.training.channel_dataset import drop
+from semlink.errors import InvalidField
+from semlink.links import QUANTIZERS, default_link
+from semlink.signal.csi import CsiQuantizer, PredictiveQuantizer, quantizer_for
+
+BATCH: Final = 256
+BITS: Final = (16, 64, 256, 512)
+BITS_OF: Final = {
+    "none": (0,),
+    "perfect": (0,),
+    "type1": (13, 27, 57),
+    "etype2": (37, 63, 123, 170),
+}
+"""Of bounds, and of schemes with sizes of their own."""
+PREDICTIVE_BITS: Final = (16, 64)
+GROUP: Final = 24
+"""Reports of a group with predictive memory that are timed, one after the other for all users."""
+REPEATS: Final = 7
+SCENARIO: Final = "umi-los"
+SEED: Final = 5_100_000
+"""Validation drops that nothing was trained or chosen on."""
+BAR_MS: Final = 0.2
+"""What quantise and dequantise of one report may take together."""
+
+
+def measure(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
+    """Milliseconds a report to quantise, to dequantise and both, the fastest of ``REPEATS`` after a warm-up."""
+    index = torch.arange(len(h))
+    payload = quantizer.encode(h, index)
+    quantizer.decode(payload, index)
+    quantise, dequantise = [], []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        payload = quantizer.encode(h, index)
+        between = time.perf_counter()
+        quantizer.decode(payload, index)
+        quantise.append(between - started)
+        dequantise.append(time.perf_counter() - between)
+    scale = 1e3 / len(h)
+    both = min(a + b for a, b in zip(quantise, dequantise, strict=True))
+    return {
+        "quantise_ms": scale * min(quantise),
+        "dequantise_ms": scale * min(dequantise),
+        "both_ms": scale * both,
+    }
+
+
+def measure_group(quantizer: PredictiveQuantizer, h: torch.Tensor) -> dict[str, float]:
+    """As :func:`measure`, per report of a group of ``GROUP`` reports that follow one another, the batch in step."""
+    reports = h.unsqueeze(1).expand(-1, GROUP, -1, -1, -1)
+    index = torch.arange(GROUP)
+    present = torch.ones((len(h), GROUP), dtype=torch.bool)
+    started = time.perf_counter()
+    payload = quantizer.encode_group(reports, index)
+    between = time.perf_counter()
+    quantizer.decode_group(payload, present, index)
+    ended = time.perf_counter()
+    scale = 1e3 / len(h) / GROUP
+    # An encoder follows the decoder: its time holds one of the two decodings already.
+    return {
+        "quantise_ms": scale * (between - started),
+        "dequantise_ms": scale * (ended - between),
+        "both_ms": scale * (ended - started),
+    }
+
+
+def run(threads: int, console: Console) -> Report:
+    """Measure every scheme at the default link's antennas with ``threads`` threads, and print a table.
+
+    A number of bits that a scheme does not offer is shown with its error and has no row. The rows' ``variant`` holds
+    threads and the machine's load, without which the figures mean little.
+    """
+    report = Report("bench-csi")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    started = time.monotonic()
+    config = default_link()
+    h = torch.cat([drop(SCENARIO, SEED + i, 16, 2, moments=4) for i in range(2)])[:BATCH]
+    load = os.getloadavg()[0]
+    variant = f"{threads} threads, batch {BATCH}, load {load:.1f}"
+    table = Table(title=f"ms a report, {config.num_tx_ant}×{config.num_rx_ant}, {variant}")
+    for column in ("quantiser", "bits", "quantise", "dequantise", "both", f"≤ {BAR_MS}"):
+        table.add_column(column, justify="left" if column == "quantiser" else "right")
+    cells = [(name, bits, "") for name in QUANTIZERS for bits in BITS_OF.get(name, BITS)]
+    cells += [("rvq", bits, "predictive") for bits in PREDICTIVE_BITS]
+    for name, bits, memory in cells:
+        config.feedback.quantizer, config.feedback.bits = name, bits
+        config.feedback.memory = memory
+        label = f"{name}, {memory}" if memory else name
+        try:
+            quantizer = quantizer_for(config)
+        except InvalidField as error:
+            table.add_row(label, str(bits), "–", "–", "–", error.message[:60])
+            continue
+        found = (
+            measure_group(quantizer, h)
+            if isinstance(quantizer, PredictiveQuantizer)
+            else measure(quantizer, h)
+        )
+        report.rows += [
+            Row(
+                metric=metric,
+                mean=value,
+                bits=quantizer.bits,
+                quantizer=name,
+                scenario=SCENARIO,
+                variant=f"{memory}, {variant}" if memory else variant,
+            )
+            for metric, value in found.items()
+        ]
+        figures = [f"{value:.3f}" for value in found.values()]
+        met = "yes" if found["both_ms"] <= BAR_MS else "no"
+        table.add_row(label, str(quantizer.bits), *figures, met)
+    torch.set_num_threads(before)
+    report.seconds = time.monotonic() - started
+    console.print(table)
+    return report

@@ -1,0 +1,62 @@
+"""How long a channel generator takes: ``python -m lab.benchmarks.csi_predictors`` (seconds, prints a table).
+
+A batch is 16 predictions of cells of 4 users each, as the knowledge base meets it; the median of 20 calls after 3, by
+the clock and as processor time of all threads, which what else runs on the machine changes less.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Annotated, Final
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kb_service.generators import GENERATORS, Antennas, load_generator, trained_for
+from lab.training.csi_history_dataset import GROUP_USERS, validation_histories
+
+PREDICTIONS: Final = 16
+CALLS: Final = 20
+WARM_UP: Final = 3
+
+
+def milliseconds(name: str, threads: int) -> tuple[float, float]:
+    """Median time of a batch on so many threads [ms]: by the clock, and of the processors."""
+    histories = validation_histories().rows(torch.arange(PREDICTIONS * GROUP_USERS))
+    present = torch.ones(histories.age_slots.shape, dtype=torch.bool)
+    generator = load_generator(name)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    times, busy = [], []
+    with torch.inference_mode():
+        for _ in range(WARM_UP + CALLS):
+            started, begun = time.perf_counter(), time.process_time()
+            generator(histories.history, present, histories.age_slots, histories.context)
+            times.append(1e3 * (time.perf_counter() - started))
+            busy.append(1e3 * (time.process_time() - begun))
+    torch.set_num_threads(before)
+    return statistics.median(times[WARM_UP:]), statistics.median(busy[WARM_UP:])
+
+
+def main(threads: Annotated[int, typer.Option(help="of torch")] = 2) -> None:
+    """Print the time of every trained generator."""
+    table = Table(
+        "generator", f"ms a batch of {PREDICTIONS}", "ms a prediction", "processor ms a prediction"
+    )
+    for name in GENERATORS:
+        if trained_for(name, Antennas()):
+            took, busy = milliseconds(name, threads)
+            table.add_row(
+                name,
+                f"{took:.1f}",
+                f"{took / PREDICTIONS:.2f}",
+                f"{busy / PREDICTIONS:.2f}",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,198 @@
+"""Histories of reports and the channels they are to predict: what predictors are chosen and judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from channel_service.estimation import estimate_reports
+from channel_service.fading import ChannelKey, draw_rays, frequency_response
+from kb_service.prediction import CsiPredictor
+from semlink.links import default_link, stable_seed
+from semlink.signal.csi import PredictiveQuantizer, content_of, quantizer_for
+from semlink.signal.csi.layers import Content
+from semlink.signal.feedback import HISTORY_REPORTS
+from semlink.signal.metrics import precoding_gain_db, sgcs
+from semlink.v1 import common_pb2 as pb
+
+USERS_PER_DROP: Final = 32
+FIRST_SEED: Final[Mapping[str, int]] = {"val": 3_000_000_000_000, "test": 5_000_000_000_000}
+"""Drops of each split have seeds from here on, fewer than 2⁴⁰ of them; no training uses either."""
+TRACKED_REPORTS: Final = 40
+"""Reports of a group so far, where the channel is tracked."""
+
+
+def link(
+    scenario: str,
+    speed_kmh: float,
+    bits: int,
+    *,
+    quantizer: str = "rvq",
+    memory: str = "",
+    num_tx_ant: int = 16,
+    num_layers: int = 1,
+) -> pb.LinkConfig:
+    """The default link with other channels and reports."""
+    config = default_link()
+    config.scenario, config.speed_mps = scenario, speed_kmh / 3.6
+    config.num_tx_ant, config.num_layers = num_tx_ant, num_layers
+    config.feedback.quantizer, config.feedback.bits = quantizer, bits
+    config.feedback.memory = memory
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Users at one speed in one scenario: what they estimated, and their channels some slots later.
+
+    ``estimates``: complex64 ``[users, reports, num_subbands, num_rx_ant, num_tx_ant]``, one a report period, oldest
+    first; ``truth``: by age in slots of the newest report, complex64 ``[users, …]``; ``drop``: int64 ``[users]``.
+    """
+
+    estimates: torch.Tensor
+    truth: Mapping[int, torch.Tensor]
+    drop: NDArray[np.int64]
+
+
+def draw_drops(
+    config: pb.LinkConfig,
+    ages_slots: Sequence[int],
+    *,
+    split: str,
+    seed: int,
+    drops: int,
+    reports: int = TRACKED_REPORTS,
+) -> Drops:
+    """``drops`` drops of ``USERS_PER_DROP`` users each, estimated at the link's SNR.
+
+    ``split``: "val" to choose on, "test" to report; their drops never meet. Ages are ≥ 0.
+    """
+    slots = torch.arange(reports) * config.feedback.report_period_slots
+    newest = int(slots[-1])
+    estimates, truth = [], []
+    for number in range(drops):
+        drawn = pb.LinkConfig()
+        drawn.CopyFrom(config)
+        place = stable_seed("prediction", config.scenario, seed, number) % 2**40
+        drawn.seed = FIRST_SEED[split] + place
+        rays = draw_rays(replace(ChannelKey.of(drawn), num_users=USERS_PER_DROP))
+        h = frequency_response(rays, 0, newest + max(ages_slots) + 1)
+        estimates.append(estimate_reports(h[:, slots], drawn, 0))
+        truth.append(h[:, [newest + age for age in ages_slots]])
+    later = torch.cat(truth)
+    return Drops(
+        torch.cat(estimates),
+        {age: later[:, i].clone() for i, age in enumerate(ages_slots)},
+        np.repeat(np.arange(drops), USERS_PER_DROP),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What a transmitter has decoded: complex64 ``[users, HISTORY_REPORTS, …]`` and bool ``[users, HISTORY_REPORTS]``.
+
+    ``known`` is False where there is nothing; where the channel is tracked there is CSI for a lost report as well.
+    """
+
+    csi: torch.Tensor
+    known: torch.Tensor
+
+
+def decoded(config: pb.LinkConfig, drops: Drops, arrived: torch.Tensor | None = None) -> Reports:
+    """The last ``HISTORY_REPORTS`` reports through the link's quantiser and back.
+
+    ``arrived``: bool ``[users, reports]``, all by default: whether each report reached the transmitter.
+    """
+    quantizer = quantizer_for(config)
+    users, count = drops.estimates.shape[:2]
+    here = torch.ones(users, count, dtype=torch.bool) if arrived is None else arrived
+    index = torch.arange(count)
+    if isinstance(quantizer, PredictiveQuantizer):
+        payload = quantizer.encode_group(drops.estimates, index)
+        csi = quantizer.decode_group(payload, here, index)[:, -HISTORY_REPORTS:]
+        return Reports(csi, csi.abs().square().sum((2, 3, 4)) > 0)
+    estimates = drops.estimates[:, -HISTORY_REPORTS:].flatten(0, 1)
+    repeated = index[-HISTORY_REPORTS:].repeat(users)
+    csi = quantizer.decode(quantizer.encode(estimates, repeated), repeated)
+    csi = csi.view(users, HISTORY_REPORTS, *quantizer.shape)
+    known = here[:, -HISTORY_REPORTS:]
+    return Reports(torch.where(known[..., None, None, None], csi, 0), known)
+
+
+def decoded_all(config: pb.LinkConfig, drops: Drops) -> torch.Tensor:
+    """Every report through a quantiser whose reports stand for themselves: complex64 ``[users, reports, …]``."""
+    quantizer = quantizer_for(config)
+    users, count = drops.estimates.shape[:2]
+    index = torch.arange(count).repeat(users)
+    csi = quantizer.decode(quantizer.encode(drops.estimates.flatten(0, 1), index), index)
+    return csi.view(users, count, *quantizer.shape)
+
+
+def predicted(
+    predictor: CsiPredictor, config: pb.LinkConfig, reports: Reports, age_slots: int
+) -> torch.Tensor:
+    """CSI ``age_slots`` after the newest report's slot: complex64 ``[users, …]``; every user is an item."""
+    period = config.feedback.report_period_slots
+    ages = torch.arange(HISTORY_REPORTS - 1, -1, -1) * period + age_slots
+    with torch.no_grad():
+        return predictor.predict(
+            reports.csi[:, None],
+            reports.known[:, None],
+            ages.expand(len(reports.csi), -1),
+            config,
+        )[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of each user, float64 ``[users]``: SGCS, precoding gain [dB], error and power of what reports describe."""
+
+    sgcs: NDArray[np.float64]
+    precoding_gain_db: NDArray[np.float64]
+    error: NDArray[np.float64]
+    power: NDArray[np.float64]
+
+    def as_dict(self) -> dict[str, NDArray[np.float64]]:
+        """The figures by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
+    def nmse_db(self) -> float:
+        """One ratio of sums."""
+        return float(10 * np.log10(self.error.sum() / self.power.sum()))
+
+
+def figures(truth: torch.Tensor, csi: torch.Tensor, content: Content) -> Figures:
+    """Figures of predicted CSI, free phases turned away. Nothing known: SGCS 0, gain 0 dB, error the whole power."""
+    power = content.rows(truth).abs().square().sum((-3, -2, -1)).double()
+    known = csi.abs().square().sum((-3, -2, -1)) > 0
+    assumed = torch.where(known[:, None, None, None], csi, truth)
+    share = torch.where(known, 10 ** (content.nmse_db(truth, assumed) / 10), 1.0)
+    return Figures(
+        torch.where(known, sgcs(truth, assumed), 0.0).double().numpy(),
+        torch.where(known, precoding_gain_db(truth, assumed), 0.0).double().numpy(),
+        (share * power).numpy(),
+        power.numpy(),
+    )
+
+
+def measured(
+    predictors: Mapping[str, CsiPredictor],
+    config: pb.LinkConfig,
+    drops: Drops,
+    reports: Reports,
+    age_slots: int,
+) -> dict[str, Figures]:
+    """Figures of every predictor at one age."""
+    content = content_of(config)
+    return {
+        name: figures(
+            drops.truth[age_slots], predicted(predictor, config, reports, age_slots), content
+        )
+        for name, predictor in predictors.items()
+    }

@@ -1,0 +1,239 @@
+"""The one form in which every experiment, evaluation and benchmark writes what it measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVICES: Final = ("semlink", "transmitter", "channel_service", "receiver", "kb_service")
+MEASURING: Final = (
+    "lab/experiments/sweep.py",
+    "lab/experiments/retrieval_sweep.py",
+    "lab/evaluation/rewrite_cache.py",
+    "lab/evaluation/local_system.py",
+)
+"""The lab's part in what is measured over the link; the rest draws and prints."""
+TABLES: Final = ("link-adaptation.json", "predictors.json")
+"""Files of ``weights/`` beside tensors that the services read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured figure: its coordinates (None where a coordinate does not apply) and its value over seeds.
+
+    ``values`` are those of the seeds, in their order, so that two reports can be compared seed by seed.
+    """
+
+    metric: str
+    mean: float
+    sd: float | None = None
+    seeds: int | None = None
+    ci95: tuple[float, float] | None = None
+    method: str | None = None
+    task: str | None = None
+    corpus: str | None = None
+    split: str | None = None
+    scenario: str | None = None
+    speed_kmh: float | None = None
+    snr_db: float | None = None
+    bits: int | None = None
+    symbols: int | None = None
+    quantizer: str | None = None
+    variant: str | None = None
+    values: tuple[float, ...] | None = None
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (n − 1) and 95 % interval of the mean (Student's t) over seeds."""
+    from scipy.stats import t
+
+    array = np.asarray(values, dtype=np.float64)
+    mean, n = float(array.mean()), len(array)
+    if n < 2:
+        return {"mean": mean, "seeds": n}
+    sd = float(array.std(ddof=1))
+    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return {
+        "mean": mean,
+        "sd": sd,
+        "seeds": n,
+        "ci95": (mean - half, mean + half),
+        "values": tuple(array.tolist()),
+    }
+
+
+@dataclass(slots=True)
+class Report:
+    """Rows and what one must know to measure them again."""
+
+    experiment: str
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    command: str = field(default_factory=lambda: "semlink " + shlex.join(sys.argv[1:]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content."""
+        return {
+            "experiment": self.experiment,
+            "command": self.command,
+            "commit": _commit(),
+            "weights": weights_hash(),
+            "machine": _machine(),
+            "seconds": round(self.seconds, 1),
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def write(self, directory: Path, name: str) -> Path:
+        """Write ``name.json`` and ``name.csv``; returns the JSON's path."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{name}.json"
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        with (directory / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in self.rows)
+        return path
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a written report."""
+    names = {f.name for f in fields(Row)}
+    rows = [
+        Row(**{k: v for k, v in row.items() if k in names})
+        for row in json.loads(path.read_text())["rows"]
+    ]
+    # JSON knows no tuples; rows are hashed.
+    return [
+        replace(
+            row,
+            ci95=None if row.ci95 is None else (row.ci95[0], row.ci95[1]),
+            values=None if row.values is None else tuple(row.values),
+        )
+        for row in rows
+    ]
+
+
+def pick(rows: Iterable[Row], **coordinates: object) -> list[Row]:
+    """The rows at some coordinates."""
+    return [r for r in rows if all(getattr(r, k) == v for k, v in coordinates.items())]
+
+
+def weights_hash() -> str:
+    """A hash over every shipped weight file and table: figures of different weights are not compared by mistake."""
+    digest = blake2b(digest_size=8)
+    tables = [path for name in TABLES if (path := ROOT / "weights" / name).exists()]
+    for path in sorted([*(ROOT / "weights").glob("*.safetensors"), *tables]):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def program_hash() -> str:
+    """A hash over the sources that a figure over the link can depend on."""
+    digest = blake2b(digest_size=8)
+    for folder in (*SERVICES, "lab"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if folder == "lab" and path.relative_to(ROOT).as_posix() not in MEASURING:
+                continue
+            digest.update(path.relative_to(ROOT).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def inputs_hash(plan: Mapping[str, Any]) -> str:
+    """A hash over all that a report comes from: plan, weights, all sources, an added corpus's files."""
+    digest = blake2b(json.dumps(plan, sort_keys=True).encode(), digest_size=8)
+    digest.update(weights_hash().encode())
+    for folder in (*SERVICES, "lab"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode())
+            digest.update(path.read_bytes())
+    if corpus := plan.get("corpus"):
+        digest.update(corpus_hash(corpus).encode())
+    return digest.hexdigest()
+
+
+def corpus_hash(name: str) -> str:
+    """A hash over what an added corpus's queries are answered with: heads, codec, gallery."""
+    from semlink.corpora.registry import corpus_folder
+
+    digest = blake2b(digest_size=8)
+    for path in sorted(corpus_folder(name).glob("*.safetensors")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def head_of(path: Path) -> dict[str, Any]:
+    """What a report says beside its rows; empty where there is none that can be read."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    content.pop("rows", None)
+    return content
+
+
+def write_compact(content: Mapping[str, Any], path: Path) -> Path:
+    """Write a report's content with one row a line and no empty coordinates, so that changes can be read; its path."""
+    head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
+    rows = ",\n".join(
+        "  " + json.dumps({k: v for k, v in row.items() if v is not None})
+        for row in content["rows"]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+    return path
+
+
+def sign(path: Path, plan: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+    """Add to a written report its plan, the hash of its inputs (:func:`inputs_hash`) and how long measuring took.
+
+    ``before``: what the report in its place said. A run that found all in the cache took seconds: ``measured_s`` is the
+    longest run of the same plan with the same weights.
+    """
+    content = json.loads(path.read_text())
+    measured_s = content["seconds"]
+    if before and (before.get("plan"), before.get("weights")) == (plan, content["weights"]):
+        measured_s = max(measured_s, before.get("measured_s", before["seconds"]))
+    content |= {"plan": plan, "inputs": inputs_hash(plan), "measured_s": measured_s}
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _machine() -> Mapping[str, object]:
+    return {
+        "cpu": platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,165 @@
+"""SC-LMKB, its ablations and its rivals: retrieval against SNR and against bits of a CSI report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kb_service.rewriting import task_of
+from lab.evaluation.rewrite_cache import RewriteCache, item_of, load_rewriter
+from lab.experiments.default_sampling import PERSON
+from lab.experiments.plotting import Panel
+from lab.experiments.runner import Figure, Figures, Study, drawn, line
+from lab.experiments.sweep import IDEAL, PERFECT, Point, Sampling, Scheme
+from semlink.errors import InvalidField
+from semlink.methods import METHODS
+
+OURS: Final = "sc-lmkb"
+ROWS: Final = {
+    "sc-lmkb": "SC-LMKB",
+    "sc-lmkb-cdg": "SC-LMKB, CDG by name",
+    "sc-lmkb-wo-sdg": "SC-LMKB w/o SDG",
+    "sc-lmkb-wo-cdg": "SC-LMKB w/o CDG",
+    "deepsc-mimo": "DeepSC-MIMO",
+    "llm-sc": "LLM-SC, no CDFC",
+    "llm4cp": "LLM4CP",
+    "csi-llm": "CSI-LLM",
+    "separation": "separation",
+}
+"""Methods and their names in plots; "ideal" and perfect CSI are drawn beside them as bounds."""
+SNRS_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
+BITS: Final = (8, 16, 32, 64, 128, 256)
+METRICS: Final = ("r_at_1", "map")
+SAMPLING: Final = PERSON
+QUICK: Final[Mapping[str, Any]] = {
+    "seeds": 2,
+    "queries": 8,
+    "links": 2,
+    "snrs_db": (0.0, 20.0),
+    "sweep_bits": (16, 64),
+}
+"""What ``--quick`` overrides: a smoke run, not a measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is swept; every value can be given on the command line.
+
+    ``bits`` belong to the sweep over ``snrs_db``; ``sweep_snr_db`` to the one over ``sweep_bits``. Both are empty to
+    leave one out. ``name``: of the report, empty for one after task and scenario.
+    """
+
+    sampling: Sampling
+    scenario: str = "umi-los"
+    speed_kmh: float = 3.0
+    num_users: int = 4
+    bits: int = 64
+    snrs_db: Sequence[float] = SNRS_DB
+    sweep_snr_db: float = 5.0
+    sweep_bits: Sequence[int] = BITS
+    methods: Sequence[str] = tuple(ROWS)
+    name: str = ""
+
+    def point(self, method: str, snr_db: float, bits: int) -> Point:
+        """A method on one of the plan's links."""
+        scheme = Scheme(ROWS[method], method, "rvq", bits)
+        return Point(scheme, self.scenario, self.speed_kmh, self.num_users, snr_db)
+
+    def over_snr(self, method: str) -> list[tuple[float, Point]]:
+        """A method's points by SNR."""
+        return [(snr_db, self.point(method, snr_db, self.bits)) for snr_db in self.snrs_db]
+
+    def over_bits(self, method: str) -> list[tuple[float, Point]]:
+        """A method's points by bits."""
+        return [(bits, self.point(method, self.sweep_snr_db, bits)) for bits in self.sweep_bits]
+
+    def bound(self, scheme: Scheme, snr_db: float) -> Point:
+        """A bound on one of the plan's links."""
+        return Point(scheme, self.scenario, self.speed_kmh, self.num_users, snr_db)
+
+
+def study(plan: Plan) -> Study:
+    """The experiment of a plan. Raises InvalidField for a method that is no row."""
+    if unknown := [m for m in plan.methods if m not in ROWS]:
+        raise InvalidField(
+            f"methods has {unknown[0]!r}, allowed: {', '.join(ROWS)}", field="methods"
+        )
+    points: list[Point] = []
+    claims: list[tuple[Point, Point]] = []
+    for curve in (plan.over_snr, plan.over_bits):
+        for method in plan.methods:
+            points += [point for _, point in curve(method)]
+            if OURS in plan.methods and method != OURS:
+                pairs = zip(curve(OURS), curve(method), strict=True)
+                claims += [(ours, other) for (_, ours), (_, other) in pairs]
+    at = [*plan.snrs_db, *([plan.sweep_snr_db] if plan.sweep_bits else [])]
+    points += [plan.bound(PERFECT, snr_db) for snr_db in dict.fromkeys(at)]
+    return Study(
+        name=plan.name or f"methods-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
+        sampling=plan.sampling,
+        points=points,
+        draw=lambda figures: _figures(plan, figures),
+        claims=claims,
+        claimed=METRICS,
+        prepare=_rewrites if any(METHODS[m].rewrites for m in plan.methods) else None,
+    )
+
+
+def _rewrites(texts: Iterable[str]) -> dict[str, bytes]:
+    """Rewrites of every query, so that none waits: from the cache; what it lacks the LLM makes, in a second or two
+    each.
+
+    Raises NotFound with the command that installs the LLM.
+    """
+    cache = RewriteCache()
+    tasks = [task_of(item_of(text), field="text") for text in dict.fromkeys(texts)]
+    if missing := [t for t in tasks if (t.text, t.temperature) not in cache]:
+        cache.generate(load_rewriter(), missing)
+    return cache.entries(tasks)
+
+
+def _panels(plan: Plan, metric: str, figures: Figures) -> list[Panel]:
+    y_label = {"map": "mAP", "r_at_1": "R@1"}[metric]
+    ideal = Point(IDEAL)
+    panels = []
+    if plan.snrs_db:
+        bounds = [
+            line(IDEAL.label, [(s, ideal) for s in plan.snrs_db], metric, figures, bound=True),
+            line(
+                PERFECT.label,
+                [(s, plan.bound(PERFECT, s)) for s in plan.snrs_db],
+                metric,
+                figures,
+                bound=True,
+            ),
+        ]
+        curves = [line(ROWS[m], plan.over_snr(m), metric, figures) for m in plan.methods]
+        title = f"{plan.bits}-bit reports"
+        panels.append(Panel(title, "SNR [dB]", y_label, drawn([*bounds, *curves]), y_limits=(0, 1)))
+    if plan.sweep_bits:
+        perfect = plan.bound(PERFECT, plan.sweep_snr_db)
+        bounds = [
+            line(s.label, [(b, p) for b in plan.sweep_bits], metric, figures, bound=True)
+            for s, p in ((IDEAL, ideal), (PERFECT, perfect))
+        ]
+        curves = [line(ROWS[m], plan.over_bits(m), metric, figures) for m in plan.methods]
+        panels.append(
+            Panel(
+                f"{plan.sweep_snr_db:g} dB",
+                "bits of one report",
+                y_label,
+                drawn([*bounds, *curves]),
+                log_x=True,
+            )
+        )
+    return panels
+
+
+def _figures(plan: Plan, figures: Figures) -> list[Figure]:
+    title = (
+        f"{plan.sampling.task}, {plan.scenario}, {plan.num_users} users, {plan.speed_kmh:g} km/h, k = 64, "
+        f"{plan.sampling.seeds} seeds"
+    )
+    panels = [panel for metric in METRICS for panel in _panels(plan, metric, figures)]
+    return [Figure("", title, panels)]

@@ -1,0 +1,138 @@
+"""From points to a report: measure what is offered, make rows and claims, write CSV, JSON and plots, print tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from lab.evaluation.report import Report, Row
+from lab.experiments.plotting import Line, Panel, draw
+from lab.experiments.retrieval_metrics import (
+    against_ideal_rows,
+    difference_row,
+    gap_closed_row,
+    metric_rows,
+)
+from lab.experiments.retrieval_sweep import Measurements, Outcome, Prepare, measure, offered
+from lab.experiments.sweep import IDEAL, Point, Sampling
+from lab.experiments.tables import markdown_page, print_claims, print_panel
+from semlink.models import cache_dir
+
+Figures = Mapping[tuple[Point, str], Row]
+"""The row of each measured point and metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One picture: a file name's ending, a title and panels."""
+
+    suffix: str
+    title: str
+    panels: Sequence[Panel]
+    columns: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An experiment on retrieval: what is measured, what is claimed of it, how it is drawn.
+
+    ``claims``: pairs A, B for "A beats B" in each of ``claimed``; ``gaps``: point, worse, best for the share of a gap
+    that a point closes. ``prepare`` puts into the store what methods with an LLM need for a seed's queries.
+    """
+
+    name: str
+    sampling: Sampling
+    points: Sequence[Point]
+    draw: Callable[[Figures], Sequence[Figure]]
+    claims: Sequence[tuple[Point, Point]] = field(default=())
+    gaps: Sequence[tuple[Point, Point, Point]] = field(default=())
+    claimed: Sequence[str] = ("map",)
+    prepare: Prepare | None = None
+
+
+def run(
+    study: Study, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+) -> Report:
+    """Measure, print, and write ``out/NAME.{json,csv,md}`` and the plots.
+
+    Points that this program measured before with these weights and this sampling, in this or another experiment, are
+    taken from ``cache_dir/measurements`` unless ``fresh``. What this system does not offer is left out, with the
+    reason printed. ``workers``: see :func:`lab.evaluation.parallel.spread`.
+    """
+    started = time.monotonic()
+    points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
+    measurements = Measurements(cache_dir() / "measurements", study.sampling)
+    if fresh:
+        measurements.forget()
+    outcomes = measure(points, study.sampling, measurements, study.name, study.prepare, workers)
+    report = Report(study.name)
+    figures: dict[tuple[Point, str], Row] = {}
+    for point, outcome in outcomes.items():
+        rows = metric_rows(point, outcome, study.sampling)
+        if point.scheme.method != "ideal":
+            rows += against_ideal_rows(point, outcome, outcomes[Point(IDEAL)], study.sampling)
+        report.rows += rows
+        figures |= {(point, row.metric): row for row in rows}
+    claims = _claim_rows(study, outcomes)
+    # The ideal link has the same rows whatever users and k it is drawn beside.
+    report.rows = list(dict.fromkeys([*report.rows, *claims]))
+    report.seconds = time.monotonic() - started
+    report.write(out, study.name)
+    drawings = study.draw(figures)
+    for figure in drawings:
+        draw(
+            figure.panels,
+            out / f"{study.name}{figure.suffix}",
+            title=figure.title,
+            columns=figure.columns,
+        )
+        for panel in figure.panels:
+            print_panel(panel, console)
+    print_claims(claims, console)
+    page = markdown_page(
+        drawings[0].title if drawings else study.name,
+        [panel for figure in drawings for panel in figure.panels],
+        claims,
+        command=report.command,
+    )
+    (out / f"{study.name}.md").write_text(page)
+    return report
+
+
+def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:
+    rows = [
+        difference_row(a, b, outcomes, study.sampling, metric)
+        for metric in study.claimed
+        for a, b in study.claims
+        if a in outcomes and b in outcomes
+    ]
+    shares = [
+        gap_closed_row(*gap, outcomes, study.sampling)
+        for gap in study.gaps
+        if all(point in outcomes for point in gap)
+    ]
+    # Where there is no gap there is no share of it.
+    return rows + [row for row in shares if np.isfinite([row.mean, *(row.ci95 or ())]).all()]
+
+
+def line(
+    label: str,
+    points: Iterable[tuple[float, Point]],
+    metric: str,
+    figures: Figures,
+    *,
+    bound: bool = False,
+) -> Line:
+    """A line through the measured of ``(x, point)``."""
+    found = [(x, figures[point, metric]) for x, point in points if (point, metric) in figures]
+    return Line(label, [x for x, _ in found], [row for _, row in found], bound)
+
+
+def drawn(lines: Iterable[Line]) -> list[Line]:
+    """The lines that have anything to show."""
+    return [one for one in lines if one.x]

@@ -1,0 +1,151 @@
+"""What retrieval experiments sweep: how a query is carried, over which link, and how much is sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from semlink.corpora.registry import default_corpus
+from semlink.errors import InvalidField
+from semlink.links import (
+    BLOCK_SLOTS,
+    HISTORY_SLOTS,
+    default_link,
+    slot_of_query,
+    stable_seed,
+    validate_link,
+)
+from semlink.methods import method_named
+from semlink.signal.csi import quantizer_for
+from semlink.v1 import common_pb2
+
+FIRST_LINK_SEED: Final = 10_000
+"""Links of experiments; those that trained the codec start at another million."""
+STRETCH_SLOTS: Final = 40
+"""The queries of one link ride within so many slots, at a random place of the link's block: they share its reports.
+
+What makes figures differ is the drop and its fading, so that many links with one short stretch each say more than
+few links with slots all over the block, and cost a tenth of their reports.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One line of a plot: the method that carries a query, and what the users report of their channels.
+
+    The label is for readers: schemes that differ in nothing else are equal and measured once.
+    """
+
+    label: str = field(compare=False)
+    method: str = "deepsc-mimo"
+    quantizer: str = "rvq"
+    bits: int = 64
+    memory: str = ""
+
+
+IDEAL: Final = Scheme("ideal link", "ideal", "none", 0)
+PERFECT: Final = Scheme("perfect CSI", quantizer="perfect", bits=0)
+NO_FEEDBACK: Final = Scheme("no feedback", quantizer="none", bits=0)
+JSCC: Final = Scheme("JSCC")
+SEPARATION: Final = Scheme("separation (LDPC)", "separation")
+VQ_DIGITAL: Final = Scheme("VQ indices (LDPC)", "vq-digital")
+QUANTIZER_TITLES: Final = {
+    "scalar": "scalar",
+    "type1": "Type I",
+    "etype2": "eType II",
+    "rvq": "RVQ",
+    "learned": "learned",
+    "perfect": "perfect CSI",
+    "none": "no feedback",
+}
+
+
+def report_scheme(quantizer: str, bits: int, memory: str = "") -> Scheme:
+    """JSCC with reports of one form."""
+    title = f"{QUANTIZER_TITLES[quantizer]} {bits} bits"
+    return Scheme(f"{title}, {memory}" if memory else title, "deepsc-mimo", quantizer, bits, memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a plot, measured over all seeds."""
+
+    scheme: Scheme
+    scenario: str = "umi-los"
+    speed_kmh: float = 3.0
+    num_users: int = 4
+    snr_db: float = 10.0
+    symbols: int = 64
+
+    def measured(self) -> Point:
+        """The point whose measurement serves this one: without a channel every link is the same."""
+        return Point(IDEAL) if self.scheme.method == "ideal" else self
+
+    def link(self, link_seed: int) -> common_pb2.LinkConfig:
+        """One of the point's links."""
+        config = default_link()
+        config.scenario, config.snr_db = self.scenario, self.snr_db
+        config.speed_mps, config.num_users = self.speed_kmh / 3.6, self.num_users
+        scheme = self.scheme
+        config.feedback.quantizer, config.feedback.bits = scheme.quantizer, scheme.bits
+        config.feedback.memory = scheme.memory
+        config.seed = link_seed
+        return config
+
+    def refusal(self) -> str | None:
+        """Why this system cannot measure the point, None if it can."""
+        try:
+            method_named(self.scheme.method)
+            config = self.link(FIRST_LINK_SEED)
+            validate_link(config)
+            quantizer_for(config)
+        except InvalidField as error:
+            return error.message
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How much is measured at each point."""
+
+    task: str
+    seeds: int = 3
+    queries: int = 500
+    """Captions of each seed, of the split that the corpus's gallery holds."""
+    links: int = 24
+    """Drops of each seed; queries are dealt out to them in turn."""
+    corpus: str = ""
+    """An added corpus; the task's embedded one where empty."""
+
+    @property
+    def corpus_name(self) -> str:
+        """The corpus that is searched."""
+        return self.corpus or default_corpus(self.task)
+
+    def link_seed(self, seed: int, query: int) -> int:
+        """Of the link that a query of a seed rides on."""
+        return FIRST_LINK_SEED + 1000 * seed + query % self.links
+
+    def query_seed(self, seed: int, query: int) -> int:
+        """Of one query: it picks the slot, within the stretch of its link."""
+        per_link = -(-self.queries // self.links)
+        return stretch_seeds(self.link_seed(seed, query), per_link)[query // self.links]
+
+
+@lru_cache(maxsize=1024)
+def stretch_seeds(link_seed: int, count: int) -> tuple[int, ...]:
+    """The first ``count`` query seeds whose slots lie in the link's stretch of ``STRETCH_SLOTS`` slots."""
+    config = common_pb2.LinkConfig(seed=link_seed)
+    rng = np.random.Generator(np.random.Philox(key=stable_seed("stretch", link_seed)))
+    first = int(rng.integers(HISTORY_SLOTS, BLOCK_SLOTS - STRETCH_SLOTS + 1))
+    stretch = range(first, first + STRETCH_SLOTS)
+    found: list[int] = []
+    candidate = 0
+    while len(found) < count:
+        if slot_of_query(config, candidate) in stretch:
+            found.append(candidate)
+        candidate += 1
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Train every network and build every gallery: one module a model."""

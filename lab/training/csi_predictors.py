@@ -1,0 +1,346 @@
+"""Train a channel generator on the dataset of CSI histories: ``semlink train cdg --name cdg``.
+
+Every generator of :data:`kb_service.generators.GENERATORS` is trained by the same steps on the same histories, with
+reports missing at random, for the same loss: the NMSE of what a precoder can use, free phases turned away. ``cdg`` adds
+the retrieval loss of the semantic link behind its precoders (:mod:`lab.training.differentiable_link`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from kb_service.generators import Antennas, ChannelGenerator, build
+from kb_service.generators.base import weights_file
+from lab.training.csi_history_dataset import (
+    GROUP_USERS,
+    Histories,
+    training_histories,
+    validation_histories,
+)
+from lab.training.data import learning_rate_factor, rounded, save_weights
+from lab.training.differentiable_link import SemanticLink
+from semlink.errors import InvalidField
+from semlink.links import SCENARIOS, default_link
+from semlink.models import cache_dir
+from semlink.progress import progress
+from semlink.settings import Settings
+from semlink.signal.csi import content_of
+from semlink.signal.metrics import direction_similarity
+
+EVALUATION_BATCH: Final = 96
+JOINT_TASK: Final = "person"
+"""Whose codec and features the retrieval loss goes through."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorRecipe:
+    """Everything that decides what a run learns, besides generator, dataset and seed."""
+
+    steps: int = 2_000
+    groups: int = 16
+    """Of four users, in a batch."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    warmup_steps: int = 100
+    nmse_floor: float = 0.02
+    """The loss is the mean of ``log(NMSE + nmse_floor)``: decibels count, and histories that say much are not drowned
+    by those that nobody can predict."""
+    joint_weight: float = 0.0
+    """``λ`` of the retrieval loss."""
+    checkpoint_steps: int = 250
+
+
+def phase_free_nmse(rows: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """NMSE of each item with the phase of every row of every subband turned away: float32 ``[n]``, linear.
+
+    ``min_φ Σ_s ‖h_s − e^{jφ_s} ĥ_s‖² / ‖h‖² = Σ_s (‖h_s‖² + ‖ĥ_s‖² − 2 |⟨ĥ_s, h_s⟩|) / ‖h‖²``. Our definition.
+
+    ``rows``, ``truth``: complex64 ``[n, num_subbands, num_rows, num_tx_ant]``.
+    """
+    inner = (rows.conj() * truth).sum(-1)
+    # |z| has no gradient at 0, where a row that starts as zero is
+    agreement = (inner.real.square() + inner.imag.square() + 1e-12).sqrt().sum((1, 2))
+    power = truth.abs().square().sum((1, 2, 3))
+    error = power + rows.abs().square().sum((1, 2, 3)) - 2 * agreement
+    return error / power
+
+
+def some_missing(shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+    """Which reports are there in training: bool ``[n, num_reports]``, the first for each at least.
+
+    All of them for half of the users; the others lose each report with a chance of their own up to a half, and a third
+    of those have a short history.
+    """
+    n, count = shape
+
+    def uniform(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator)
+
+    loss = uniform(n, 1) * 0.5 * (uniform(n, 1) < 0.5)
+    here = uniform(n, count) >= loss
+    oldest = torch.where((uniform(n, 1) < 1 / 3) & (loss > 0), uniform(n, 1) * count, 0.0).long()
+    here &= torch.arange(count) >= oldest
+    kept = torch.randint(count, (n, 1), generator=generator)
+    return here | (~here.any(1, keepdim=True) & (torch.arange(count) == kept))
+
+
+def run(
+    name: str,
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    recipe: GeneratorRecipe | None = None,
+    train: Histories | None = None,
+    val: Histories | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a generator, write it to where the knowledge base reads it or into ``out``; returns validation's scores.
+
+    ``settings`` are those of the generator. An interrupted run goes on after its last checkpoint. Raises InvalidField
+    for an unknown name.
+    """
+    recipe = recipe or GeneratorRecipe()
+    generator = build(name, seed, **settings)
+    train = training_histories() if train is None else train
+    val = validation_histories() if val is None else val
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    joint = SemanticLink.of(JOINT_TASK, device=device) if recipe.joint_weight else None
+    started = time.monotonic()
+    loss = _fit(generator.to(device), train.to(device), joint, recipe, seed)
+    generator.end_training()
+    generator = generator.cpu().eval()
+    # as shipped: the rounding to eight bits is part of what is measured
+    generator.restore(generator.packed())
+    rows = predictions(generator, val)
+    scores: dict[str, Any] = by_condition(val, rows)
+    link = SemanticLink.of(JOINT_TASK, "val")
+    scores["link"] = {f"{users} users": link.scores(rows, val, users) for users in (1, GROUP_USERS)}
+    path = weights_file(out or Settings().weights_dir, name, Antennas())
+    save_weights(
+        path,
+        generator.packed(),
+        generator.description(),
+        {
+            "command": f"semlink train cdg --name {name}" + (f" --seed {seed}" if seed else ""),
+            "data": {
+                "bank": "lab.training.csi_history_dataset",
+                "train": len(train),
+                "val": len(val),
+            },
+            "settings": asdict(generator.settings),
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "trainable_parameters": sum(p.numel() for p in generator.stored().values()),
+            "final_loss": round(loss, 4),
+            "scores": rounded(scores),
+            "seconds": round(time.monotonic() - started),
+        },
+    )
+    return scores
+
+
+def _fit(
+    generator: ChannelGenerator,
+    train: Histories,
+    joint: SemanticLink | None,
+    recipe: GeneratorRecipe,
+    seed: int,
+) -> float:
+    torch.manual_seed(seed)
+    generator.start_training()
+    generator.to(train.history.device).train()
+    trained = [p for p in generator.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps)
+    )
+    truth = train.truth()
+    key = json.dumps(
+        [asdict(recipe), generator.name, asdict(generator.settings), seed, len(train)], default=str
+    )
+    path = cache_dir() / "training" / f"csi-{generator.name}-{seed}.pt"
+    first = _resumed(path, key, generator, optimiser, schedule)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mean = float("nan")
+    with progress() as bar:
+        line = bar.add_task(generator.name, total=recipe.steps, completed=first)
+        draws = torch.Generator()
+        for step in range(first, recipe.steps):
+            if step % recipe.checkpoint_steps == 0:
+                # a stream of its own from each checkpoint on: a resumed run draws what the whole one would have drawn
+                draws.manual_seed(seed * 100_003 + step)
+                if step > first:
+                    _keep(path, key, step, generator, optimiser, schedule)
+                    bar.print(f"{generator.name}, step {step}: loss {mean:.4f}")
+            group = torch.randint(len(train) // GROUP_USERS, (recipe.groups,), generator=draws)
+            index = (group[:, None] * GROUP_USERS + torch.arange(GROUP_USERS)).flatten()
+            present = some_missing((len(index), train.history.shape[1]), draws)
+            batch = train.rows(index.to(truth.device))
+            rows = generator(
+                batch.history, present.to(truth.device), batch.age_slots, batch.context
+            )
+            nmse = phase_free_nmse(rows, truth[index.to(truth.device)])
+            loss = (nmse + recipe.nmse_floor).log().mean()
+            loss = loss + generator.further_loss()
+            if joint is not None and recipe.joint_weight:
+                loss = loss + recipe.joint_weight * joint(rows, batch, draws)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            schedule.step()
+            mean = loss.item() if math.isnan(mean) else 0.99 * mean + 0.01 * loss.item()
+            bar.advance(line)
+    path.unlink(missing_ok=True)
+    return mean
+
+
+def _keep(
+    path: Path,
+    key: str,
+    step: int,
+    generator: ChannelGenerator,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> None:
+    part = path.with_suffix(".part")
+    torch.save(
+        {
+            "key": key,
+            "step": step,
+            "generator": generator.stored(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+        },
+        part,
+    )
+    part.replace(path)
+
+
+def _resumed(
+    path: Path,
+    key: str,
+    generator: ChannelGenerator,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> int:
+    """The step to go on from; all states are taken from the checkpoint where it is this run's."""
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["key"] != key:
+        return 0
+    generator.load_state_dict(state["generator"], strict=False)
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.load_state_dict(state["schedule"])
+    step: int = state["step"]
+    return step
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def predictions(
+    generator: ChannelGenerator, histories: Histories, present: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Predicted rows of all histories; ``present``: bool ``[n, num_reports]``, default all."""
+    if present is None:
+        present = torch.ones(histories.age_slots.shape, dtype=torch.bool)
+    parts = []
+    for first in range(0, len(histories), EVALUATION_BATCH):
+        index = torch.arange(first, min(first + EVALUATION_BATCH, len(histories)))
+        h = histories.rows(index)
+        parts.append(generator(h.history, present[index], h.age_slots, h.context))
+    return torch.cat(parts)
+
+
+def by_condition(histories: Histories, rows: torch.Tensor) -> dict[str, dict[str, float]]:
+    """NMSE [dB, ratio of sums, free phases turned away] and SGCS by scenario, speed and bits, and of all.
+
+    NMSE of "all" is the mean over conditions in dB.
+    """
+    truth = histories.truth()
+    power = truth.abs().square().sum((1, 2, 3)).double()
+    error = phase_free_nmse(rows, truth).double() * power
+    same = direction_similarity(
+        *(torch.nn.functional.normalize(x[:, :, 0], dim=-1) for x in (rows, truth))
+    )
+    found: dict[str, dict[str, float]] = {}
+    conditions = list(
+        zip(
+            histories.scenario.tolist(),
+            histories.speed_kmh.round().tolist(),
+            histories.bits.tolist(),
+            strict=True,
+        )
+    )
+    for condition in sorted(set(conditions)):
+        here = torch.tensor([c == condition for c in conditions])
+        scenario, kmh, bits = condition
+        nmse = error[here].sum() / power[here].sum()
+        found[f"{SCENARIOS[scenario]} {kmh:g} km/h {bits} bits"] = {
+            "nmse_db": float(10 * nmse.log10()),
+            "sgcs": float(same[here].mean()),
+        }
+    values = list(found.values())
+    found["all"] = {
+        metric: sum(value[metric] for value in values) / len(values) for metric in values[0]
+    }
+    return found
+
+
+def linear_rivals(histories: Histories) -> Mapping[str, torch.Tensor]:
+    """Rows predicted by ``hold-last``, ``wiener`` and ``kalman``, which are not trained."""
+    from kb_service.prediction import PREDICTORS
+
+    found = {}
+    config = default_link()
+    content = content_of(config)
+    for name in ("hold-last", "wiener", "kalman"):
+        rows = torch.empty_like(histories.history[:, 0])
+        for kmh in sorted(set(histories.speed_kmh.tolist())):
+            here = histories.speed_kmh == kmh
+            config.speed_mps = kmh / 3.6
+            part = histories.rows(here)
+            csi = PREDICTORS[name].predict(
+                content.csi(part.history)[:, None],
+                torch.ones(len(part), 1, part.history.shape[1], dtype=torch.bool),
+                part.age_slots,
+                config,
+            )
+            rows[here] = content.rows(csi[:, 0])
+        found[name] = rows
+    return found
+
+
+def train_named(
+    name: str, *, seed: int = 0, steps: int | None = None, out: Path | None = None
+) -> dict[str, Any]:
+    """Train a generator by the recipe that was chosen for it; what ``semlink train cdg`` does."""
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise InvalidField(f"name is {name!r}, allowed: {', '.join(RECIPES)}", field="name")
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+    return run(name, seed=seed, out=out, recipe=recipe)
+
+
+STEPS: Final = 2_000
+RECIPES: Final[Mapping[str, GeneratorRecipe]] = {
+    "cdg": GeneratorRecipe(STEPS, learning_rate=2e-3, joint_weight=0.3),
+    "transformer": GeneratorRecipe(STEPS, learning_rate=1e-3),
+    "llm4cp": GeneratorRecipe(STEPS, learning_rate=2e-3),
+    "csi-llm": GeneratorRecipe(STEPS, learning_rate=1e-3),
+}
+"""Of each generator: the same steps, a learning rate of its own that was chosen on validation."""

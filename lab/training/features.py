@@ -1,0 +1,166 @@
+"""Frozen features of a corpus, computed once and kept in shards: what the heads are trained on.
+
+A shard is named by a digest of all that its content depends on (generator version and seed of an embedded corpus, the
+files of any other, item ids, captions, the backbone's SHA-256, the layout's version), so that a stale one is never
+read, an interrupted run goes on, and a set may move to another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from lab.training import augmentation
+from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
+from semlink.corpora.registry import EMBEDDED
+from semlink.models import MODELS, cache_dir
+from semlink.progress import track
+from semlink.semantics.encoders import backbone_of, media_tokens, text_tokens
+from semlink.semantics.gallery import generator_version
+from semlink.semantics.tokens import Tokens, pad
+
+SHARD_ITEMS: Final = 128
+LAYOUT_VERSION: Final = {"minilm": 1, "efficientnet-lite0": 1, "whisper-tiny": 2}
+"""Raised whenever :mod:`semlink.semantics` computes other tokens from the same input."""
+
+Kind = Literal["media", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenFeatures:
+    """Tokens of ``n`` inputs, ragged, float16.
+
+    ``values``: [total_tokens, width]; ``offsets``: [n + 1], the tokens of input i are ``offsets[i]:offsets[i+1]``.
+    """
+
+    values: torch.Tensor
+    offsets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def batch(self, indices: Sequence[int] | torch.Tensor) -> Tokens:
+        """Those inputs as one padded float32 batch."""
+        rows = [
+            self.values[self.offsets[i] : self.offsets[i + 1]].float() for i in map(int, indices)
+        ]
+        return pad(rows)
+
+
+def media_features(corpus: Corpus, split: Split) -> FrozenFeatures:
+    """Tokens of every item's picture or sound, in the order of ``corpus.items(split)``."""
+    return _cached(corpus, split, "media")
+
+
+def other_takes(corpus: Corpus, split: Split, takes: int) -> list[FrozenFeatures]:
+    """Tokens of ``takes`` other takes (:mod:`lab.training.augmentation`) of every item, each like
+    :func:`media_features`."""
+    return [_cached(corpus, split, "media", take) for take in range(1, takes + 1)]
+
+
+def joined(parts: Sequence[FrozenFeatures]) -> FrozenFeatures:
+    """Several feature sets as one: input i of part p is input ``Σ len(parts[:p]) + i``."""
+    lengths = torch.cat([part.offsets.diff() for part in parts])
+    zero = torch.zeros(1, dtype=lengths.dtype)
+    return FrozenFeatures(
+        values=torch.cat([part.values for part in parts]),
+        offsets=torch.cat([zero, lengths.cumsum(0)]),
+    )
+
+
+def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
+    """Tokens of every caption, item by item, in the order of ``corpus.items(split)``."""
+    return _cached(corpus, split, "text")
+
+
+def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFeatures:
+    items = corpus.items(split)
+    folder = cache_dir() / "features" / corpus.info.name
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
+    paths = [
+        folder / f"{split}-{kind}-{_digest(corpus, group, kind, take)}.safetensors"
+        for group in groups
+    ]
+    missing = [(g, p) for g, p in zip(groups, paths, strict=True) if not p.is_file()]
+    title = f"{corpus.info.name} {split} {kind} features" + (f", take {take}" if take else "")
+    for group, path in track(missing, title):
+        tokens = _media_tokens(corpus, group, take) if kind == "media" else _caption_tokens(group)
+        _save(tokens, path)
+    shards = [load_file(path) for path in paths]
+    lengths = np.concatenate([shard["lengths"] for shard in shards])
+    values = np.concatenate([shard["values"] for shard in shards])
+    return FrozenFeatures(
+        values=torch.from_numpy(values),
+        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
+    )
+
+
+def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str:
+    task = corpus.info.task
+    model = backbone_of(task) if kind == "media" else "minilm"
+    parts: list[object] = [LAYOUT_VERSION[model], kind, task, MODELS[model].sha256]
+    if kind == "media":
+        parts += [*_origin(corpus, group), [i.item_id for i in group]]
+    else:
+        parts += [[item.captions for item in group]]
+    if take:
+        parts += ["take", take, augmentation.VERSION]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+
+def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
+    """What the media of a group come from: the generator, or for a corpus that was read the bytes of its files."""
+    if corpus.info.name in EMBEDDED:
+        return [generator_version(corpus), getattr(corpus, "seed", "")]
+    content = hashlib.blake2b(digest_size=10)
+    for item in group:
+        content.update(hashlib.blake2b(corpus.media(item.item_id).data).digest())
+    return [type(corpus).__name__, content.hexdigest()]
+
+
+def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
+    media: list[NDArray[Any]]
+    match corpus:
+        case ImageCorpus():
+            media = [corpus.pixels(item.item_id) for item in group]
+            if take:
+                media = [
+                    augmentation.another_view(pixels, item.item_id, take)
+                    for pixels, item in zip(media, group, strict=True)
+                ]
+        case AudioCorpus():
+            media = [corpus.waveform(item.item_id) for item in group]
+            if take:
+                media = [
+                    augmentation.another_take(waveform, item.item_id, take)
+                    for waveform, item in zip(media, group, strict=True)
+                ]
+        case _:
+            raise TypeError(f"corpus {corpus.info.name} holds neither pictures nor sounds")
+    return media_tokens(corpus.info.task, media)
+
+
+def _caption_tokens(group: Sequence[Item]) -> Tokens:
+    return text_tokens([caption for item in group for caption in item.captions])
+
+
+def _save(tokens: Tokens, path: Path) -> None:
+    rows = tokens.rows()
+    content: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+        "values": np.concatenate(rows),
+        "lengths": np.array([len(row) for row in rows], dtype=np.int64),
+    }
+    # Renamed when whole: an interrupted run leaves no half shard.
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    save_file(content, temporary)
+    temporary.replace(path)

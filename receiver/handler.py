@@ -1,0 +1,201 @@
+"""The receiver: equalise, decode the meaning, find the nearest items."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from receiver.decoding import Decoded, Samples, check_frame, decode
+from receiver.gallery import Gallery, gallery_of
+from receiver.items import add_items, remove_items
+from semlink.batching import MicroBatcher
+from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
+from semlink.errors import InvalidField
+from semlink.headers import parse_header
+from semlink.semantics.gallery import gallery_file
+from semlink.settings import Settings
+from semlink.telemetry import timed
+from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
+from semlink.wire import from_wire
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Decoded components (``[num_components, feature_size]``, float32, unit norm) and what to look for with them.
+
+    ``erased``: the channel destroyed the message; the components are zero and nothing is looked for.
+    """
+
+    header: channel_pb2.FrameHeader
+    components: NDArray[np.float32]
+    erased: bool = False
+
+
+class Receiver:
+    """Satisfies :class:`semlink.services.ReceiverService`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._device = torch.device(settings.device)
+        self._decoder: MicroBatcher[Samples, tuple[Decoded, float]] = MicroBatcher(
+            self._decode, name="receiver.decode", max_batch=256, max_queue=settings.max_queue
+        )
+
+    def warm_up(self) -> None:
+        """Load every embedded gallery, so that the first query does not pay for it."""
+        for corpus in EMBEDDED:
+            gallery_of(corpus)
+
+    async def close(self) -> None:
+        """Finish what is queued."""
+        await self._decoder.drain()
+
+    async def receive(self, request: receiver_pb2.ReceiveRequest) -> receiver_pb2.ReceiveResponse:
+        """Answer each frame; one bad frame fails the call, naming ``frames[i].field``, before any is decoded."""
+        samples = [
+            check_frame(frame, field=f"frames[{i}]") for i, frame in enumerate(request.frames)
+        ]
+        for i, checked in enumerate(samples):
+            _check_target(checked.header, field=f"frames[{i}].header")
+        decoded = await self._decoder.submit_many(samples)
+        wanted = [
+            Wanted(s.header, d.components, d.erased)
+            for s, (d, _) in zip(samples, decoded, strict=True)
+        ]
+        receptions = await asyncio.to_thread(self._find, wanted)
+        for reception, (d, milliseconds) in zip(receptions, decoded, strict=True):
+            reception.post_eq_snr_estimate_db = d.post_eq_snr_estimate_db
+            reception.timings.insert(
+                0, common_pb2.Timing(stage="receiver.decode", milliseconds=milliseconds)
+            )
+        return receiver_pb2.ReceiveResponse(receptions=receptions)
+
+    async def search(self, request: receiver_pb2.SearchRequest) -> receiver_pb2.SearchResponse:
+        """Search with features that crossed no channel."""
+        wanted = []
+        for i, item in enumerate(request.items):
+            header = parse_header(item.header, field=f"items[{i}].header")
+            _check_target(header, field=f"items[{i}].header")
+            components = from_wire(
+                item.components, field=f"items[{i}].components", dtype="float32", shape=(None, None)
+            )
+            wanted.append(Wanted(header, components))
+        return receiver_pb2.SearchResponse(receptions=await asyncio.to_thread(self._find, wanted))
+
+    async def list_corpora(
+        self,
+        request: receiver_pb2.ListCorporaRequest,  # noqa: ARG002 - the protocol's signature
+    ) -> receiver_pb2.ListCorporaResponse:
+        """Every gallery of this receiver."""
+        galleries = await asyncio.to_thread(
+            lambda: [gallery_of(name) for name in known_corpora() if gallery_file(name).is_file()]
+        )
+        return receiver_pb2.ListCorporaResponse(corpora=[_describe(g) for g in galleries])
+
+    async def get_item(self, request: receiver_pb2.GetItemRequest) -> receiver_pb2.GalleryItem:
+        """One item. Raises NotFound naming ``corpus`` or ``item_id``."""
+        gallery = await asyncio.to_thread(gallery_of, request.corpus)
+        item = gallery.item(request.item_id)
+        return receiver_pb2.GalleryItem(
+            corpus=request.corpus,
+            item_id=request.item_id,
+            identity=item.identity,
+            split=item.split,
+            captions=item.captions,
+            media_type=gallery.corpus.info.media_type,
+        )
+
+    async def get_media(
+        self, request: receiver_pb2.GetMediaRequest
+    ) -> receiver_pb2.GetMediaResponse:
+        """An item's picture or sound. Raises NotFound naming ``corpus`` or ``item_id``."""
+        gallery = await asyncio.to_thread(gallery_of, request.corpus)
+        item = gallery.item(request.item_id)
+        media = await asyncio.to_thread(gallery.media, item.item_id)
+        return receiver_pb2.GetMediaResponse(content_type=media.content_type, data=media.data)
+
+    async def add_items(
+        self, request: receiver_pb2.AddItemsRequest
+    ) -> receiver_pb2.AddItemsResponse:
+        """Add or replace items, all or none. Raises NotFound, AlreadyExists, InvalidField."""
+        return await asyncio.to_thread(add_items, request)
+
+    async def remove_items(
+        self, request: receiver_pb2.RemoveItemsRequest
+    ) -> receiver_pb2.RemoveItemsResponse:
+        """Remove items, all or none. Raises NotFound."""
+        return await asyncio.to_thread(remove_items, request)
+
+    def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
+        return _search(wanted)
+
+    def _decode(self, batch: list[Samples]) -> list[tuple[Decoded, float]]:
+        with timed("receiver.decode") as clock:
+            decoded = decode(batch, self._device)
+        return [(d, clock.milliseconds) for d in decoded]
+
+
+def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
+    check_corpus(header.corpus, header.task, field=f"{field}.corpus")
+
+
+def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
+    """Search every gallery once for all that want it; an erased message has no matches."""
+    groups: dict[tuple[str, bool, bool, str, tuple[int, ...]], list[int]] = {}
+    receptions: dict[int, receiver_pb2.Reception] = {}
+    for i, w in enumerate(wanted):
+        if w.erased:
+            receptions[i] = receiver_pb2.Reception(erased=True)
+            continue
+        header = w.header
+        to_text = header.task == "audio" and header.modality == "audio"
+        alike = (header.corpus, to_text, header.prototypes, header.reranking, w.components.shape)
+        groups.setdefault(alike, []).append(i)
+    for (corpus, to_text, prototypes, reranking, shape), members in groups.items():
+        gallery = gallery_of(corpus)
+        if shape[-1] != gallery.feature_size or not shape[0]:
+            raise InvalidField(
+                f"components have shape {shape}, the gallery of {corpus!r} holds features of "
+                f"{gallery.feature_size}",
+                field="components",
+            )
+        with timed("receiver.search") as clock:
+            hits = gallery.search(
+                np.stack([wanted[i].components for i in members]),
+                max(wanted[i].header.top_k for i in members),
+                captions=to_text,
+                scoring="prototypes" if prototypes else "global",
+                reranking=reranking or "none",
+            )
+        timing = common_pb2.Timing(stage="receiver.search", milliseconds=clock.milliseconds)
+        for i, found in zip(members, hits, strict=True):
+            receptions[i] = receiver_pb2.Reception(
+                matches=[
+                    receiver_pb2.Match(
+                        item_id=h.item_id,
+                        score=h.score,
+                        captions=h.captions,
+                        similarity=h.similarity,
+                    )
+                    for h in found[: wanted[i].header.top_k]
+                ],
+                timings=[timing],
+            )
+    return [receptions[i] for i in range(len(wanted))]
+
+
+def _describe(gallery: Gallery) -> receiver_pb2.CorpusDescription:
+    info = gallery.corpus.info
+    return receiver_pb2.CorpusDescription(
+        name=gallery.name,
+        task=info.task,
+        media_type=info.media_type,
+        licence=info.licence,
+        source=info.source,
+        description=info.description,
+        size=len(gallery),
+    )

@@ -1,0 +1,169 @@
+r"""A report of what a precoder can use: the strongest rows of the channel, easy to code. Our definition.
+
+No precoder can use how the receiver's antennas share what arrives: with unitary :math:`Q_s`, :math:`H_s` and
+:math:`Q_s H_s` have the same :math:`H_s^H H_s`, singular values and right singular vectors. A receiver therefore turns
+its channel, subband by subband, to :math:`U_s^H H_s = \Sigma_s V_s^H`, keeps the ``num_layers`` strongest rows, and
+turns each row's free phase to agree with the subband before, so that the rows vary as slowly over the subbands as they
+can. The 3GPP codebooks do the same (TS 38.214 clause 5.2.2.2: a PMI is a set of directions with free phases); any
+scheme gains from it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+
+from semlink.signal.csi.interface import CsiQuantizer
+from semlink.v1 import common_pb2 as pb
+
+
+def rows_of_layers(h: torch.Tensor, num_layers: int) -> torch.Tensor:
+    """The strongest rows of each subband, phases continued from subband to subband.
+
+    ``h``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns complex64
+    ``[..., num_subbands, num_layers, num_tx_ant]``, ``num_layers ≤ num_rx_ant``: rows ``σ_l v_lᴴ`` up to a phase each,
+    strongest first.
+    """
+    if h.shape[-2] > 1:
+        _, u = torch.linalg.eigh(h @ h.mH)
+        rows = u.flip(-1)[..., :num_layers].mH @ h
+    else:
+        rows = h
+    step = (rows[..., :-1, :, :] * rows[..., 1:, :, :].conj()).sum(-1)
+    first = torch.ones_like(rows[..., :1, :, 0])
+    phases = torch.cat([first, phase_factor(step)], dim=-2).cumprod(-2)
+    smooth: torch.Tensor = rows * phases[..., None]
+    return smooth
+
+
+def phase_factor(z: torch.Tensor) -> torch.Tensor:
+    """``z / |z|``, 1 where ``z`` is 0: complex64 of any shape.
+
+    Every operation rounds correctly, unlike ``angle`` and ``polar``, which differ between a vectorised loop and its odd
+    rest: where an item stands in a batch does not change its result.
+    """
+    largest = torch.maximum(z.real.abs(), z.imag.abs())
+    there = largest > 0
+    divisor = torch.where(there, largest, 1.0)
+    real, imaginary = torch.where(there, z.real, 1.0) / divisor, z.imag / divisor
+    modulus = (real.square() + imaginary.square()).sqrt()
+    return torch.complex(real / modulus, imaginary / modulus)
+
+
+class Content(ABC):
+    """What a link's reports describe: how it comes from the channel, and what about it is arbitrary in each report."""
+
+    num_rows: int
+    weights: str
+    """What codebooks for it are called."""
+
+    @abstractmethod
+    def rows(self, h: torch.Tensor) -> torch.Tensor:
+        """What schemes code: complex64 ``[..., num_subbands, num_rows, num_tx_ant]``.
+
+        ``h``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
+        """
+
+    @abstractmethod
+    def csi(self, rows: torch.Tensor) -> torch.Tensor:
+        """CSI in the channel's shape from decoded rows."""
+
+    @abstractmethod
+    def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Inner products over what shares one free phase, of a shape that spreads over ``rows``."""
+
+    def phase_aligned(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """``rows`` with its free phases turned to agree with ``reference``, of the same shape."""
+        return rows * phase_factor(self.inner(rows, reference))
+
+    def similarity(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Real part of the inner product once the phases agree: float ``[...]``."""
+        return self.inner(rows, reference).abs().sum((-3, -2, -1))
+
+    def nmse_db(self, h: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
+        """NMSE of each sample over what is described, its free phases turned away.
+
+        ``h``, ``csi``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns float64 ``[...]`` in dB.
+        """
+        described = self.rows(h)
+        error = described - self.phase_aligned(self.rows(csi), described)
+        axes = (-3, -2, -1)
+        power = described.abs().double().square().sum(axes)
+        ratio = error.abs().double().square().sum(axes) / power
+        return 10 * torch.log10(ratio.clamp_min(1e-30))
+
+
+class WholeChannel(Content):
+    """The channel matrix; one phase is free in each report."""
+
+    weights = "rvq"
+
+    def __init__(self, num_rx_ant: int) -> None:
+        self.num_rows = num_rx_ant
+
+    def rows(self, h: torch.Tensor) -> torch.Tensor:
+        """The channel as it is."""
+        return h
+
+    def csi(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows as they are."""
+        return rows
+
+    def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """One for each report: ``[..., 1, 1, 1]``."""
+        inner: torch.Tensor = (rows.conj() * reference).sum((-3, -2, -1), keepdim=True)
+        return inner
+
+
+class LayerRows(Content):
+    """The ``num_layers`` strongest rows; every row of every subband has a free phase.
+
+    CSI holds the rows where the first receive antennas would be, zeros behind: the precoder's directions and gains.
+    """
+
+    weights = "rvq-rows"
+
+    def __init__(self, num_layers: int, num_rx_ant: int) -> None:
+        self.num_rows = num_layers
+        self._missing = num_rx_ant - num_layers
+        # Rows hold what all antennas receive: brought to a power of about 1, for which schemes are made.
+        self._scale = math.sqrt(num_rx_ant / num_layers)
+
+    def rows(self, h: torch.Tensor) -> torch.Tensor:
+        """See :func:`rows_of_layers`, scaled."""
+        return rows_of_layers(h, self.num_rows) / self._scale
+
+    def csi(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows first, zeros behind."""
+        return torch.nn.functional.pad(rows * self._scale, (0, 0, 0, self._missing))
+
+    def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """One for each row of each subband: ``[..., num_subbands, num_rows, 1]``."""
+        inner: torch.Tensor = (rows.conj() * reference).sum(-1, keepdim=True)
+        return inner
+
+
+def content_of(config: pb.LinkConfig) -> Content:
+    """What the reports of a (validated) link describe."""
+    if config.feedback.content == "channel":
+        return WholeChannel(config.num_rx_ant)
+    return LayerRows(config.num_layers, config.num_rx_ant)
+
+
+class LayerQuantizer(CsiQuantizer):
+    """``inner``, a scheme for ``num_layers`` receive antennas, over the rows of the layers."""
+
+    def __init__(self, inner: CsiQuantizer, num_rx_ant: int) -> None:
+        super().__init__(num_rx_ant, inner.num_tx_ant)
+        self.name = inner.name
+        self.bits = inner.bits
+        self._inner = inner
+        self._content = LayerRows(inner.num_rx_ant, num_rx_ant)
+
+    def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
+        return self._inner.encode(self._content.rows(h), report_index)
+
+    def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
+        return self._content.csi(self._inner.decode(payload, report_index))

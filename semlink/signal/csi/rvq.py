@@ -1,0 +1,364 @@
+# ruff: noqa: ARG002 (every scheme is handed the report's index; this one does without)
+"""``rvq``: residual vector quantiser trained by k-means on TR 38.901 channels. Our definition.
+
+A report holds, in this order:
+
+1. the *level*, the channel's RMS value in dB, uniform;
+2. the *shape*: one of 1024 codewords for the channel at unit power, compared without regard to its common phase, which
+   is turned away (the codeword's own phase takes its place);
+3. the *stages*: codewords of 8 bits for what is left. The shape's codeword says how much that usually is
+   (``cell_scale``) and which of a few families of codebooks fits it (``cell_family``: line of sight leaves another
+   residual than scattering does), so that neither costs a bit;
+4. the *tail*: what is left after the last stage, component by component, Gaussian-companded scalars with the bits
+   spread by reverse water-filling over the residual's usual profile in the shape's cell (``tail_scale``).
+
+Codewords live in the leading components of a Karhunen–Loève transform that is separable over subbands, receive and
+transmit antennas. A stage that gets fewer bits than it has uses the first codewords of its codebook: codebooks are
+ordered so that every prefix is a good codebook. The encoder keeps the ``NUM_PATHS`` best paths through the stages.
+Codewords are centroids and therefore shrunk: the decoded CSI is about the conditional mean of the channel.
+
+Trained by ``python -m lab.training.csi_rvq``; weights in ``weights/rvq-TXxRX.safetensors`` for channels
+and ``weights/rvq-rows-TXxLAYERS.safetensors`` for the rows of layers (:mod:`semlink.signal.csi.layers`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file
+
+from semlink.errors import InvalidField, NotFound
+from semlink.links import NUM_SUBBANDS
+from semlink.settings import Settings
+from semlink.signal.csi.interface import CsiQuantizer
+from semlink.signal.csi.packing import (
+    bits_of,
+    bytes_of,
+    fields_of,
+    message_of,
+    varying_fields_of,
+    varying_message_of,
+)
+from semlink.zlib_tensors import inflate
+
+OFFERED_TX: Final = (8, 16, 32)
+OFFERED_RX: Final = (1, 2)
+LEVEL_RANGE_DB: Final = (-4.5, 3.5)
+NUM_PATHS: Final = 4
+BLOCK_ROWS: Final = 16
+MAX_TAIL_BITS: Final = 12
+
+
+def block_matmul(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """``x @ matrix`` for ``[batch, k] @ [k, n]`` in blocks of equal size.
+
+    Linear algebra libraries choose their kernel by the number of rows, and another kernel rounds differently. With
+    equal blocks, zero-padded, a row's result does not depend on its batch mates, bit for bit.
+    """
+    rows = x.shape[0]
+    padded = torch.nn.functional.pad(x, (0, 0, 0, -rows % BLOCK_ROWS))
+    blocks = padded.view(-1, BLOCK_ROWS, x.shape[1])
+    return torch.bmm(blocks, matrix.expand(len(blocks), -1, -1)).flatten(0, 1)[:rows]
+
+
+@lru_cache(maxsize=1)
+def gaussian_cells() -> tuple[list[torch.Tensor], list[float]]:
+    """Centroids and mean squared error of the companded quantiser of a unit Gaussian, for 0…MAX_TAIL_BITS bits.
+
+    Cell ``q`` of ``2^b`` holds ``Φ(x/√3)·2^b ∈ [q, q+1)``, the asymptotically best compander (Panter and Dite).
+    """
+    centroids, errors = [], []
+    for bits in range(MAX_TAIL_BITS + 1):
+        edges = torch.linspace(0, 1, 2**bits + 1, dtype=torch.float64)
+        x = math.sqrt(3) * torch.special.ndtri(edges)
+        density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+        mass = torch.special.ndtr(x).diff()
+        centroid = -density.diff() / mass.clamp_min(1e-300)
+        # Outermost cells of the finest quantisers lie where the mass underflows: take their inner edge.
+        inner = torch.where(x[1:].abs() < x[:-1].abs(), x[1:], x[:-1])
+        centroid = torch.where(mass > 1e-12, centroid, inner)
+        centroids.append(centroid.float())
+        errors.append(float(1 - (mass * centroid.square()).sum()))
+    return centroids, errors
+
+
+def spread_bits(variance: torch.Tensor, bits: int) -> torch.Tensor:
+    """Give ``bits`` bits to real components one by one, each to where it removes most error (reverse water-filling).
+
+    ``variance``: ``[batch, components]`` → int64 widths of the same shape, every row adding up to ``bits``.
+    """
+    errors = torch.tensor(gaussian_cells()[1], dtype=torch.float64)
+    most = min(MAX_TAIL_BITS, 6 + -(-bits // variance.shape[1]))
+    rows = []
+    for part in torch.split(variance.double(), 64):
+        gains = (part[..., None] * (errors[:most] - errors[1 : most + 1])).flatten(1)
+        best = gains.argsort(dim=1, descending=True, stable=True)[:, :bits] // most
+        ones = torch.ones_like(best)
+        rows.append(torch.zeros_like(part, dtype=torch.int64).scatter_add_(1, best, ones))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Codebooks:
+    """Trained tensors of one antenna configuration, float32 and complex64.
+
+    ``basis``: ``[num_coefficients, num_coefficients]``, columns by falling variance; ``shapes`` ``[1024, dimensions]``;
+    ``cell_scale``, ``cell_family`` ``[1024]``; ``stages`` ``[families, num_stages, 256, dimensions]``; ``tail_scale``
+    ``[1024, num_coefficients]``: RMS of what is left of each component over ``cell_scale``, in steps of 0.75 dB.
+    """
+
+    basis: torch.Tensor
+    shapes: torch.Tensor
+    cell_scale: torch.Tensor
+    cell_family: torch.Tensor
+    stages: torch.Tensor
+    tail_scale: torch.Tensor
+
+    @classmethod
+    def load(cls, path: Path) -> Codebooks:
+        """Read what :mod:`lab.training.csi_rvq` wrote. Raises NotFound when it is not there."""
+        if not path.exists():
+            raise NotFound(
+                f"{path} is missing: run `python -m lab.training.csi_rvq`", field="weights_dir"
+            )
+        t = inflate(load_file(path))
+
+        def complex_of(name: str) -> torch.Tensor:
+            return torch.view_as_complex(t[name].float().contiguous())
+
+        sub, rx, tx = (complex_of(f"basis_{axis}") for axis in ("subband", "rx", "tx"))
+        basis = torch.kron(torch.kron(sub, rx), tx)[:, t["order"].long()]
+        return cls(
+            basis.contiguous(),
+            complex_of("shapes"),
+            t["cell_scale"].float(),
+            t["cell_family"].long(),
+            torch.view_as_complex(
+                t["stages"].float() * t["stage_scale"].float()[..., None, None, None]
+            ),
+            torch.exp2(-t["tail_level"].float() / 8),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Widths of a report's fields."""
+
+    level: int
+    shape: int
+    stages: tuple[int, ...]
+    tail: int
+
+    @classmethod
+    def of(cls, bits: int, shape_bits: int, stage_bits: int, num_stages: int) -> Plan:
+        """Spend exactly ``bits``: the level first gets a little, the shape its fill, then stages, then the tail."""
+        level = 0 if bits < 12 else 2 if bits < 24 else 3
+        shape = min(shape_bits, bits - level)
+        left = bits - level - shape
+        stages: list[int] = []
+        while left and len(stages) < num_stages:
+            stages.append(min(stage_bits, left))
+            left -= stages[-1]
+        return cls(level, shape, tuple(stages), left)
+
+
+def search(
+    books: Codebooks, v: torch.Tensor, shape_bits: int, stage_bits: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best of the ``NUM_PATHS`` best paths through shape and stages for ``v``, complex64 ``[batch, coefficients]``.
+
+    Returns the shape ``[batch]``, the stages' codewords ``[batch, len(stage_bits)]``, ``v`` turned to the shape's
+    phase, and what the stages leave of its leading components over ``cell_scale``.
+    """
+    batch, dims = len(v), books.shapes.shape[1]
+    head = v[:, :dims]
+    shapes = books.shapes[: 2**shape_bits]
+    match = block_matmul(head, shapes.conj().mT.contiguous())
+    cost = shapes.abs().square().sum(1) - 2 * match.abs()
+    paths = min(NUM_PATHS if stage_bits else 1, len(shapes))
+    cost, shape = cost.topk(paths, dim=1, largest=False)
+    phase = torch.polar(torch.ones_like(cost), -torch.angle(match.gather(1, shape)))
+    scale = books.cell_scale[shape]
+    residual = (head[:, None] * phase[..., None] - books.shapes[shape]) / scale[..., None]
+    family = books.cell_family[shape]
+    origin = torch.arange(paths, device=v.device).expand(batch, -1)
+    chosen = torch.empty((batch, paths, 0), dtype=torch.int64, device=v.device)
+    rows = torch.arange(batch, device=v.device)[:, None]
+    for stage, width in enumerate(stage_bits):
+        words = books.stages[:, stage, : 2**width]
+        real = torch.view_as_real(residual).flatten(-2)
+        flat = torch.view_as_real(words).flatten(-2)
+        inner = block_matmul(real.flatten(0, 1), flat.flatten(0, 1).mT.contiguous())
+        inner = inner.view(batch, paths, len(words), -1)
+        fitting = inner.gather(
+            2, family[..., None, None].expand(-1, -1, 1, inner.shape[-1])
+        ).squeeze(2)
+        norms = flat.square().sum(-1)[family]
+        error = real.square().sum(-1, keepdim=True) - 2 * fitting + norms
+        total = (error * scale.square()[..., None]).flatten(1)
+        keep = paths if stage + 1 < len(stage_bits) else 1
+        keep = min(keep, total.shape[1])
+        best = total.topk(keep, dim=1, largest=False).indices
+        path, word = best // error.shape[2], best % error.shape[2]
+        family, scale, origin = (t.gather(1, path) for t in (family, scale, origin))
+        residual = residual[rows, path] - books.stages[family, stage, word]
+        chosen = torch.cat([chosen[rows, path], word[..., None]], dim=2)
+        paths = keep
+    first = origin[:, :1]
+    turned = v * phase.gather(1, first)
+    return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0]
+
+
+class RvqQuantizer(CsiQuantizer):
+    """See the module.
+
+    ``weights``: "rvq" for channels, "rvq-rows" for rows of layers: ``num_rx_ant`` is then the number of layers. Raises
+    InvalidField for antennas (``link.num_tx_ant``, ``link.num_rx_ant``) or layers (``link.num_layers``) without
+    codebooks, NotFound when the weights are missing.
+    """
+
+    name = "rvq"
+
+    def __init__(
+        self,
+        num_rx_ant: int,
+        num_tx_ant: int,
+        bits: int,
+        codebooks: Codebooks | None = None,
+        *,
+        weights: str = "rvq",
+    ) -> None:
+        super().__init__(num_rx_ant, num_tx_ant)
+        rows = "num_layers" if weights == "rvq-rows" else "num_rx_ant"
+        content = "layers" if weights == "rvq-rows" else "channel"
+        for field, value, offered in (
+            ("num_tx_ant", num_tx_ant, OFFERED_TX),
+            (rows, num_rx_ant, OFFERED_RX),
+        ):
+            if value not in offered:
+                raise InvalidField(
+                    f"link.{field} is {value}, quantizer rvq with content {content} has codebooks for "
+                    f"{', '.join(map(str, offered))}; scalar works with every number",
+                    field=f"link.{field}",
+                )
+        self.bits = bits
+        path = Settings().weights_dir / f"{weights}-{num_tx_ant}x{num_rx_ant}.safetensors"
+        self._books = codebooks if codebooks is not None else Codebooks.load(path)
+        families, num_stages, stage_size, self._dimensions = self._books.stages.shape
+        del families
+        self._plan = Plan.of(
+            bits,
+            int(math.log2(len(self._books.shapes))),
+            int(math.log2(stage_size)),
+            num_stages,
+        )
+
+    # --- on the device of the input ----------------------------------------------------------------------------
+
+    @cached_property
+    def _placed(self) -> dict[torch.device, Codebooks]:
+        return {}
+
+    def _on(self, device: torch.device) -> Codebooks:
+        if device not in self._placed:
+            books = self._books
+            self._placed[device] = Codebooks(
+                *(getattr(books, name).to(device) for name in Codebooks.__slots__)
+            )
+        return self._placed[device]
+
+    @cached_property
+    def _tail_widths(self) -> torch.Tensor:
+        """Bits of each real component (real parts, then imaginary) in each cell: int64 ``[1024, 2·coefficients]``.
+
+        Always computed on the CPU in double precision: both ends must agree to the bit.
+        """
+        variance = self._books.tail_scale.double().square()
+        return spread_bits(torch.cat([variance, variance], dim=1), self._plan.tail)
+
+    # --- coding ------------------------------------------------------------------------------------------------
+
+    def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
+        books, plan = self._on(h.device), self._plan
+        x = block_matmul(h.flatten(1), books.basis.conj())
+        rms = (x.abs().square().mean(1, keepdim=True)).sqrt()
+        level, _ = self._level(rms)
+        v = x / rms.clamp_min(1e-12)
+        shape, indices, turned, residual = self._search(books, v)
+        widths = [plan.level, plan.shape, *plan.stages]
+        message = message_of(torch.cat([level, shape[:, None], indices], dim=1), widths)
+        if plan.tail:
+            left = turned / books.cell_scale[shape][:, None]
+            left[:, : self._dimensions] = residual
+            tail = self._tail_widths.to(h.device)[shape]
+            cells = self._encode_tail(left, books.tail_scale[shape], tail)
+            message = torch.cat([message, varying_message_of(cells, tail, plan.tail)], dim=1)
+        return bytes_of(message)
+
+    def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
+        books, plan = self._on(payload.device), self._plan
+        message = bits_of(payload, self.bits)
+        fields = fields_of(message, [plan.level, plan.shape, *plan.stages])
+        shape = fields[:, 1]
+        family = books.cell_family[shape]
+        left = torch.zeros(
+            (len(payload), len(books.basis)), dtype=torch.complex64, device=payload.device
+        )
+        for stage in range(len(plan.stages)):
+            left[:, : self._dimensions] += books.stages[family, stage, fields[:, 2 + stage]]
+        if plan.tail:
+            tail = self._tail_widths.to(payload.device)[shape]
+            cells = varying_fields_of(message[:, self.bits - plan.tail :], tail)
+            left = left + self._decode_tail(cells, books.tail_scale[shape], tail)
+        v = left * books.cell_scale[shape][:, None]
+        v[:, : self._dimensions] += books.shapes[shape]
+        h = block_matmul(v * self._level_value(fields[:, :1]), books.basis.mT)
+        return h.view(-1, NUM_SUBBANDS, self.num_rx_ant, self.num_tx_ant)
+
+    def _level(self, rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        low, high = LEVEL_RANGE_DB
+        cells = 2**self._plan.level
+        z = (20 * torch.log10(rms.clamp_min(1e-12)) - low) / (high - low)
+        level = (z.clamp_min(0) * cells).floor().clamp_max(cells - 1).to(torch.int64)
+        return level, self._level_value(level)
+
+    def _level_value(self, level: torch.Tensor) -> torch.Tensor:
+        if self._plan.level == 0:
+            return torch.ones_like(level, dtype=torch.float32)
+        low, high = LEVEL_RANGE_DB
+        level_db = low + (high - low) * (level.float() + 0.5) / 2**self._plan.level
+        return torch.pow(10.0, level_db / 20)
+
+    def _search(
+        self, books: Codebooks, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return search(books, v, self._plan.shape, self._plan.stages)
+
+    @staticmethod
+    def _encode_tail(left: torch.Tensor, scale: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
+        """Cells of the real and imaginary parts of ``left [batch, coefficients]`` whose RMS is about ``scale``."""
+        spread = (math.sqrt(3 / 2) * scale).repeat(1, 2)
+        z = torch.special.ndtr(torch.cat([left.real, left.imag], dim=1) / spread)
+        levels = torch.exp2(widths.to(z.dtype))
+        return torch.minimum((z * levels).floor(), levels - 1).to(torch.int64)
+
+    @staticmethod
+    def _decode_tail(
+        cells: torch.Tensor, scale: torch.Tensor, widths: torch.Tensor
+    ) -> torch.Tensor:
+        table, starts = (t.to(cells.device) for t in _centroid_table())
+        parts = table[starts[widths] + cells] * (math.sqrt(1 / 2) * scale).repeat(1, 2)
+        real, imaginary = parts.chunk(2, dim=1)
+        return torch.complex(real, imaginary)
+
+
+@lru_cache(maxsize=1)
+def _centroid_table() -> tuple[torch.Tensor, torch.Tensor]:
+    """Centroids of every number of bits in one row, and where each number's begin."""
+    centroids, _ = gaussian_cells()
+    return torch.cat(centroids), torch.tensor([2**b - 1 for b in range(MAX_TAIL_BITS + 1)])

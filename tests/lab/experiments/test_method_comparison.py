@@ -1,0 +1,109 @@
+"""The comparison of methods: what it claims, and that rewrites are asked of the bank, never made up."""
+
+import pytest
+from rich.console import Console
+
+from kb_service.handler import KnowledgeBase
+from lab.evaluation.report import pick, read_rows
+from lab.evaluation.rewrite_cache import item_of
+from lab.experiments import method_comparison
+from lab.experiments.method_comparison import OURS, ROWS, Plan, study
+from lab.experiments.paper_figures import FIGURES
+from lab.experiments.registry import plan_of
+from lab.experiments.runner import run
+from lab.experiments.sweep import Sampling
+from semlink.cli.experiments import experiment_app
+from semlink.errors import InvalidField
+from semlink.methods import METHODS
+from semlink.store import MemoryStore
+from semlink.v1 import knowledge_pb2
+
+TINY = Sampling("person", seeds=2, queries=8, links=2)
+
+
+def test_every_row_is_a_method_and_is_compared_with_ours_at_every_point() -> None:
+    assert set(ROWS) <= set(METHODS)
+    made = study(Plan(TINY, snrs_db=(0.0, 10.0), sweep_bits=(16,)))
+    others = {b.scheme.method for _, b in made.claims}
+    assert others == set(ROWS) - {OURS}
+    for ours, other in made.claims:
+        assert ours.scheme.method == OURS
+        assert (ours.snr_db, ours.scheme.bits) == (other.snr_db, other.scheme.bits)
+    assert len(made.claims) == 3 * len(others)
+    assert made.claimed == ("r_at_1", "map")
+
+
+def test_methods_without_an_llm_need_no_rewrites(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    plan = Plan(TINY, snrs_db=(10.0,), sweep_bits=(), methods=("deepsc-mimo", "sc-lmkb-wo-sdg"))
+    assert study(plan).prepare is None
+    with open("/dev/null", "w") as nowhere:
+        run(study(plan), tmp_path, Console(file=nowhere))
+    rows = read_rows(tmp_path / "methods-person-umi-los.json")
+    for method in plan.methods:
+        (row,) = pick(rows, method=method, metric="map", snr_db=10.0, quantizer="rvq")
+        assert 0 < row.mean <= 1
+        assert row.seeds == 2
+    assert (tmp_path / "methods-person-umi-los.png").stat().st_size > 10_000
+
+
+async def test_rewrites_that_the_bank_lacks_are_generated_and_put(monkeypatch, tmp_path) -> None:
+    """By the rewriter of the knowledge base, under the keys that it looks up."""
+    asked = []
+
+    class Rewriter:
+        def __call__(self, tasks, **_):
+            asked.extend(t.text for t in tasks)
+            found = [knowledge_pb2.RewriteSet() for _ in tasks]
+            for task, one in zip(tasks, found, strict=True):
+                one.rewrites.add(text=f"{task.text} indeed", similarity=0.9)
+            return found
+
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(method_comparison, "load_rewriter", Rewriter)
+    prepare = study(Plan(TINY)).prepare
+    assert prepare is not None
+    store = MemoryStore()
+    await store.put_knowledge(prepare(["a man", "a woman"]))
+    assert sorted(asked) == ["a man", "a woman"]
+    knowledge = KnowledgeBase(store)
+    item = item_of("a man")
+    answer = await knowledge.rewrite(knowledge_pb2.RewriteRequest(items=[item]))
+    await knowledge.close()
+    assert [r.text for r in answer.sets[0].rewrites] == ["a man indeed"]
+    assert answer.sets[0].cached
+    assert len(prepare(["a man", "a woman"])) == 2
+    assert len(asked) == 2, "the bank kept them"
+
+
+def test_every_figure_has_a_plan_and_a_command() -> None:
+    commands = {c.name: c.help for c in experiment_app.registered_commands}
+    for name, figure in FIGURES.items():
+        plan = plan_of(name, quick=True)
+        assert plan.sampling.queries == 8
+        assert study(plan).name == name
+        assert study(plan).points
+        assert name in commands
+        assert figure.title.split(":")[0].lower() in str(commands[name]).lower()
+
+
+def test_any_value_can_be_set_and_mistakes_name_their_key() -> None:
+    plan = plan_of(
+        "fig6", ["seeds=5", "snrs_db=0, 12.5", "methods=sc-lmkb,llm-sc", "sweep_bits=", "bits=16"]
+    )
+    assert plan.sampling.seeds == 5
+    assert plan.snrs_db == (0.0, 12.5)
+    assert plan.methods == ("sc-lmkb", "llm-sc")
+    assert plan.bits == 16
+    assert {p.snr_db for p in study(plan).points} == {0.0, 12.5}
+    for wrong, field in (
+        ("seeds=many", "seeds"),
+        ("seed=1", "seed"),
+        ("snrs_db", "snrs_db"),
+        ("methods=magic", "methods"),
+    ):
+        with pytest.raises(InvalidField) as caught:
+            study(plan_of("fig6", [wrong]))
+        assert caught.value.field == field
+    with pytest.raises(InvalidField, match="fig6"):
+        plan_of("fig99")

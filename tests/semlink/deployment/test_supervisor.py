@@ -1,0 +1,359 @@
+"""The supervisor, driven as a user drives it, with small stand-ins for the services and the real Redis."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+from rich.console import Console
+
+from semlink.deployment import supervisor
+from semlink.deployment.supervisor import (
+    Service,
+    StartError,
+    down,
+    services_of,
+    status,
+    status_table,
+    up,
+)
+from semlink.settings import SERVICE_NAMES, Settings
+
+HTTP = """
+import http.server, json, os, sys, time
+print(json.dumps({"event": "listening", "level": "info", "port": int(sys.argv[1])}), flush=True)
+class Face(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+    def log_message(self, *args): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Face).serve_forever()
+"""
+GRPC = """
+import asyncio, sys, time, grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+async def main():
+    server = grpc.aio.server()
+    servicer = health.aio.HealthServicer()
+    await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
+    await server.start()
+    await asyncio.sleep(0.5)
+    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    await server.wait_for_termination()
+asyncio.run(main())
+"""
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + HTTP
+DIES = "import sys, time; print('out of luck', flush=True); sys.exit(3)"
+DIES_LATER = (
+    """
+import threading, os
+threading.Timer(1.0, lambda: (print("out of luck", flush=True), os._exit(3))).start()
+"""
+    + HTTP
+)
+NEVER_READY = "import time; print('still thinking', flush=True); time.sleep(600)"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _service(name: str, code: str = HTTP, *, probe: str = "http") -> Service:
+    port = _free_port()
+    return Service(name, (sys.executable, "-c", code, str(port)), {"serve": port}, probe)  # type: ignore[arg-type]
+
+
+def _redis() -> Service:
+    port = _free_port()
+    return Service("redis", supervisor._redis_command(port), {"serve": port}, "redis")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state", drain_s=1)
+
+
+RUN = """
+import json, sys
+from semlink.deployment.supervisor import *
+from rich.console import Console
+from semlink.settings import Settings
+services = [Service.from_json(one) for one in json.loads(sys.argv[2])]
+try:
+    up(Settings(state_dir=sys.argv[1], drain_s=1), services=services, timeout_s=float(sys.argv[3]),
+       console=Console(file=sys.stderr, width=200))
+except StartError as error:
+    sys.exit(f"StartError: {error.message}")
+"""
+
+Foreground = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def foreground(settings: Settings) -> Iterator[Foreground]:
+    """Starts `up` in the foreground of another process, as a terminal does."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*services: Service, timeout_s: float = 30) -> subprocess.Popen[str]:
+        plan = json.dumps([supervisor.asdict(one) for one in services])
+        process = subprocess.Popen(
+            (sys.executable, "-c", RUN, str(settings.state_dir), plan, str(timeout_s)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, "waited too long"
+        time.sleep(0.05)
+
+
+def _all_healthy(settings: Settings, count: int) -> bool:
+    return [one.health for one in status(settings)] == ["healthy"] * count
+
+
+def _processes_with(*ports: int) -> list[psutil.Process]:
+    """Processes whose command line names one of the ports: what a supervisor may leave behind."""
+    wanted = {str(port) for port in ports}
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = set(" ".join(process.info["cmdline"] or ()).replace(":", " ").split())
+        if wanted & words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def _ports(*services: Service) -> list[int]:
+    return [service.ports["serve"] for service in services]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_until_a_signal_leaves_no_process(
+    foreground: Foreground, settings: Settings, signum: signal.Signals
+) -> None:
+    services = (_redis(), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer"))
+    process = foreground(*services)
+    _wait(lambda: _all_healthy(settings, 3))
+    shown = status(settings)
+    assert [one.name for one in shown] == ["redis", "brain", "grpc_servicer"]
+    assert [one.address for one in shown] == [f"127.0.0.1:{port}" for port in _ports(*services)]
+    assert all(one.rss_mib > 1 and one.uptime_s > 0 and psutil.pid_exists(one.pid) for one in shown)
+    assert len(_processes_with(*_ports(*services))) >= 3
+    process.send_signal(signum)
+    _, text = process.communicate(timeout=20)
+    assert process.returncode == 0, text
+    assert re.search(r"face +listening port=\d+", text), "the structured log is not on the console"
+    assert _processes_with(*_ports(*services)) == []
+    assert status(settings) == []
+    assert (
+        (settings.state_dir / "logs" / "face.log").read_text().startswith('{"event": "listening"')
+    )
+
+
+def test_killed_supervisor_takes_its_services_with_it(
+    foreground: Foreground, settings: Settings
+) -> None:
+    services = (_redis(), _service("grpc_servicer"), _service("deaf", DEAF))
+    process = foreground(*services)
+    _wait(lambda: _all_healthy(settings, 3))
+    process.kill()
+    process.wait()
+    _wait(lambda: _processes_with(*_ports(*services)) == [], timeout_s=5)
+    assert status(settings) == []
+    assert down(settings) is False
+    # and nothing of it is in the way of the next start
+    again = foreground(*services[:2])
+    _wait(lambda: _all_healthy(settings, 2))
+    assert down(settings) is True
+    assert again.wait(5) == 0
+
+
+def test_deaf_service_is_killed_after_its_time(foreground: Foreground, settings: Settings) -> None:
+    service = _service("deaf", DEAF)
+    process = foreground(service)
+    _wait(lambda: _all_healthy(settings, 1))
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "it was not given time to drain"
+    process.send_signal(signal.SIGINT)  # a second Ctrl-C does not wait any longer
+    assert process.wait(5) == 0
+    assert time.monotonic() - started < 4
+    assert _processes_with(*_ports(service)) == []
+
+
+def test_taken_port_is_named_before_anything_starts(settings: Settings) -> None:
+    first, second = _service("first"), _service("second")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", second.ports["serve"]))
+        holder.listen()
+        for detach in (False, True):
+            with pytest.raises(
+                StartError, match=rf"port {second.ports['serve']} .* wanted by second"
+            ):
+                up(settings, services=[first, second], detach=detach)
+    assert not (settings.state_dir / "logs").exists(), "something was started"
+    clash = replace(second, ports={"serve": _free_port(), "metrics": first.ports["serve"]})
+    with pytest.raises(StartError, match=r"wanted by first and by second \(metrics\)"):
+        up(settings, services=[first, clash])
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_service_that_dies_at_start_is_named_with_the_end_of_its_log(
+    settings: Settings, detach: bool
+) -> None:
+    services = [_service("healthy"), _service("unlucky", DIES)]
+    with pytest.raises(StartError, match=r"unlucky ended \(exit status 3\)[^$]*out of luck"):
+        up(settings, services=services, detach=detach, console=Console(quiet=True))
+    assert _processes_with(*_ports(*services)) == []
+    assert status(settings) == []
+
+
+def test_service_that_dies_later_stops_the_others(
+    foreground: Foreground, settings: Settings
+) -> None:
+    services = (_service("healthy"), _service("unlucky", DIES_LATER))
+    process = foreground(*services)
+    _, text = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "unlucky ended (exit status 3)" in text
+    assert "out of luck" in text.rpartition("StartError")[2]
+    assert _processes_with(*_ports(*services)) == []
+
+
+def test_service_that_is_never_ready(settings: Settings) -> None:
+    service = _service("slow", NEVER_READY)
+    with pytest.raises(StartError, match=r"slow is not ready after 1 s[^$]*still thinking"):
+        up(settings, services=[service], timeout_s=1, console=Console(quiet=True))
+    assert _processes_with(*_ports(service)) == []
+
+
+def test_command_that_does_not_exist(settings: Settings) -> None:
+    service = replace(_service("absent"), command=("/does/not/exist",))
+    with pytest.raises(StartError, match="absent cannot be started"):
+        up(settings, services=[service], console=Console(quiet=True))
+
+
+def test_detached_up_status_down(settings: Settings) -> None:
+    services = [_redis(), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer")]
+    up(settings, services=services, detach=True, console=Console(quiet=True))
+    try:
+        assert _all_healthy(settings, 3)
+        with pytest.raises(StartError, match=r"running already .*semlink down"):
+            up(settings, services=[_service("other")], console=Console(quiet=True))
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(status_table(status(settings)))
+        assert re.search(
+            r"brain +\d+ +127\.0\.0\.1:\d+ +healthy +\d+ +0:00:\d\d", console.export_text()
+        )
+        victim = next(one for one in status(settings) if one.name == "grpc_servicer")
+        os.kill(victim.pid, signal.SIGSTOP)
+        assert [one.health for one in status(settings)] == ["healthy", "healthy", "starting"]
+        os.kill(victim.pid, signal.SIGCONT)
+        assert _all_healthy(settings, 3)
+    finally:
+        assert down(settings) is True
+    assert _processes_with(*_ports(*services)) == []
+    assert down(settings) is False
+    assert status(settings) == []
+
+
+def test_children_see_the_settings_of_the_supervisor(tmp_path: Path) -> None:
+    code = "import os, json; open(os.environ['SEMLINK_STATE_DIR'] + '/env', 'w').write(json.dumps(dict(os.environ)))\n"
+    settings = Settings(state_dir=tmp_path, num_threads=3, scenario="cdl-a", drain_s=1)
+    service = _service("grpc_servicer", code + HTTP)
+    up(settings, services=[service], detach=True, console=Console(quiet=True))
+    down(settings)
+    seen = json.loads((tmp_path / "env").read_text())
+    assert {key: seen[key] for key in settings.environment()} == settings.environment()
+    assert seen["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_services_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEMLINK_REDIS_URL", raising=False)
+    zero = {f"{service}_port": 0 for service in SERVICE_NAMES}
+    zero |= {f"{service}_metrics_port": 0 for service in SERVICE_NAMES if service != "gateway"}
+    asked = Settings(**zero, gateway_address="")
+    chosen = supervisor.with_ports_chosen(asked)
+    services = services_of(chosen, own_redis=supervisor._own_redis(asked))
+    assert [one.name for one in services] == [
+        "redis",
+        "knowledge",
+        "receiver",
+        "channel",
+        "transmitter",
+        "gateway",
+    ]
+    ports = [port for service in services for port in service.ports.values()]
+    assert len(set(ports)) == len(ports) == 10
+    assert 0 not in ports
+    assert chosen.redis_url == f"redis://127.0.0.1:{services[0].ports['serve']}/0"
+    monkeypatch.setenv("SEMLINK_REDIS_URL", "redis://elsewhere:6379/0")
+    named = Settings(**zero)
+    kept = supervisor.with_ports_chosen(named)
+    assert kept.redis_url == "redis://elsewhere:6379/0"
+    assert services_of(kept, own_redis=supervisor._own_redis(named))[0].name == "knowledge"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            '{"event": "ready", "level": "info", "timestamp": "2026-01-02T03:04:05Z", "port": 5}',
+            "03:04:05 face        ready port=5",
+        ),
+        ("Traceback (most recent call last):", "face        Traceback (most recent call last):"),
+        ("[1, 2]", "face        [1, 2]"),
+        ('{"no": "event"}', 'face        {"no": "event"}'),
+    ],
+)
+def test_log_lines_for_the_console(line: str, shown: str) -> None:
+    assert supervisor._readable("grpc_servicer", line).plain == shown
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_our_own_redis_keeps_what_it_holds_where_it_is_told_to(tmp_path: Path, keeps: bool) -> None:
+    found = []
+    for _ in range(2):
+        port = _free_port()
+        command = supervisor._redis_command(port, tmp_path if keeps else None)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        try:
+            with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:
+                found.append(client.get("key"))
+                client.set("key", "knowledge")
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert found == [None, b"knowledge" if keeps else None]
+    assert [path.name for path in tmp_path.iterdir()] == ["redis.rdb"] * keeps

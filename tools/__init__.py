@@ -1,0 +1,1 @@
+"""Make documents and assets, and check for regressions; not installed."""
