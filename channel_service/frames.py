@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.headers import parse_header
 from semlink.links import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND, link_id_of, validate_link
+from semlink.semantics.headers import parse_header
 from semlink.signal.coding import constellation, scheme_of
 from semlink.v1 import channel_pb2, common_pb2
 from semlink.wire import from_wire

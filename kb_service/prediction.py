@@ -32,6 +32,7 @@ from semlink.signal.feedback import (
     report_slots,
 )
 from semlink.signal.tracking import fuse_reports
+from semlink.telemetry import record_refused_reports
 from semlink.v1 import common_pb2, knowledge_pb2
 from semlink.wire import to_wire
 
@@ -452,6 +453,7 @@ def _padded(x: torch.Tensor, missing: int) -> torch.Tensor:
 def _answer(csi: torch.Tensor, state: _PredictionState) -> knowledge_pb2.PredictedCsi:
     """One item's answer."""
     history = state.decoded
+    record_refused_reports(history.refused)
     present = history.present
     missing = int((~present).sum())
     degraded = [

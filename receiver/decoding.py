@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.headers import parse_header
 from semlink.links import NUM_SUBBANDS
 from semlink.semantics.codec import load_codec
 from semlink.semantics.digital import load_source_coder
 from semlink.semantics.encoders import num_components
+from semlink.semantics.headers import parse_header
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.semantics.message import decode_message
 from semlink.semantics.spaces import space_of

@@ -16,8 +16,8 @@ from receiver.items import add_items, remove_items
 from semlink.batching import MicroBatcher
 from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
-from semlink.headers import parse_header
 from semlink.semantics.gallery import gallery_file
+from semlink.semantics.headers import parse_header
 from semlink.settings import Settings
 from semlink.telemetry import timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2

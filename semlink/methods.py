@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from semlink.corpora.corpus import Task
-from semlink.corpora.registry import TASKS
 from semlink.errors import InvalidField
 from semlink.predictor_weights import predictor_weights, trained_antennas
 from semlink.settings import Settings
+from semlink.tasks import TASKS, Task
 from semlink.v1 import common_pb2 as pb
 
 Fusion = Literal["none", "mean", "similarity", "importance"]

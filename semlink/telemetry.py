@@ -19,7 +19,7 @@ from typing import Literal, TextIO
 import structlog
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from semlink.errors import SemlinkError
+from semlink.errors import InvalidField, SemlinkError
 from semlink.settings import Settings
 from semlink.v1 import channel_pb2, common_pb2
 
@@ -31,18 +31,18 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 
 _DB = tuple(range(-30, 65, 5))
 
 STEP_SECONDS = Histogram(
-    "semlink_step_seconds", "Time of one step of one room", ("room", "step"), buckets=_SECONDS
+    "semlink_step_seconds", "Time of one step of one service", ("service", "step"), buckets=_SECONDS
 )
 REQUEST_SECONDS = Histogram(
-    "semlink_request_seconds", "Time of one call", ("room", "method"), buckets=_SECONDS
+    "semlink_request_seconds", "Time of one call", ("service", "method"), buckets=_SECONDS
 )
-REQUESTS_ACCEPTED = Counter("semlink_requests_accepted", "Calls begun", ("room", "method"))
+REQUESTS_ACCEPTED = Counter("semlink_requests_accepted", "Calls begun", ("service", "method"))
 REQUESTS = Counter(
     "semlink_requests",
     "Calls ended; accepted = ok + error + cancelled when none is in flight",
-    ("room", "method", "outcome", "code"),
+    ("service", "method", "outcome", "code"),
 )
-REQUESTS_IN_FLIGHT = Gauge("semlink_requests_in_flight", "Calls begun, not ended", ("room",))
+REQUESTS_IN_FLIGHT = Gauge("semlink_requests_in_flight", "Calls begun, not ended", ("service",))
 QUEUE_DEPTH = Gauge("semlink_queue_depth", "Items that wait in a micro-batcher", ("batcher",))
 BATCH_SIZE = Histogram(
     "semlink_batch_size",
@@ -63,19 +63,19 @@ CSI_NMSE_DB = Histogram(
     buckets=(-40, -30, -25, -20, -15, -10, -8, -6, -4, -2, 0, 2, 4, 6, 10),
 )
 CRC_REJECTED = Counter(
-    "semlink_crc_rejected", "Messages refused because bytes were corrupted", ("room",)
+    "semlink_crc_rejected", "Messages refused because bytes were corrupted", ("service",)
 )
 CSI_REPORTS_REJECTED = Counter(
     "semlink_csi_reports_rejected",
     "CSI reports refused or not made, by the field at fault",
     ("field",),
 )
-DEGRADED = Counter("semlink_degraded", "Fallbacks taken and reported", ("room", "part"))
+DEGRADED = Counter("semlink_degraded", "Fallbacks taken and reported", ("service", "part"))
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Time of one step, running until its block is left. ``stage`` is "room.step"."""
+    """Time of one step, running until its block is left. ``stage`` is "service.step"."""
 
     stage: str
     started: float = field(default_factory=time.perf_counter)
@@ -93,7 +93,7 @@ class Stopwatch:
 
 @contextmanager
 def timed(stage: str) -> Iterator[Stopwatch]:
-    """Time a block as step "room.step" ("receiver.search") in ``semlink_step_seconds``, also when it raises."""
+    """Time a block as step "service.step" ("receiver.search") in ``semlink_step_seconds``, also when it raises."""
     service, _, step = stage.partition(".")
     watch = Stopwatch(stage)
     try:
@@ -143,6 +143,12 @@ def record_link(report: channel_pb2.LinkReport) -> None:
     FEEDBACK_BITS.observe(report.feedback_bits)
     if report.HasField("csi_nmse_db"):
         CSI_NMSE_DB.observe(report.csi_nmse_db)
+
+
+def record_refused_reports(refused: Iterable[InvalidField]) -> None:
+    """Count CSI reports that were refused, by the last part of the field at fault."""
+    for error in refused:
+        CSI_REPORTS_REJECTED.labels(error.field.rpartition(".")[2]).inc()
 
 
 def record_degraded(service: str, degraded: Iterable[common_pb2.Degradation]) -> None:
@@ -195,7 +201,7 @@ def _named(service: str) -> structlog.typing.Processor:
     def add_service(
         _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        return {"room": service, **event}
+        return {"service": service, **event}
 
     return add_service
 

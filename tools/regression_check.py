@@ -33,7 +33,7 @@ from semlink.errors import InvalidField, NotFound
 if TYPE_CHECKING:
     from lab.experiments.method_comparison import Plan
 
-REFERENCES: Final = ROOT / "lab" / "references"
+REFERENCES: Final = ROOT / "tests" / "regression"
 FIGURES: Final = ("fig6", "fig7", "fig8", "fig9")
 METHODS: Final = ("sc-lmkb", "sc-lmkb-cdg", "deepsc-mimo", "llm-sc", "separation")
 """Those that share no path to the answer; the others are parts of them."""

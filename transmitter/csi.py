@@ -22,6 +22,7 @@ from semlink.signal.feedback import (
 )
 from semlink.signal.tracking import fuse_reports
 from semlink.store import Store
+from semlink.telemetry import record_refused_reports
 from semlink.v1 import channel_pb2, common_pb2
 
 
@@ -89,6 +90,8 @@ def _decode(
             for slot, d, found in zip(slots, due, reports, strict=True)
         ]
     )
+    for history in decoded:
+        record_refused_reports(history.refused)
     return [_known(*known) for known in zip(slots, due, decoded, strict=True)]
 
 

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.batching import MicroBatcher
-from semlink.corpora.registry import TASKS
 from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import check_link
@@ -22,6 +21,7 @@ from semlink.semantics.text import text_warnings
 from semlink.services import ChannelService, KnowledgeService, ReceiverService
 from semlink.settings import Settings
 from semlink.store import Store
+from semlink.tasks import TASKS
 from semlink.telemetry import record_degraded, record_link, timed
 from semlink.v1 import (
     channel_pb2,

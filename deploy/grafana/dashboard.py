@@ -57,8 +57,8 @@ ROWS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
                 "reqps",
                 (
                     (
-                        "{{room}} {{outcome}}",
-                        "sum by (room, outcome) (rate(semlink_requests_total[1m]))",
+                        "{{service}} {{outcome}}",
+                        "sum by (service, outcome) (rate(semlink_requests_total[1m]))",
                     ),
                 ),
             ),
@@ -66,7 +66,7 @@ ROWS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
                 "In flight and queued",
                 "short",
                 (
-                    ("{{room}} in flight", "sum by (room) (semlink_requests_in_flight)"),
+                    ("{{service}} in flight", "sum by (service) (semlink_requests_in_flight)"),
                     ("{{batcher}} queued", "sum by (batcher) (semlink_queue_depth)"),
                 ),
             ),
@@ -101,15 +101,15 @@ ROWS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
     (
         "Latency",
         (
-            Chart("Calls, p50 and p99", "s", _quantiles("semlink_request_seconds", "room"), 12),
+            Chart("Calls, p50 and p99", "s", _quantiles("semlink_request_seconds", "service"), 12),
             Chart(
                 "Steps, mean",
                 "s",
                 (
                     (
-                        "{{room}}.{{step}}",
-                        "sum by (room, step) (rate(semlink_step_seconds_sum[1m])) "
-                        "/ sum by (room, step) (rate(semlink_step_seconds_count[1m]))",
+                        "{{service}}.{{step}}",
+                        "sum by (service, step) (rate(semlink_step_seconds_sum[1m])) "
+                        "/ sum by (service, step) (rate(semlink_step_seconds_count[1m]))",
                     ),
                 ),
                 12,

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SERVICES: Final = ("semlink", "transmitter", "channel_service", "receiver", "kb_service")
 MEASURING: Final = (
     "lab/experiments/sweep.py",

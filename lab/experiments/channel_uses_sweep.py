@@ -6,10 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lab.experiments.default_sampling import PERSON
 from lab.experiments.plotting import Panel
 from lab.experiments.runner import Figure, Figures, Study, drawn, line
-from lab.experiments.sweep import IDEAL, JSCC, SEPARATION, VQ_DIGITAL, Point, Sampling, Scheme
+from lab.experiments.sweep import (
+    IDEAL,
+    JSCC,
+    PERSON,
+    SEPARATION,
+    VQ_DIGITAL,
+    Point,
+    Sampling,
+    Scheme,
+)
 
 SYMBOLS: Final = (8, 16, 32, 64, 128)
 SCHEMES: Final = (JSCC, VQ_DIGITAL, SEPARATION)

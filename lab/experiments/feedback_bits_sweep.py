@@ -7,10 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from lab.experiments.default_sampling import PERSON
 from lab.experiments.plotting import Panel
 from lab.experiments.runner import Figure, Figures, Study, drawn, line
-from lab.experiments.sweep import NO_FEEDBACK, PERFECT, Point, Sampling, Scheme, report_scheme
+from lab.experiments.sweep import (
+    NO_FEEDBACK,
+    PERFECT,
+    PERSON,
+    Point,
+    Sampling,
+    Scheme,
+    report_scheme,
+)
 
 BITS: Final = (8, 16, 32, 64, 128, 512)
 FORMS: Final = (

@@ -43,8 +43,8 @@ from lab.evaluation.rewrite_cache import (
 from lab.training.alignment_heads import embed
 from lab.training.data import describe_data, split_data
 from lab.training.rewrite_augmentation import STEPS, Augmentation, compare
-from semlink.corpora.corpus import Split, Task
-from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.corpora.corpus import Split
+from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.methods import METHODS, Fusion
 from semlink.models import MODELS, cache_dir, file_sha256
@@ -53,6 +53,7 @@ from semlink.semantics.encoders import load_heads, semantic_encoder
 from semlink.semantics.fusion import fuse
 from semlink.semantics.metrics import average_precision, ranked_relevance
 from semlink.semantics.spaces import weights_of
+from semlink.tasks import TASKS, Task
 from semlink.v1 import knowledge_pb2
 
 NAME: Final = "knowledge"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lab.experiments.default_sampling import AUDIO, IMAGE, PERSON
 from lab.experiments.method_comparison import BITS, Plan
+from lab.experiments.sweep import AUDIO, IMAGE, PERSON
 
 ABLATION: Final = ("sc-lmkb", "sc-lmkb-wo-sdg", "sc-lmkb-wo-cdg", "deepsc-mimo", "llm-sc")
 

@@ -39,6 +39,17 @@ TITLES: Final[Mapping[str, str]] = {
     "sew-mcm": "person search: CMPM + CMPC, Sew, masked caption modelling, re-ranking (table 4)",
     "knowledge": "the filter on labelled rewrites, fusion at query time, augmentation at training time",
 }
+MODULES: Final[Mapping[str, str]] = {
+    "fig11": "qualitative.experiment",
+    "csi-rate": "csi_quantization",
+    "rate": "channel_uses_sweep",
+    "snr": "snr_sweep",
+    "feedback": "feedback_bits_sweep",
+    "methods": "method_comparison",
+    "itrieval": "itrieval_kd",
+    "knowledge": "knowledge_base",
+}
+"""The module of an experiment in :mod:`lab.experiments`, where it is not the experiment's own name."""
 FIGURES: Final = ("fig6", "fig7", "fig8", "fig9", "fig10", "fig12")
 OVER_THE_LINK: Final = (*FIGURES, "methods", "rate", "snr", "feedback")
 """Those whose points are measured by :mod:`lab.experiments.retrieval_sweep`."""
@@ -153,6 +164,5 @@ def experiment(
 
 def _module(name: str) -> ModuleType:
     """The module of an experiment, loaded by whoever needs it: they bring torch."""
-    return import_module(
-        "lab.experiments." + ("methods" if name in FIGURES else name.replace("-", "_"))
-    )
+    module = "method_comparison" if name in FIGURES else MODULES.get(name, name.replace("-", "_"))
+    return import_module(f"lab.experiments.{module}")

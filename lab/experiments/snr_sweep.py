@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lab.experiments.default_sampling import PERSON
 from lab.experiments.plotting import Panel
 from lab.experiments.runner import Figure, Figures, Study, drawn, line
 from lab.experiments.sweep import (
@@ -14,6 +13,7 @@ from lab.experiments.sweep import (
     JSCC,
     NO_FEEDBACK,
     PERFECT,
+    PERSON,
     SEPARATION,
     VQ_DIGITAL,
     Point,

@@ -149,3 +149,10 @@ def stretch_seeds(link_seed: int, count: int) -> tuple[int, ...]:
             found.append(candidate)
         candidate += 1
     return tuple(found)
+
+
+PERSON: Final = Sampling("person", queries=100, links=100)
+IMAGE: Final = Sampling("image", queries=100, links=100)
+AUDIO: Final = Sampling("audio", queries=100, links=100)
+"""What every experiment over the link samples by default: the same queries on the same drops, each query on a drop of
+its own, since drops differ more than queries. A point that two experiments share is measured once."""

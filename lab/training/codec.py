@@ -32,7 +32,7 @@ from lab.training.data import (
     split_data,
 )
 from lab.training.link_dataset import LinkDataset, cached_link_dataset, link_dataset_path
-from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.models import cache_dir
 from semlink.progress import progress
 from semlink.semantics.codec import MAX_SYMBOLS, SYMBOL_COUNTS, Codec, CodecConfig
@@ -41,6 +41,7 @@ from semlink.semantics.int8_tensors import pack, unpack
 from semlink.semantics.metrics import retrieval_metrics
 from semlink.semantics.spaces import weights_file
 from semlink.settings import Settings
+from semlink.tasks import TASKS
 
 SCORED_SNR_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 

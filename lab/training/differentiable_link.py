@@ -16,12 +16,13 @@ from lab.training.alignment_heads import contrastive_loss
 from lab.training.codec import Embedded, embedded
 from lab.training.csi_history_dataset import GROUP_USERS, SNR_DB, Histories
 from lab.training.data import split_data
-from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, default_link
 from semlink.semantics.codec import Codec, load_codec
 from semlink.signal.csi import content_of
 from semlink.signal.precoding import RANK_FLOOR, SINR_FLOOR
+from semlink.tasks import TASKS
 
 ITERATIONS: Final = 30
 """Of the orthogonal iteration."""

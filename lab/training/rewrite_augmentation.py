@@ -26,7 +26,6 @@ from lab.evaluation.rewrite_cache import RewriteCache, Source
 from lab.training.alignment_heads import RECIPES, contrastive_loss, evaluate, follow, thinned
 from lab.training.data import SplitData, learning_rate_factor, split_data
 from lab.training.features import FrozenFeatures
-from semlink.corpora.corpus import Task
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.models import cache_dir
 from semlink.progress import track
@@ -34,6 +33,7 @@ from semlink.semantics.encoders import text_tokens
 from semlink.semantics.heads import Head, HeadConfig
 from semlink.semantics.text import MAX_TOKENS
 from semlink.semantics.tokens import Tokens, pad
+from semlink.tasks import Task
 
 STEPS: Final = 100
 BATCH: Final = 32

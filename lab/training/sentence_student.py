@@ -45,7 +45,7 @@ from semlink.corpora.noisy import (
     draw,
     embedded_pool,
 )
-from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.models import MODELS, cache_dir, file_sha256
 from semlink.progress import progress
 from semlink.semantics.encoders import load_heads, text_tokens
@@ -53,6 +53,7 @@ from semlink.semantics.heads import Head
 from semlink.semantics.int8_tensors import pack, unpack
 from semlink.semantics.spaces import task_of, weights_file, weights_of
 from semlink.semantics.student import SentenceScorer, StudentConfig, sentence_batch
+from semlink.tasks import TASKS
 
 NUM_POOLED: Final[dict[Split, int]] = {"train": 160, "val": 96, "test": 384}
 """Items of a split whose captions the language model continues, at most."""

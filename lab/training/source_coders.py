@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lab.training.codec import Embedded, embedded
 from lab.training.data import describe_data, rounded, save_weights, split_data
-from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.semantics.digital import (
     DIGITAL_CODINGS,
@@ -31,6 +31,7 @@ from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.int8_tensors import pack
 from semlink.semantics.metrics import retrieval_metrics
 from semlink.semantics.spaces import weights_file
+from semlink.tasks import TASKS
 
 NUM_STAGES: Final = 12
 K_MEANS_ROUNDS: Final = 30

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
+from semlink.tasks import Task
 
 Split = Literal["train", "val", "test"]
-Task = Literal["person", "image", "audio"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 AUDIO_SAMPLE_RATE_HZ = 16_000

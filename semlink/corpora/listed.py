@@ -21,11 +21,11 @@ from semlink.corpora.corpus import (
     Item,
     Media,
     Split,
-    Task,
 )
 from semlink.corpora.layouts import AUDIO_TYPES, IMAGE_TYPES
 from semlink.corpora.media_io import decode_audio_start, decode_image
 from semlink.errors import InvalidField, NotFound
+from semlink.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import numpy as np
 from semlink.corpora.corpus import Item, Split
 from semlink.errors import InvalidField, NotFound
 from semlink.links import stable_seed
-from semlink.semantics.sentences import split_sentences
+from semlink.sentence_splitting import split_sentences
 
 FORMAT: Final = 1
 """Raised when a file's lines change their form."""

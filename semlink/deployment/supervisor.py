@@ -482,7 +482,7 @@ def _readable(service: str, line: str) -> Text:
     except (ValueError, KeyError, AttributeError, TypeError):
         return Text.assemble((f"{service:<12}", "cyan"), line)
     at = str(entry.pop("timestamp", ""))[11:19]
-    for name in ("room", "logger"):
+    for name in ("service", "logger"):
         entry.pop(name, None)
     colours = {"warning": "yellow", "error": "red", "critical": "red"}
     pairs = " ".join(f"{key}={value}" for key, value in entry.items())

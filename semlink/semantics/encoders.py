@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from semlink.corpora.corpus import Task
 from semlink.errors import InvalidField
 from semlink.models import file_sha256
 from semlink.semantics import audio, image, text
@@ -25,10 +24,10 @@ from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead, Prototy
 from semlink.semantics.spaces import task_of, weights_of
 from semlink.semantics.text import sentence_embeddings
 from semlink.semantics.tokens import Tokens
+from semlink.tasks import TASKS
 
 __all__ = [
     "FEATURE_DIM",
-    "TASKS",
     "SemanticEncoder",
     "backbone_of",
     "heads_path",
@@ -42,7 +41,6 @@ __all__ = [
     "text_tokens",
 ]
 
-TASKS: Final[tuple[Task, ...]] = ("person", "image", "audio")
 CANVAS: Final[dict[str, image.Canvas]] = {"person": image.PORTRAIT, "image": image.SQUARE}
 _BATCH: Final = 256
 _lock = threading.Lock()

@@ -7,29 +7,22 @@ The rules are ItrievalKD's student (Liu et al. 2023, eq. 3) and the paper's two 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
 import networkx  # type: ignore[import-untyped]
-import sentencex  # type: ignore[import-untyped]
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+from sklearn.feature_extraction.text import ENGLISH_STOPWORDS, TfidfVectorizer
 
 from semlink.errors import InvalidField
+from semlink.sentence_splitting import WORD, split_sentences
 
 EXTRACTIONS: Final = ("none", "tf-idf", "textrank", "itrieval-kd")
 KEY_SENTENCES: Final = 3
 """κ of the rules without a student, and n_key of the noisy sets (Liu et al. 2023, §4.1)."""
 DAMPING: Final = 0.85
 """Of TextRank's PageRank (Mihalcea & Tarau 2004)."""
-
-_WORD: Final = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_BULLET: Final = re.compile(r"^\s*(?:[-*•‣◦▪●–—]|\(?\d{1,3}[.)]|\(?[a-z]\))\s+")
-_WRAPPED: Final = 60
-"""Characters from which on a line may have been wrapped; short ones in lower case are lines of a list or a chat."""
-_CLOSED: Final = re.compile(r"[.!?。！？…｡।॥؟۔።:;][\"'”’»)\]」』]*\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,47 +32,6 @@ class ScoredSentence:
     text: str
     score: float
     kept: bool
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a text in its order, without surrounding space or bullets; each holds a letter or a digit.
-
-    Boundaries within a line are `sentencex`'s (abbreviations, quotes, numbers, the stops of some 300 languages). A line
-    break ends a sentence too, unless the line is long and has no stop and the next one goes on in lower case (a wrapped
-    line).
-    What holds no letter or digit ("…", an emoji) stays with the sentence before it. A text without any stop is one
-    sentence, a text of nothing but signs too; a blank text has none.
-    """
-    found: list[str] = []
-    loose = ""
-    for line in _unwrapped(text):
-        for part in sentencex.segment("en", line):
-            sentence = part.strip()
-            if not sentence:
-                continue
-            if _WORD.search(sentence):
-                found.append(f"{loose} {sentence}".strip())
-                loose = ""
-            elif found:
-                found[-1] += f" {sentence}"
-            else:
-                loose = f"{loose} {sentence}".strip()
-    return found or ([loose] if loose else [])
-
-
-def _unwrapped(text: str) -> list[str]:
-    """Lines without bullets; a line that another one was wrapped into is one with it."""
-    lines: list[str] = []
-    joinable = False
-    for raw in text.splitlines():
-        bare = _BULLET.sub("", raw).strip()
-        bulleted = bool(_BULLET.match(raw))
-        if bare and joinable and not bulleted and bare[0].islower():
-            lines[-1] += f" {bare}"
-        elif bare:
-            lines.append(bare)
-        joinable = len(bare) >= _WRAPPED and not _CLOSED.search(bare)
-    return lines
 
 
 def extract(
@@ -163,7 +115,7 @@ def textrank_scores(sentences: Sequence[str]) -> list[float]:
     The edge of two sentences weighs |shared words| / (ln|S_i| + ln|S_j|), English stop words left out, and 0 where the
     divisor is 0; sentences that share nothing with any other rank last, all alike.
     """
-    words = [[w for w in _words(s) if w not in ENGLISH_STOP_WORDS] for s in sentences]
+    words = [[w for w in _words(s) if w not in ENGLISH_STOPWORDS] for s in sentences]
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(sentences)))
     for i, j in combinations(range(len(sentences)), 2):
@@ -177,4 +129,4 @@ def textrank_scores(sentences: Sequence[str]) -> list[float]:
 
 def _words(sentence: str) -> list[str]:
     """Words in lower case."""
-    return [w.lower() for w in _WORD.findall(sentence)]
+    return [w.lower() for w in WORD.findall(sentence)]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from semlink.corpora.corpus import Task
-from semlink.corpora.registry import EMBEDDED, TASKS, added_corpora, corpus_folder, task_of_corpus
+from semlink.corpora.registry import EMBEDDED, added_corpora, corpus_folder, task_of_corpus
 from semlink.errors import InvalidField, NotFound
 from semlink.settings import Settings
+from semlink.tasks import TASKS, Task
 
 Kind = Literal["heads", "codec", "vq", "student"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

@@ -15,7 +15,6 @@ import torch
 from semlink.errors import InvalidField
 from semlink.signal.csi import CsiQuantizer, PredictiveQuantizer, quantizer_for
 from semlink.signal.csi.predictive import Track
-from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 
 HISTORY_REPORTS: Final = 8
@@ -137,7 +136,7 @@ def decode_reports(
 def decode_histories(histories: Sequence[ReportHistory]) -> list[DecodedHistory]:
     """CSI of many links, with one call for all reports of the same quantiser.
 
-    A bad report is refused, counted in ``semlink_csi_reports_rejected_total{field}`` and then as good as lost.
+    A bad report is refused (``refused`` says why) and then treated as lost.
     """
     decoded: list[DecodedHistory] = []
     gathered: dict[int, tuple[CsiQuantizer, list[_Entry]]] = {}
@@ -155,9 +154,6 @@ def decode_histories(histories: Sequence[ReportHistory]) -> list[DecodedHistory]
             _track(quantizer, {i: histories[i] for i in members}, entries, decoded)
         else:
             _decode(quantizer, entries, decoded)
-    for found in decoded:
-        for error in found.refused:
-            CSI_REPORTS_REJECTED.labels(error.field.rpartition(".")[2]).inc()
     return decoded
 
 

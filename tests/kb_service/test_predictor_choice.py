@@ -79,7 +79,7 @@ def test_the_scenario_is_not_known(tmp_path: Path) -> None:
 
 
 def test_without_a_table(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"python -m lab\.choose_predictor"):
+    with pytest.raises(NotFound, match=r"python -m lab\.training\.select_predictor"):
         best_predictors(default_link(), 5, tmp_path)
 
 

@@ -10,10 +10,10 @@ from lab.evaluation.local_system import RecordingReceiver
 from receiver.gallery import gallery_of
 from receiver.handler import Receiver
 from semlink.errors import InvalidField
-from semlink.headers import parse_header
 from semlink.links import NUM_SUBBANDS
 from semlink.semantics.digital import DIGITAL_CODINGS, load_source_coder
 from semlink.semantics.gallery import GalleryEmbeddings
+from semlink.semantics.headers import parse_header
 from semlink.settings import Settings
 from semlink.signal.coding import modulate, scheme_of
 from semlink.v1 import channel_pb2, receiver_pb2

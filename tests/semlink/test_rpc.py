@@ -147,13 +147,13 @@ def _raises(error: BaseException) -> Callable[[], Awaitable[None]]:
 def _counts(service: str, method: str) -> tuple[float, dict[str, float]]:
     """Accepted calls and ended calls by outcome."""
     accepted = registry.get_sample_value(
-        "semlink_requests_accepted_total", {"room": service, "method": method}
+        "semlink_requests_accepted_total", {"service": service, "method": method}
     )
     ended = {"ok": 0.0, "error": 0.0, "cancelled": 0.0}
     for metric in registry.collect():
         for sample in metric.samples:
             if sample.name == "semlink_requests_total" and (
-                (sample.labels["room"], sample.labels["method"]) == (service, method)
+                (sample.labels["service"], sample.labels["method"]) == (service, method)
             ):
                 ended[sample.labels["outcome"]] += sample.value
     return accepted or 0.0, ended
@@ -439,12 +439,12 @@ async def test_at_the_deadline_all_hops_stop_and_are_counted() -> None:
             assert accepted_now - accepted == 2
             assert sum(ended_now.values()) == accepted_now, "a call was lost"
             assert ended_now["ok"] == ended["ok"]
-        assert registry.get_sample_value("semlink_requests_in_flight", {"room": "receiver"}) == 0
+        assert registry.get_sample_value("semlink_requests_in_flight", {"service": "receiver"}) == 0
 
 
 async def test_corruption_is_counted_where_it_was_found_only() -> None:
     def count(service: str) -> float:
-        return registry.get_sample_value("semlink_crc_rejected_total", {"room": service}) or 0.0
+        return registry.get_sample_value("semlink_crc_rejected_total", {"service": service}) or 0.0
 
     receiver = Receiver(_raises(errors.CorruptTensor("bad crc", field="frames[0].samples.crc32c")))
     before = count("receiver"), count("channel")

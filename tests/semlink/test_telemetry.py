@@ -42,7 +42,7 @@ def test_a_timed_step_tells_its_time_to_the_answer_and_to_the_metric() -> None:
     assert watch.milliseconds == watch.milliseconds, "it still runs"
     timing = watch.timing()
     assert (timing.stage, timing.milliseconds) == ("receiver.nap", watch.milliseconds)
-    labels = {"room": "receiver", "step": "nap"}
+    labels = {"service": "receiver", "step": "nap"}
     assert _value("semlink_step_seconds_count", **labels) == 1
     assert _value("semlink_step_seconds_sum", **labels) == pytest.approx(watch.milliseconds / 1e3)
 
@@ -88,7 +88,7 @@ def test_every_request_ends_in_exactly_one_outcome(
 def test_a_block_may_say_itself_how_it_ended() -> None:
     with counted_request("gateway", "Said") as ended:
         ended.outcome, ended.code = "error", "422"
-    labels = {"room": "gateway", "method": "Said", "outcome": "error", "code": "422"}
+    labels = {"service": "gateway", "method": "Said", "outcome": "error", "code": "422"}
     assert _value("semlink_requests_total", **labels) == 1
 
 
@@ -163,14 +163,14 @@ def test_logs_are_one_json_object_a_line_from_structlog_and_the_standard_library
     except ValueError:
         logger("a").exception("failed")
     opened, warned, failed = _lines(log)
-    assert (opened["event"], opened["room"], opened["link_id"], opened["snr_db"]) == (
+    assert (opened["event"], opened["service"], opened["link_id"], opened["snr_db"]) == (
         "link opened",
         "receiver",
         "v-1",
         3.5,
     )
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", opened["timestamp"])
-    assert (warned["event"], warned["level"], warned["room"]) == (
+    assert (warned["event"], warned["level"], warned["service"]) == (
         "half full",
         "warning",
         "receiver",

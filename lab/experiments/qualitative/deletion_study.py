@@ -21,11 +21,12 @@ from lab.evaluation.rewrite_cache import sources
 from lab.evaluation.word_importance import CHOSEN, RULES, importance, words_of
 from lab.experiments.qualitative.run import Example
 from semlink.corpora.corpus import AudioCorpus, ImageCorpus
-from semlink.corpora.registry import TASKS, corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.semantics.encoders import semantic_encoder
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.spaces import space_of
+from semlink.tasks import TASKS
 
 METHODS: Final = ("grad-cam", "random", "leave-one-out")
 COUNTS: Final = (1, 3)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lab.evaluation.compare_reports import compare, direction, read
 from lab.evaluation.report import Report, Row, over_seeds
-from semlink.cli.main import app
+from semlink.cli.app import app
 from semlink.errors import InvalidField, NotFound
 
 

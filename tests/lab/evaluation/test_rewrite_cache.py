@@ -74,7 +74,7 @@ def test_a_bank_goes_on_where_it_was_interrupted(tmp_path):
 
 
 def test_what_is_missing_names_the_command(tmp_path):
-    with pytest.raises(NotFound, match=r"lab\.rewrite_bank"):
+    with pytest.raises(NotFound, match=r"lab\.evaluation\.rewrite_cache"):
         RewriteCache(tmp_path / "none.jsonl").rewrites(CAPTION)
 
 

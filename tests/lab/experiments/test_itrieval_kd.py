@@ -19,7 +19,7 @@ from lab.training.sentence_student import divergence, kept, selection_accuracy
 from semlink.corpora.corpus import Corpus, CorpusInfo, Item, Media, Split
 from semlink.corpora.noisy import NoisyText, read_texts
 from semlink.errors import InvalidField
-from semlink.semantics.sentences import split_sentences
+from semlink.sentence_splitting import split_sentences
 
 
 def test_the_loss_is_the_divergence_of_equation_4() -> None:

@@ -13,7 +13,7 @@ from lab.experiments import run_all
 from lab.experiments.config import changed, described, from_options, keys_of, overridden
 from lab.experiments.registry import EVERY, TITLES, Experiment, experiment, plan_of
 from lab.experiments.run_all import Job
-from semlink.cli.main import app
+from semlink.cli.app import app
 from semlink.errors import InvalidField, NotFound
 
 

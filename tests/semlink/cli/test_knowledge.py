@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from kb_service.handler import KnowledgeBase
 from kb_service.llm import MODEL_NAME, GenerationCancelled
+from semlink.cli.app import app
 from semlink.cli.knowledge import read_entries
-from semlink.cli.main import app
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.rpc import grpc_servicer, start_server
 from semlink.settings import Settings

@@ -18,7 +18,7 @@ from semlink.corpora.noisy import (
     write_texts,
 )
 from semlink.errors import InvalidField, NotFound
-from semlink.semantics.sentences import split_sentences
+from semlink.sentence_splitting import split_sentences
 
 ITEMS = [
     Item(

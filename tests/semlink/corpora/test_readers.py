@@ -17,7 +17,7 @@ from semlink.corpora.flickr8k import Flickr8k
 from semlink.errors import InvalidField, NotFound
 
 DATA = Path(
-    os.environ.get("SEMLINK_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data")
+    os.environ.get("SEMLINK_DATA", Path(__file__).resolve().parents[3].parent / "shared" / "data")
 )
 NAMES = {"train": ["1_aa", "2_bb", "3_cc"], "dev": ["4_dd"], "test": ["5_ee", "6_ff"]}
 

@@ -14,10 +14,10 @@ from semlink.semantics.sentences import (
     EXTRACTIONS,
     KEY_SENTENCES,
     extract,
-    split_sentences,
     textrank_scores,
     tf_idf_scores,
 )
+from semlink.sentence_splitting import split_sentences
 
 CASES = [
     (

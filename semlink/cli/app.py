@@ -572,7 +572,3 @@ def docs(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("d
 
     for path in write(out):
         console.print(f"written: {path}")
-
-
-if __name__ == "__main__":
-    main()
