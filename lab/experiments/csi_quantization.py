@@ -29,9 +29,9 @@ from lab.evaluation.csi_metrics import (
 )
 from lab.evaluation.csi_samples import Condition, draw_samples
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.evaluation.report import Report, Row, over_seeds, pick
 from lab.experiments.plotting import Line, Panel, draw
+from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.runner import drawn
 from lab.experiments.sweep import QUANTIZER_TITLES
 from lab.experiments.tables import markdown_page, print_panel
@@ -46,7 +46,7 @@ SOURCES: Final = (
     "lab/evaluation/csi_metrics.py",
     "lab/evaluation/csi_samples.py",
     "lab/evaluation/feedback_memory.py",
-    "lab/evaluation/rate_distortion.py",
+    "lab/experiments/rate_distortion.py",
     "channel_service/estimation.py",
     "channel_service/fading.py",
     "semlink/links.py",

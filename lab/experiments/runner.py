@@ -11,13 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from lab.evaluation.report import Report, Row
-from lab.evaluation.retrieval_metrics import (
+from lab.experiments.plotting import Line, Panel, draw
+from lab.experiments.retrieval_metrics import (
     against_ideal_rows,
     difference_row,
     gap_closed_row,
     metric_rows,
 )
-from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.retrieval_sweep import Measurements, Outcome, Prepare, measure, offered
 from lab.experiments.sweep import IDEAL, Point, Sampling
 from lab.experiments.tables import markdown_page, print_claims, print_panel

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Final
 
 import networkx  # type: ignore[import-untyped]
-from sklearn.feature_extraction.text import ENGLISH_STOPWORDS, TfidfVectorizer
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from semlink.errors import InvalidField
 from semlink.sentence_splitting import WORD, split_sentences
@@ -115,7 +115,7 @@ def textrank_scores(sentences: Sequence[str]) -> list[float]:
     The edge of two sentences weighs |shared words| / (ln|S_i| + ln|S_j|), English stop words left out, and 0 where the
     divisor is 0; sentences that share nothing with any other rank last, all alike.
     """
-    words = [[w for w in _words(s) if w not in ENGLISH_STOPWORDS] for s in sentences]
+    words = [[w for w in _words(s) if w not in ENGLISH_STOP_WORDS] for s in sentences]
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(sentences)))
     for i, j in combinations(range(len(sentences)), 2):

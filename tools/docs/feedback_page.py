@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "snr-person-umi-los": "semlink experiment snr --task person",
     "snr-person-uma-nlos": "semlink experiment snr --task person --scenario uma-nlos",
     "rate-person-umi-los": "semlink experiment rate --task person",
-    "protection": "python -m lab.experiments.unequal_protection",
+    "protection": "python -m lab.experiments.ablations.unequal_protection",
 }
 """The default command of each report; the one that was really run stands in the file and is shown instead."""
 PICTURES: Final = (

@@ -13,7 +13,6 @@ from rich.console import Console
 from lab.evaluation.bootstrap import paired_difference, resampled_means, share_of_gap
 from lab.evaluation.csi_metrics import CHANNEL, ESTIMATE, WHEN_USED
 from lab.evaluation.csi_samples import Condition, draw_samples
-from lab.evaluation.rate_distortion import covariance_spectrum, gaussian_nmse_db
 from lab.evaluation.report import Report, Row, pick, read_rows
 from lab.experiments import (
     channel_uses_sweep,
@@ -22,6 +21,7 @@ from lab.experiments import (
     retrieval_sweep,
     snr_sweep,
 )
+from lab.experiments.rate_distortion import covariance_spectrum, gaussian_nmse_db
 from lab.experiments.retrieval_sweep import (
     GalleryEncoder,
     Measurements,

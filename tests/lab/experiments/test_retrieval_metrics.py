@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lab.evaluation.retrieval_metrics import against_ideal_rows, difference_row, metric_rows
+from lab.experiments.retrieval_metrics import against_ideal_rows, difference_row, metric_rows
 from lab.experiments.retrieval_sweep import Outcome
 from lab.experiments.sweep import IDEAL, JSCC, Point, Sampling
 

@@ -1,5 +1,5 @@
-"""What memory across reports is worth: ``python -m lab.experiments.feedback_memory [--content channel]`` (minutes,
-writes a table).
+"""What memory across reports is worth: ``python -m lab.experiments.ablations.feedback_memory [--content channel]``
+(minutes, writes a table).
 
 SGCS, and NMSE of what the reports describe, of the transmitter's CSI in random slots of a block, so at every position
 of a group of reports, its start included, and apart from it in the slots that queries by value ride in. Estimates at
@@ -146,7 +146,8 @@ def main(
     started = time.perf_counter()
     name_of_report = "memory" if content == "layers" else f"memory-{content}"
     report = Report(
-        name_of_report, command=f"python -m lab.experiments.feedback_memory --content {content}"
+        name_of_report,
+        command=f"python -m lab.experiments.ablations.feedback_memory --content {content}",
     )
     table = Table(
         title=f"SGCS at the slot of use (slots of queries by value), content {content}: none / fused / predictive"

@@ -1,4 +1,4 @@
-"""Global feature or prototypes over the link: ``python -m lab.experiments.component_allocation``.
+"""Global feature or prototypes over the link: ``python -m lab.experiments.ablations.component_allocation``.
 
 Captions of the val split ride on flat links of known SNR. At equal k: the whole message for the global feature, scored
 by the cosine or by the trained prototype scoring with one component on the query's side; or the message split between
@@ -108,7 +108,9 @@ def main(
 ) -> None:
     """Measure which components are worth their symbols."""
     report = run(task, seeds, Console(width=140))
-    report.command = f"python -m lab.experiments.component_allocation --task {task} --seeds {seeds}"
+    report.command = (
+        f"python -m lab.experiments.ablations.component_allocation --task {task} --seeds {seeds}"
+    )
     report.write(out, report.experiment)
 
 

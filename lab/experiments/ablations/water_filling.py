@@ -1,5 +1,5 @@
-"""Does water-filling help joint source-channel coding? ``python -m lab.experiments.water_filling`` (some minutes,
-prints a table).
+"""Does water-filling help joint source-channel coding? ``python -m lab.experiments.ablations.water_filling`` (some
+minutes, prints a table).
 
 Validation queries over validation links (seeds from 5,000,000 on), 64-bit RVQ reports, k = 64: the same queries, slots
 and noise with equal power and with water-filling.

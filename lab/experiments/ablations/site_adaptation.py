@@ -1,5 +1,5 @@
-"""What learning from a site's own reports is worth: ``python -m lab.experiments.site_adaptation`` (minutes, writes
-``sites.json``).
+"""What learning from a site's own reports is worth: ``python -m lab.experiments.ablations.site_adaptation`` (minutes,
+writes ``sites.json``).
 
 A generator is refined on quantised reports of links of one scenario (:mod:`lab.training.site_adaptation`) and judged,
 against the true channel, on drops of that scenario that neither it nor the shipped weights have seen, and on a
@@ -165,7 +165,8 @@ def main(
     shipped = load_generator(generator, Antennas())
     report = Report(
         "sites",
-        command=f"python -m lab.experiments.site_adaptation --generator {generator} --drops {drops} --memory {memory}",
+        command="python -m lab.experiments.ablations.site_adaptation"
+        f" --generator {generator} --drops {drops} --memory {memory}",
     )
     table = Table("site", "judged on", "km/h", "SGCS", "difference", "NMSE dB", "difference")
     for site in SITES:

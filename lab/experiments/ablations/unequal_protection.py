@@ -1,4 +1,4 @@
-"""What unequal protection is worth: ``python -m lab.experiments.unequal_protection``.
+"""What unequal protection is worth: ``python -m lab.experiments.ablations.unequal_protection``.
 
 Messages of four components, captions of the validation split as stand-ins for a global feature and three prototypes,
 over frames of the codec's bank of link realisations: the cosine at which each component arrives, beside a message whose
@@ -106,7 +106,9 @@ def main(
 ) -> None:
     """Measure what unequal protection is worth."""
     report = run(task, seeds, Console(width=140))
-    report.command = f"python -m lab.experiments.unequal_protection --task {task} --seeds {seeds}"
+    report.command = (
+        f"python -m lab.experiments.ablations.unequal_protection --task {task} --seeds {seeds}"
+    )
     report.write(out, report.experiment)
 
 

@@ -1,5 +1,5 @@
-"""What each part of CDG is worth, on validation: ``python -m lab.experiments.cdg_ablation`` (an hour on one core;
-prints a table).
+"""What each part of CDG is worth, on validation: ``python -m lab.experiments.ablations.cdg_ablation`` (an hour on one
+core; prints a table).
 
 Every variant is trained by the same steps on the same histories; what is trained is kept in the cache, and what is
 interrupted goes on. Rows: NMSE and SGCS over the validation bank's conditions (10 dB, reports 5 to 9 slots old), and
