@@ -46,6 +46,7 @@ FROM base AS prepared
 ENV PYTHONPATH=/opt/semlink/app PYTHONDONTWRITEBYTECODE=1 SEMLINK_CACHE_DIR=/opt/semlink/cache
 COPY --from=build /opt/semlink/app/semlink/v1 app/semlink/v1
 COPY --from=build /opt/semlink/app/semlink/__init__.py /opt/semlink/app/semlink/errors.py \
+     /opt/semlink/app/semlink/hosts.py \
      /opt/semlink/app/semlink/knowledge.py /opt/semlink/app/semlink/links.py /opt/semlink/app/semlink/models.py \
      /opt/semlink/app/semlink/settings.py app/semlink/
 COPY --from=build /opt/semlink/app/kb_service/__init__.py /opt/semlink/app/kb_service/llm.py \

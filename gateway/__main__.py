@@ -41,7 +41,11 @@ def main() -> None:
     settings = Settings()
     configure_logging("gateway", settings)
     uvicorn.run(
-        create_app(connect(settings), default_scenario=settings.scenario),
+        create_app(
+            connect(settings),
+            default_scenario=settings.scenario,
+            trusted_hosts=settings.gateway_hosts,
+        ),
         host=settings.host,
         port=settings.port("gateway"),
         log_config=None,

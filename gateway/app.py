@@ -7,23 +7,23 @@ import base64
 import binascii
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import Match
-from swagger_ui_bundle import swagger_ui_path
 
 from gateway import schemas
 from gateway.items import add_item_routes, media_url
-from gateway.problems import BodyLimit, install
+from gateway.problems import BodyLimit, TrustedHosts, install
 from semlink.corpora.registry import default_corpus
 from semlink.deadlines import deadline_in
 from semlink.errors import DeadlineExceeded, InvalidField
@@ -40,8 +40,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "description": text,
     }
     for status, text in {
+        400: "The Host header is missing or malformed",
         404: "Unknown link, corpus or item",
         413: "Body over 10 MiB",
+        421: "The Host header names a host that is not trusted; see SEMLINK_TRUSTED_HOSTS",
         422: "A field is not allowed; `field` names it",
         429: "Overloaded; see Retry-After",
         503: "A service is away",
@@ -49,6 +51,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 READ_DEADLINE_S = 10.0
+SWAGGER_UI = Path(__file__).parent / "swagger_ui"
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+"""Of the page of the API: the browser loads nothing from elsewhere, and no other site frames it."""
 
 HealthCheck = Callable[[], Awaitable[dict[str, str]]]
 
@@ -67,10 +77,16 @@ class ServiceClients:
     close: Callable[[], Awaitable[None]]
 
 
-def create_app(clients: ServiceClients, *, default_scenario: str = "umi-los") -> FastAPI:
+def create_app(
+    clients: ServiceClients,
+    *,
+    default_scenario: str = "umi-los",
+    trusted_hosts: Collection[str] = (),
+) -> FastAPI:
     """The gateway over some clients: gRPC clients in the service, the clients themselves in a test.
 
-    ``default_scenario`` is that of a link that names none.
+    ``default_scenario`` is that of a link that names none. ``trusted_hosts``: what ``Host`` may be besides loopback
+    names, see :class:`gateway.problems.TrustedHosts`.
     """
 
     @asynccontextmanager
@@ -88,6 +104,7 @@ def create_app(clients: ServiceClients, *, default_scenario: str = "umi-los") ->
     )
     install(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(TrustedHosts, names=trusted_hosts)
     _measure(app)
     _add_queries(app, clients, default_scenario)
     _add_links(app, clients, default_scenario)
@@ -390,7 +407,9 @@ def _add_corpora(app: FastAPI, clients: ServiceClients) -> None:
 
 
 def _add_operations(app: FastAPI, clients: ServiceClients) -> None:
-    @app.get("/v1/methods", tags=["methods"])
+    @app.get(
+        "/v1/methods", responses={status: ERRORS[status] for status in (400, 421)}, tags=["methods"]
+    )
     async def list_methods() -> schemas.MethodsBody:
         """Every method of the papers: those that a query may choose, and those not built yet."""
         return schemas.MethodsBody(
@@ -424,15 +443,23 @@ def _add_operations(app: FastAPI, clients: ServiceClients) -> None:
         """The gateway's own metrics, for Prometheus."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    app.mount("/static/swagger", StaticFiles(directory=swagger_ui_path), name="swagger")
+    app.mount("/static/swagger", StaticFiles(directory=SWAGGER_UI), name="swagger")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         """The API as a page, from files on this machine."""
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="/openapi.json",
             title="semlink API",
             swagger_js_url="/static/swagger/swagger-ui-bundle.js",
             swagger_css_url="/static/swagger/swagger-ui.css",
             swagger_favicon_url="/static/swagger/favicon-32x32.png",
+            swagger_ui_parameters={"validatorUrl": None},
         )
+        page.headers.update(PAGE_HEADERS)
+        return page
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        """The page that a browser shows first."""
+        return RedirectResponse("/docs", 307)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -24,9 +24,12 @@ from semlink.errors import (
     SemlinkError,
     Unavailable,
 )
+from semlink.hosts import host_name, is_loopback
 
 MAX_BODY_BYTES: Final = 10 * 2**20
 MEDIA_TYPE: Final = "application/problem+json"
+ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Paths that answer whatever the ``Host`` header says."""
 
 STATUS: Final[dict[type[SemlinkError], tuple[int, str]]] = {
     InvalidField: (422, "Invalid field"),
@@ -132,6 +135,52 @@ def _path(location: tuple[int | str, ...]) -> str:
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class TrustedHosts:
+    """ASGI middleware: refuses a request whose ``Host`` is neither this machine nor one of ``names``, or ``*``.
+
+    A page of another site cannot reach the gateway under its own name by DNS rebinding then. Loopback addresses are
+    always trusted. Paths in :data:`ANY_HOST_PATHS` answer every host: probes and Prometheus call by address.
+
+    Starlette's TrustedHostMiddleware exempts no path, answers in plain text and knows no trailing dot.
+    """
+
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], names: Collection[str]
+    ) -> None:
+        self._app = app
+        self._names = frozenset(names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, or answer 400 for a Host that is missing or malformed and 421 for an unknown one."""
+        refusal = self._refusal(scope)
+        await (self._app if refusal is None else refusal)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        if scope["type"] != "http" or scope["path"] in ANY_HOST_PATHS or "*" in self._names:
+            return None
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1:
+            return problem(
+                400,
+                "Bad request",
+                f"the request has {len(hosts)} Host headers, needed: one",
+                field="Host",
+            )
+        try:
+            name = host_name(hosts[0].decode("latin-1"))
+        except ValueError as error:
+            return problem(400, "Bad request", f"Host {error}", field="Host")
+        if is_loopback(name) or name in self._names:
+            return None
+        return problem(
+            421,
+            "Host not trusted",
+            f"this gateway does not answer to the host {name[:100]!r}; "
+            "if it is meant to, add the name to the gateway's setting SEMLINK_TRUSTED_HOSTS (comma-separated)",
+            field="Host",
+        )
 
 
 class BodyLimit:

@@ -6,6 +6,7 @@ import secrets
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from semlink import links, methods
 from semlink.knowledge import PromptStrategy
@@ -177,8 +178,14 @@ class RetrievalBody(_Body):
     key_sentences: int = Field(0, ge=0, le=50, description="how many are kept; 0: as validated")
 
 
+_QUERY_EXAMPLE: JsonDict = {"task": "person", "query": {"text": "a man in a red jacket"}}
+"""What the page of the API offers to send: the fields without a default."""
+
+
 class QueryBody(_Body):
     """A retrieval query."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_QUERY_EXAMPLE]})
 
     task: Task
     query: ContentBody
@@ -206,6 +213,10 @@ class QueryBody(_Body):
 
 class BatchBody(_Body):
     """Several queries at once, answered in order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"queries": [_QUERY_EXAMPLE, _QUERY_EXAMPLE]}]}
+    )
 
     queries: list[QueryBody] = Field(min_length=1, max_length=256)
     deadline_ms: float = Field(60_000.0, gt=0, le=600_000)

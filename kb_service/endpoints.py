@@ -20,6 +20,7 @@ import httpx
 from kb_service.llm import Dialogue, GenerationCancelled
 from kb_service.prompting import Turn
 from semlink.errors import DeadlineExceeded, Unavailable
+from semlink.hosts import httpx_options
 from semlink.links import stable_seed
 
 TOP_P: Final = 0.95
@@ -88,7 +89,9 @@ class ChatEndpoint:
     ) -> list[list[str]]:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         gate = asyncio.Semaphore(AT_ONCE)
-        async with httpx.AsyncClient(headers=headers, timeout=self.timeout_s) as http:
+        async with httpx.AsyncClient(
+            headers=headers, timeout=self.timeout_s, **httpx_options(self.url)
+        ) as http:
 
             async def one(dialogue: Dialogue) -> list[str]:
                 async with gate:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import semlink
 from semlink.errors import InvalidField
+from semlink.hosts import LOOPBACK_NAMES, bare_host_name
 from semlink.links import SCENARIOS
 
 ServiceName = Literal["transmitter", "channel", "receiver", "knowledge", "gateway"]
@@ -19,6 +20,14 @@ SERVICE_NAMES: Final[tuple[ServiceName, ...]] = get_args(ServiceName)
 _PREFIX: Final = "SEMLINK_"
 _Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 lets the kernel choose a free one."""
+
+
+_ANY_INTERFACE: Final = ("0.0.0.0", "::", "[::]")
+
+
+def _split(names: str) -> list[str]:
+    """The parts of a comma-separated setting that are not empty."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _half_of_the_cores() -> int:
@@ -96,6 +105,8 @@ class Settings(BaseSettings):
     # where services listen and are found
     host: str = Field("127.0.0.1", min_length=1)
     """Interface on which services listen."""
+    trusted_hosts: str = Field("", max_length=10_000)
+    """Names by which clients may reach the gateway, comma-separated, besides loopback ones and ``host``; ``*``: any."""
     gateway_port: _Port = 8000
     transmitter_port: _Port = 50051
     channel_port: _Port = 50052
@@ -145,6 +156,14 @@ class Settings(BaseSettings):
     def _expand_home(cls, path: Path) -> Path:
         return path.expanduser()
 
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _host_names(cls, names: str) -> str:
+        for name in _split(names):
+            if name != "*":
+                bare_host_name(name)
+        return names
+
     @field_validator("scenario")
     @classmethod
     def _known_scenario(cls, scenario: str) -> str:
@@ -169,9 +188,19 @@ class Settings(BaseSettings):
         return getattr(self, f"{service}_address") or f"{self.local_host}:{self.port(service)}"
 
     @property
+    def gateway_hosts(self) -> frozenset[str]:
+        """What may stand in the ``Host`` header of a request to the gateway, as `semlink.hosts.host_name` writes it.
+
+        The names of this machine, ``host`` if it is one address or name, and ``trusted_hosts``; ``*`` allows any.
+        """
+        bound = [] if self.host in _ANY_INTERFACE else [self.host]
+        names = [*LOOPBACK_NAMES, *bound, *_split(self.trusted_hosts)]
+        return frozenset(name if name == "*" else bare_host_name(name) for name in names)
+
+    @property
     def local_host(self) -> str:
         """The host by which this machine reaches its own services."""
-        return "127.0.0.1" if self.host in ("0.0.0.0", "::", "[::]") else self.host
+        return "127.0.0.1" if self.host in _ANY_INTERFACE else self.host
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process; OpenMP's threads too. Holds secrets."""

@@ -16,6 +16,9 @@ def _own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Corpora and items that the user of this machine has added are not the tests' business, nor theirs the user's."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SEMLINK_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        # requests that tests themselves send to this machine need no proxy, whatever the environment names
+        for name in ("NO_PROXY", "no_proxy"):
+            environment.setenv(name, "localhost,127.0.0.1,::1")
         yield
 
 

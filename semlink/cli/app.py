@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCE
 from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
 
 if TYPE_CHECKING:
+    from semlink.client import QueryResult
     from semlink.settings import Settings
 
 app = typer.Typer(
@@ -160,15 +162,8 @@ def query(
     as_json: Annotated[bool, typer.Option("--json", help="the whole answer")] = False,
 ) -> None:
     """Send one query through the running services."""
-    from lab.client import Client, gateway_url, media_body
+    from semlink.client import Client, Feedback, LinkConfig, Media, Query, Retrieval, gateway_url
 
-    asked: dict[str, Any] = {}
-    if text is not None:
-        asked["text"] = text
-    if image is not None:
-        asked["image"] = media_body(image)
-    if audio is not None:
-        asked["audio"] = media_body(audio)
     feedback = _given(bits=bits, quantizer=quantizer, memory=memory, content=content)
     by_value = _given(
         scenario=scenario,
@@ -180,29 +175,37 @@ def query(
         num_rx_ant=rx_antennas,
         power_allocation=power_allocation,
         delay_spread_ns=delay_spread_ns,
-        feedback=feedback or None,
+        feedback=Feedback(**feedback) if feedback else None,
     )
-    body = {
-        "task": task,
-        "query": asked,
-        "method": method,
-        "top_k": top_k,
-        "symbols": symbols,
-        "knowledge_budget_ms": knowledge_budget_ms,
-        "deadline_ms": knowledge_budget_ms + 60_000.0,
-        "link": by_value | _given(id=link),
-        "retrieval": _given(
+    if link is not None and by_value:
+        raise InvalidField(
+            f"--link names an open link, which has its own {', '.join(by_value)}", field="link"
+        )
+    asked = Query(
+        task,
+        text=text,
+        image=Media.read(image) if image is not None else None,
+        audio=Media.read(audio) if audio is not None else None,
+        corpus=corpus,
+        method=method,
+        top_k=top_k,
+        symbols=symbols,
+        seed=seed,
+        knowledge_budget_ms=knowledge_budget_ms,
+        rewrite_strategy=rewrite_strategy,
+        deadline_ms=knowledge_budget_ms + 60_000.0,
+        retrieval=Retrieval(
             scoring=scoring,
             reranking=reranking,
             extraction=extraction,
-            key_sentences=key_sentences,
+            key_sentences=key_sentences or 0,
         ),
-        **_given(corpus=corpus, seed=seed, rewrite_strategy=rewrite_strategy),
-    }
+        link=LinkConfig(**by_value) if link is None else link,
+    )
     with Client(gateway_url(port)) as client:
-        answer = client.query(body)
+        answer = client.query(asked)
     if as_json:
-        print(json.dumps(answer, indent=2))  # for a program, without rich's markup
+        print(json.dumps(asdict(answer), indent=2))  # for a program, without rich's markup
     else:
         _print_answer(answer)
 
@@ -211,48 +214,46 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _print_answer(answer: dict[str, Any]) -> None:
+def _print_answer(answer: QueryResult) -> None:
     table = Table()
     table.add_column("", justify="right")
     table.add_column("item", no_wrap=True)
     table.add_column("score", justify="right")
     table.add_column("captions")
-    for place, result in enumerate(answer["results"], 1):
-        score = f"{result['score']:.3f}"
-        table.add_row(
-            str(place), result["item_id"], score, escape("\n".join(result["captions"][:2]))
-        )
+    for place, match in enumerate(answer.results, 1):
+        captions = escape("\n".join(match.captions[:2]))
+        table.add_row(str(place), match.item_id, f"{match.score:.3f}", captions)
     console.print(table)
-    for sentence in answer["retrieval"]["sentences"]:
-        mark = "[green]sent[/green]" if sentence["kept"] else "[yellow]left out[/yellow]"
-        console.print(f"  {mark} {escape(sentence['text'])} ({sentence['score']:.3f})")
-    link = answer["link"]
+    for sentence in answer.retrieval.sentences:
+        mark = "[green]sent[/green]" if sentence.kept else "[yellow]left out[/yellow]"
+        console.print(f"  {mark} {escape(sentence.text)} ({sentence.score:.3f})")
+    link = answer.link
     if link:
-        known = f"SGCS {link['csi_sgcs']:.2f}, " if link["csi_sgcs"] is not None else ""
-        others = link["co_scheduled"]
-        shared = f", user {link['user']} beside {others} other(s)" if others else ""
-        erased = ", [red]erased[/red]" if link["erased"] else ""
+        known = f"SGCS {link.csi_sgcs:.2f}, " if link.csi_sgcs is not None else ""
+        others = link.co_scheduled
+        shared = f", user {link.user} beside {others} other(s)" if others else ""
+        erased = ", [red]erased[/red]" if link.erased else ""
         console.print(
-            f"link: SNR {link['snr_db']:g} dB, after equalising {link['post_eq_snr_db']:.1f} dB, "
-            f"k = {link['channel_uses']}, feedback {link['feedback_bits']} bit, {known}"
-            f"CSI {answer['knowledge']['csi_source']}, header {link['header_bytes']} B, slot {link['slot']}"
+            f"link: SNR {link.snr_db:g} dB, after equalising {link.post_eq_snr_db:.1f} dB, "
+            f"k = {link.channel_uses}, feedback {link.feedback_bits} bit, {known}"
+            f"CSI {answer.knowledge.csi_source}, header {link.header_bytes} B, slot {link.slot}"
             f"{shared}{erased}"
         )
-    for rewrite in answer["knowledge"]["rewrites"]:
-        mark = "[green]kept[/green]" if rewrite["kept"] else "[yellow]dropped[/yellow]"
-        console.print(f"  {mark} {escape(rewrite['text'])} ({escape(rewrite['reason'])})")
-    for degraded in answer["degraded"]:
-        console.print(f"[yellow]degraded[/yellow] {degraded['part']}: {escape(degraded['reason'])}")
+    for rewrite in answer.knowledge.rewrites:
+        mark = "[green]kept[/green]" if rewrite.kept else "[yellow]dropped[/yellow]"
+        console.print(f"  {mark} {escape(rewrite.text)} ({escape(rewrite.reason)})")
+    for degraded in answer.degraded:
+        console.print(f"[yellow]degraded[/yellow] {degraded.part}: {escape(degraded.reason)}")
     console.print(
-        "ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer["timings_ms"].items())
+        "ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items())
     )
 
 
 @app.command()
 def demo(out: Out = Path("demo")) -> None:
     """Start everything on free ports, ask two queries a task, write a page, stop everything."""
-    from lab.client import Client, gateway_url
     from semlink.cli.demo import demo as run
+    from semlink.client import Client, gateway_url
 
     with _own_services("demo") as settings, Client(gateway_url(settings.gateway_port)) as client:
         run(client, out, console)

@@ -7,22 +7,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from rich.console import Console
 from rich.table import Table
 
-from lab.client import Client
+from semlink.client import Client, Feedback, LinkConfig, Match, Media, Query, QueryResult
 from semlink.corpora.corpus import Item
 from semlink.corpora.registry import corpus_named
 
-LINK = {
-    "scenario": "umi-los",
-    "snr_db": 5.0,
-    "feedback": {"quantizer": "rvq", "bits": 64},
-    "seed": 7,
-}
+LINK = LinkConfig(
+    scenario="umi-los", snr_db=5.0, feedback=Feedback(quantizer="rvq", bits=64), seed=7
+)
 SYMBOLS = 64
 TOP_K = 5
 KNOWLEDGE_BUDGET_MS = 60_000.0
@@ -52,9 +48,15 @@ class Ask:
     corpus: str
     title: str
     item: Item
-    content: dict[str, Any]
-    media: tuple[str, str] | None = None
-    """Of a query by sound or picture: MIME type and base64."""
+    text: str | None = None
+    audio: Media | None = None
+
+    @property
+    def media(self) -> tuple[str, str] | None:
+        """Of a query by sound, for the page: MIME type and base64."""
+        if self.audio is None:
+            return None
+        return self.audio.content_type, base64.b64encode(self.audio.data).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Shown:
     """A query with its answer."""
 
     ask: Ask
-    answer: dict[str, Any]
+    answer: QueryResult
     results: Sequence[Found]
 
     @property
@@ -92,21 +94,12 @@ def asks() -> list[Ask]:
         ("soundscapes", "audio", "text → sound"),
     ):
         items = corpus_named(corpus).items("test")
-        found += [Ask(task, corpus, title, items[i], {"text": items[i].captions[0]}) for i in ITEMS]
+        found += [Ask(task, corpus, title, items[i], text=items[i].captions[0]) for i in ITEMS]
     sounds = corpus_named("soundscapes")
     item = sounds.items("test")[ITEMS[1]]
     media = sounds.media(item.item_id)
-    data = base64.b64encode(media.data).decode()
-    found.append(
-        Ask(
-            "audio",
-            "soundscapes",
-            "sound → text",
-            item,
-            {"audio": {"content_type": media.content_type, "data": data}},
-            (media.content_type, data),
-        )
-    )
+    audio = Media(media.content_type, media.data)
+    found.append(Ask("audio", "soundscapes", "sound → text", item, audio=audio))
     return found
 
 
@@ -115,33 +108,34 @@ def run(client: Client, *, seed: int = 1) -> list[Shown]:
     shown = []
     for number, ask in enumerate(asks()):
         answer = client.query(
-            {
-                "task": ask.task,
-                "query": ask.content,
-                "method": "sc-lmkb",
-                "top_k": TOP_K,
-                "symbols": SYMBOLS,
-                "seed": seed + number,
-                "knowledge_budget_ms": KNOWLEDGE_BUDGET_MS,
-                "deadline_ms": 2 * KNOWLEDGE_BUDGET_MS,
-                "link": LINK,
-            }
+            Query(
+                ask.task,
+                text=ask.text,
+                audio=ask.audio,
+                method="sc-lmkb",
+                top_k=TOP_K,
+                symbols=SYMBOLS,
+                seed=seed + number,
+                knowledge_budget_ms=KNOWLEDGE_BUDGET_MS,
+                deadline_ms=2 * KNOWLEDGE_BUDGET_MS,
+                link=LINK,
+            )
         )
-        results = [_found(client, ask, result) for result in answer["results"]]
+        results = [_found(client, ask, answer.corpus, match) for match in answer.results]
         shown.append(Shown(ask, answer, results))
     return shown
 
 
-def _found(client: Client, ask: Ask, result: dict[str, Any]) -> Found:
-    item = client.get(result["media_url"].removesuffix("/media"))
-    content_type, data = client.content(result["media_url"])
+def _found(client: Client, ask: Ask, corpus: str, match: Match) -> Found:
+    item = client.item(corpus, match.item_id)
+    media = client.media(corpus, match.item_id)
     return Found(
-        item_id=result["item_id"],
-        score=result["score"],
-        right=item["identity"] == ask.item.identity,
-        captions=result["captions"],
-        content_type=content_type,
-        data=base64.b64encode(data).decode(),
+        item_id=match.item_id,
+        score=match.score,
+        right=item.identity == ask.item.identity,
+        captions=match.captions,
+        content_type=media.content_type,
+        data=base64.b64encode(media.data).decode(),
     )
 
 
@@ -154,13 +148,14 @@ def table(shown: Sequence[Shown]) -> Table:
     out.add_column("link", no_wrap=True)
     out.add_column("ms per stage", ratio=2)
     for s in shown:
-        link, timings = s.answer["link"], s.answer["timings_ms"]
-        text = s.ask.content.get("text") or f"the sound of {s.ask.item.item_id}"
+        link, timings = s.answer.link, s.answer.timings_ms
+        assert link is not None  # sc-lmkb has a channel
+        text = s.ask.text or f"the sound of {s.ask.item.item_id}"
         verdict = f"right at {s.rank}" if s.rank else "not in the top 5"
         found = "\n".join(f"{'✔' if r.right else '·'} {r.item_id} {r.score:.2f}" for r in s.results)
         figures = (
-            f"SNR {link['snr_db']:.0f} dB\nfeedback {link['feedback_bits']} bit\nk = {link['channel_uses']}\n"
-            f"post-eq {link['post_eq_snr_db']:.1f} dB\nCSI: {s.answer['knowledge']['csi_source']}"
+            f"SNR {link.snr_db:.0f} dB\nfeedback {link.feedback_bits} bit\nk = {link.channel_uses}\n"
+            f"post-eq {link.post_eq_snr_db:.1f} dB\nCSI: {s.answer.knowledge.csi_source}"
         )
         stages = ", ".join(
             f"{name} {timings[stage]:.1f}" for stage, name in STAGES.items() if stage in timings

@@ -67,6 +67,13 @@ def test_grafana_alone_is_under_a_profile_that_is_on_by_default() -> None:
     assert (ROOT / ".env").read_text().split() == ["COMPOSE_PROFILES=dashboards"]
 
 
+def test_the_gateway_answers_to_its_name_among_the_containers() -> None:
+    hosts = SERVICES["gateway"]["environment"]["SEMLINK_TRUSTED_HOSTS"]
+    assert hosts == "gateway,${SEMLINK_TRUSTED_HOSTS:-}"
+    trusted = Settings(trusted_hosts=hosts.split("$")[0], host="0.0.0.0").gateway_hosts
+    assert trusted == {"gateway", "localhost", "127.0.0.1", "::1"}
+
+
 def test_settings_and_ports_exist() -> None:
     """A variable that is no setting would be ignored silently; a port that moved would never become healthy."""
     settings = Settings(host="0.0.0.0")

@@ -47,7 +47,7 @@ def http(receiver: Receiver) -> httpx.AsyncClient:
     unused: Any = None
     services = ServiceClients(unused, unused, receiver, health, close)
     transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 def picture(row: int = 0) -> bytes:

@@ -85,7 +85,7 @@ def service() -> Scripted:
 def http(service: Scripted) -> httpx.AsyncClient:
     services: Any = ServiceClients(service, service, service, service.health, service.close)  # type: ignore[arg-type]
     transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 def assert_problem(response: httpx.Response, status: int, field: str | None) -> None:

@@ -50,7 +50,8 @@ def rest_page(api: dict[str, Any]) -> str:
         "",
         _NOTE,
         "",
-        "Errors are `application/problem+json` (RFC 9457).",
+        "Errors are `application/problem+json` (RFC 9457). The `Host` header must name a host that the gateway trusts: "
+        "see [trusted hosts](operations.md#trusted-hosts). `semlink.client` has a method for each operation.",
         "",
     ]
     for path, methods in api["paths"].items():
