@@ -24,13 +24,13 @@ from semlink.signal.feedback import scheme_of
 from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
 
-BLOCK_REPORTS: Final = 8
-"""Reports of a block that are made together: one query needs its history, not the whole block."""
+CHUNK_REPORTS: Final = 8
+"""Reports of a channel block that are made together: one query needs its history, not the whole block."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Payloads:
-    """Payloads of a block of reports: uint8 ``[num_users, num_reports, payload_bytes]``."""
+    """Payloads of a chunk of reports: uint8 ``[num_users, num_reports, payload_bytes]``."""
 
     payloads: NDArray[np.uint8]
     made: NDArray[np.bool_]
@@ -43,7 +43,7 @@ class _Payloads:
 
 @dataclass(frozen=True, slots=True)
 class _Observed:
-    """Least-squares estimates of a window's reports and the variance of their error: see :func:`least_squares`."""
+    """Least-squares estimates of a block's reports and the variance of their error: see :func:`least_squares`."""
 
     estimate: torch.Tensor
     error_variance: torch.Tensor
@@ -65,10 +65,10 @@ class _Group:
         channel_bytes = 8 * math.prod(quantizer.shape)
         self.nbytes = num_users * (num_reports * (quantizer.payload_bytes + 1) + 10 * channel_bytes)
 
-    def block(
+    def chunk(
         self, number: int, estimate: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
     ) -> _Payloads:
-        """Block ``number``; ``estimate(block)`` gives the channels of a block and their report indices."""
+        """Chunk ``number``; ``estimate(chunk)`` gives the channels of a chunk and their report indices."""
         with self._lock:
             while len(self._blocks) <= number:
                 h, report_index = estimate(len(self._blocks))
@@ -82,7 +82,7 @@ class _Group:
 
 
 class Reports:
-    """Makes reports; blocks of them are estimated and quantised in one batch and cached. Thread-safe."""
+    """Makes reports; chunks of them are estimated and quantised in one batch and cached. Thread-safe."""
 
     def __init__(self, blocks: ChannelBlocks, max_bytes: int = 64 << 20) -> None:
         self._blocks = blocks
@@ -142,38 +142,38 @@ class Reports:
             made, place = _encode(config, h.unsqueeze(1), torch.tensor([slot // period])), 0
         else:
             first = -(-index * BLOCK_SLOTS // period)
-            block, place = divmod(slot // period - first, BLOCK_REPORTS)
-            made = self._block(config, index, block)
+            chunk, place = divmod(slot // period - first, CHUNK_REPORTS)
+            made = self._chunk(config, index, chunk)
         return [
             payload[place] if there[place] else None
             for payload, there in zip(made.payloads, made.made, strict=True)
         ]
 
-    def _block(self, config: pb.LinkConfig, index: int, block: int) -> _Payloads:
-        """A block of a window's reports, made when it is not there."""
+    def _chunk(self, config: pb.LinkConfig, index: int, chunk: int) -> _Payloads:
+        """A chunk of a channel block's reports, made when it is not there."""
         key = config.SerializeToString(deterministic=True)
         quantizer = quantizer_for(config)
         if not isinstance(quantizer, PredictiveQuantizer):
             return self._payloads.get(
-                (key, index, block), lambda: _encode(config, *self._channels(config, index, block))
+                (key, index, chunk), lambda: _encode(config, *self._channels(config, index, chunk))
             )
         num_reports = len(report_slots_of_block(config, index))
         group = self._groups.get(
             (key, index), lambda: _Group(quantizer, config.num_users, num_reports)
         )
-        return group.block(block, lambda number: self._channels(config, index, number))
+        return group.chunk(chunk, lambda number: self._channels(config, index, number))
 
     def _channels(
-        self, config: pb.LinkConfig, index: int, block: int
+        self, config: pb.LinkConfig, index: int, chunk: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Estimates of a block's reports, on the CPU, and the reports' indices."""
-        part = slice(block * BLOCK_REPORTS, (block + 1) * BLOCK_REPORTS)
+        """Estimates of a chunk's reports, on the CPU, and the reports' indices."""
+        part = slice(chunk * CHUNK_REPORTS, (chunk + 1) * CHUNK_REPORTS)
         slots = report_slots_of_block(config, index)[part]
         numbers = slots // config.feedback.report_period_slots
         return self._estimate(config, index, part).cpu(), numbers
 
     def _estimate(self, config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
-        """Estimates of some of a window's reports: complex64 ``[num_users, reports, …]``."""
+        """Estimates of some of a channel block's reports: complex64 ``[num_users, reports, …]``."""
         key = (
             ChannelKey.of(config),
             config.snr_db,

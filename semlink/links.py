@@ -129,6 +129,6 @@ def stable_seed(*parts: object) -> int:
 
 
 def slot_of_query(config: pb.LinkConfig, query_seed: int) -> int:
-    """Slot in which a query rides on a link by value: uniform over a window's later slots (our definition)."""
+    """Slot in which a query rides on a link by value: uniform over a block's later slots (our definition)."""
     rng = np.random.Generator(np.random.Philox(key=stable_seed("slot", config.seed, query_seed)))
     return int(rng.integers(HISTORY_SLOTS, BLOCK_SLOTS))

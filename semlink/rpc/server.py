@@ -195,10 +195,10 @@ def grpc_servicer(service_name: ServiceName, handler: object) -> Register:
         def behaviour(request: Message, _context: object, handle: Any = handle) -> Any:
             return handle(request)
 
-        handler = (
+        rpc_handler = (
             grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         )
-        handlers[method.name] = handler(
+        handlers[method.name] = rpc_handler(
             behaviour,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,

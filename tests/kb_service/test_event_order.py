@@ -55,9 +55,9 @@ def test_another_order_contradicts(source, rewrite, reason):
 @pytest.mark.parametrize("caption", sorted({s for s, _ in SAME} | {s for s, *_ in OTHER}))
 def test_a_caption_agrees_with_itself_and_its_order_is_one(caption):
     assert contradiction_reason(caption, caption) == ""
-    order = read(caption).account.order
+    order = read(caption).timeline.order
     assert not any((later, earlier) in order for earlier, later in order)
 
 
 def test_pictures_have_no_order():
-    assert read("A dog is next to a helicopter, then a clock.").account.order == frozenset()
+    assert read("A dog is next to a helicopter, then a clock.").timeline.order == frozenset()

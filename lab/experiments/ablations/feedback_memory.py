@@ -49,7 +49,7 @@ def transmitter_csi(
 ) -> list[torch.Tensor]:
     """What the transmitter takes the channel for in each slot, for each pattern of arrival.
 
-    ``estimate``: complex64 ``[users, reports, …]`` of a window's reports; each of ``arrivals``: bool ``[users,
+    ``estimate``: complex64 ``[users, reports, …]`` of a block's reports; each of ``arrivals``: bool ``[users,
     reports]``. Returns complex64 ``[users, len(slots), …]`` each.
     """
     quantizer = quantizer_for(config)
