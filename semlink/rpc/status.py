@@ -1,4 +1,4 @@
-"""What both ends of a call agree on: services by service, message size, errors as status codes and back."""
+"""What both ends of a call agree on: gRPC services by name, message size, errors as status codes and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SERVICES: Final[dict[str, ServiceDescriptor]] = {
     "receiver": receiver_pb2.DESCRIPTOR.services_by_name["Receiver"],
     "knowledge": knowledge_pb2.DESCRIPTOR.services_by_name["KnowledgeBase"],
 }
-"""The gRPC service of each service."""
+"""The gRPC service by name of the process."""
 
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 FIELD_KEY: Final = "semlink-field"
