@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -22,6 +22,7 @@ from kb_service.prompting import Turn
 from semlink.errors import DeadlineExceeded, Unavailable
 from semlink.hosts import httpx_options
 from semlink.links import stable_seed
+from semlink.settings import SecretUrl, without_secrets
 
 TOP_P: Final = 0.95
 AT_ONCE: Final = 8
@@ -46,6 +47,7 @@ class _ForTheMoment(Exception):
 class ChatEndpoint:
     """:class:`kb_service.rewriting.Generator` behind ``url`` (up to and with "/v1"). ``api_key`` "" sends none.
 
+    User and password of ``url`` are sent as Basic authentication, which takes the place of the key.
     ``timeout_s`` bounds one try, ``retries`` the tries after the first. Blocks; for a thread without an event loop.
     """
 
@@ -63,6 +65,10 @@ class ChatEndpoint:
     def name(self) -> str:
         """Identity for keys: where, and which model."""
         return endpoint_identity(self.url, self.model)
+
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        return self.api_key, *SecretUrl(self.url).credentials()
 
     def prepare(self, beginnings: Sequence[tuple[Turn, ...]]) -> None:
         """Nothing: a server keeps its own prefixes."""
@@ -90,7 +96,10 @@ class ChatEndpoint:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         gate = asyncio.Semaphore(AT_ONCE)
         async with httpx.AsyncClient(
-            headers=headers, timeout=self.timeout_s, **httpx_options(self.url)
+            headers=headers,
+            auth=_basic_auth(self.url),
+            timeout=self.timeout_s,
+            **httpx_options(self.url),
         ) as http:
 
             async def one(dialogue: Dialogue) -> list[str]:
@@ -159,7 +168,8 @@ class ChatEndpoint:
         raise AssertionError("the last try returns or raises")
 
     async def _try(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
-        url = f"{self.url.rstrip('/')}/chat/completions"
+        # httpx logs the URL of every request
+        url = f"{_without_user(self.url).rstrip('/')}/chat/completions"
         try:
             async with http.stream("POST", url, json=body) as response:
                 data = b""
@@ -175,12 +185,12 @@ class ChatEndpoint:
         status = response.status_code
         if status == 429 or status >= 500:
             raise _ForTheMoment(
-                f"status {status}{_said(data, self.api_key)}",
+                f"status {status}{_said(data, self._secrets)}",
                 _seconds(response.headers.get("retry-after", "")),
             )
         if status != 200:
             raise Unavailable(
-                f"{self.name}: status {status}{_said(data, self.api_key)}", field="llm"
+                f"{self.name}: status {status}{_said(data, self._secrets)}", field="llm"
             )
         return _texts(data, self.name)
 
@@ -209,21 +219,31 @@ def _line(content: str) -> str:
     return " ".join(text.split())[:MAX_ANSWER_CHARACTERS]
 
 
-def _said(data: bytes, secret: str) -> str:
-    """What a refusal says, short; a server that repeats the key does not make us show it."""
+def _said(data: bytes, secrets: Sequence[str]) -> str:
+    """What a refusal says, short; a server that repeats a secret does not make us show it."""
     try:
         said = json.loads(data)["error"]["message"]
     except (ValueError, TypeError, KeyError, IndexError):
         said = data.decode(errors="replace")
-    text = " ".join(str(said).split())
-    if secret:
-        text = text.replace(secret, "…")
+    text = without_secrets(secrets, " ".join(str(said).split()))
     return f": {text[:200]}" if text else ""
 
 
 def _seconds(retry_after: str) -> float | None:
     """What Retry-After asks for; a date counts as nothing said."""
     return float(retry_after) if retry_after.isdecimal() else None
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _basic_auth(url: str) -> httpx.BasicAuth | None:
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return None
+    return httpx.BasicAuth(unquote(parts.username or ""), unquote(parts.password or ""))
 
 
 def endpoint_identity(url: str, model: str) -> str:

@@ -19,7 +19,7 @@ def model_name(settings: Settings) -> str:
             for name in ("llm_url", "llm_model"):
                 if not getattr(settings, name):
                     raise _missing(f"SEMLINK_{name.upper()}", "endpoint")
-            return endpoint_identity(settings.llm_url, settings.llm_model)
+            return endpoint_identity(settings.llm_url.get_secret_value(), settings.llm_model)
         case "hub":
             if not settings.llm_model:
                 raise _missing("SEMLINK_LLM_MODEL", "hub")
@@ -33,7 +33,7 @@ def load_generator(settings: Settings) -> Generator:
     match _kind(settings):
         case "endpoint":
             return ChatEndpoint(
-                settings.llm_url,
+                settings.llm_url.get_secret_value(),
                 settings.llm_model,
                 settings.llm_api_key.get_secret_value(),
                 settings.llm_timeout_s,

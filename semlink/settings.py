@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +34,28 @@ def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
+class SecretUrl(SecretStr):
+    """A URL that may hold a password. As text it has neither user, password nor query."""
+
+    def _display(self) -> str:
+        parts = urlsplit(self.get_secret_value())
+        if not parts.scheme:
+            return ""
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def credentials(self) -> tuple[str, ...]:
+        """What in it is secret, in every form in which it is sent: the password, or the user where there is none."""
+        parts = urlsplit(self.get_secret_value())
+        found = {parts.password or parts.username}
+        found |= {value for name, value in parse_qsl(parts.query) if "pass" in name.lower()}
+        values = {value for value in found if value}
+        values |= {unquote(value) for value in values}
+        if values:
+            pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            values.add(base64.b64encode(pair.encode()).decode())  # Basic authentication
+        return tuple(values)
+
+
 def _half_of_the_cores() -> int:
     """Threads of torch in one service: half of the usable cores, because several services share a machine."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
@@ -41,7 +67,9 @@ class Settings(BaseSettings):
     Durations are in seconds, ``*_address`` are gRPC targets (``host:port`` or ``dns:///name:port``).
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     # computing
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
@@ -60,8 +88,9 @@ class Settings(BaseSettings):
     """Name on the model hub or local folder of any causal language model; or the name that an endpoint knows it by."""
     llm_revision: str = Field("", max_length=100)
     """Branch, tag or commit of a model of the hub. Rewrites are kept by it: a commit never changes its meaning."""
-    llm_url: str = Field("", pattern=r"^(https?://\S+)?$")
-    """Base URL of an OpenAI-compatible endpoint, up to and with "/v1"."""
+    llm_url: SecretUrl = SecretUrl("")
+    """Base URL of an OpenAI-compatible endpoint, up to and with "/v1"; user and password are sent as Basic
+    authentication."""
     llm_api_key: SecretStr = SecretStr("")
     """Sent to the endpoint as bearer token; shown nowhere."""
     llm_timeout_s: float = Field(60.0, gt=0, le=600)
@@ -93,14 +122,11 @@ class Settings(BaseSettings):
     """"auto": for a terminal "console", else one JSON object a line."""
 
     # store
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", pattern=r"^(rediss?://|unix://|memory://$).*"
-    )
-    """The store; ``memory://`` keeps it in the process, which is enough when all services share one."""
+    redis_url: SecretUrl = SecretUrl("redis://127.0.0.1:6379/0")
+    """The store: ``redis://``, ``rediss://``, ``unix://`` and a socket's path; ``memory://`` keeps it in the process,
+    which is enough when all services share one. `semlink up` starts a server of its own where this is not set."""
     redis_timeout_s: float = Field(0.4, gt=0, le=10)
     """Longest time that one access to the store may take."""
-    redis_port: _Port = 0
-    """Port of the Redis that `semlink up` starts itself; 0: any free one."""
 
     # where services listen and are found
     host: str = Field("127.0.0.1", min_length=1)
@@ -147,9 +173,9 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = _PREFIX + ".".join(map(str, first["loc"])).upper()
-            raise InvalidField(
-                f"{name} is {first['input']!r}: {first['msg']}", field=name
-            ) from error
+            given = "" if first["loc"][0] in secret_fields() else f" is {first['input']!r}"
+            why = first["msg"].removeprefix("Value error, ")
+            raise InvalidField(f"{name}{given}: {why}", field=name) from error
 
     @field_validator("cache_dir", "weights_dir", "data_dir", "state_dir")
     @classmethod
@@ -163,6 +189,25 @@ class Settings(BaseSettings):
             if name != "*":
                 bare_host_name(name)
         return names
+
+    @field_validator("llm_url")
+    @classmethod
+    def _http_url(cls, url: SecretUrl) -> SecretUrl:
+        text = url.get_secret_value()
+        if text:
+            _check_url(text, ("http", "https"))
+            if "?" in text or "#" in text:
+                raise ValueError("a base URL has no query and no fragment")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _store_url(cls, url: SecretUrl) -> SecretUrl:
+        text = url.get_secret_value()
+        _check_url(text, ("redis", "rediss", "unix", "memory"))
+        if text.startswith("memory:") and text != "memory://":
+            raise ValueError("nothing follows memory://")
+        return url
 
     @field_validator("scenario")
     @classmethod
@@ -202,6 +247,20 @@ class Settings(BaseSettings):
         """The host by which this machine reaches its own services."""
         return "127.0.0.1" if self.host in _ANY_INTERFACE else self.host
 
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret among these settings, in every form in which a text may hold it; the longest first.
+
+        Of fewer than four characters they are left out: they would be found in any text.
+        """
+        values: set[str] = set()
+        for _, value in self:
+            if isinstance(value, SecretUrl):
+                values |= set(value.credentials())
+            elif isinstance(value, SecretStr):
+                values.add(value.get_secret_value())
+        values |= {json.dumps(value)[1:-1] for value in values}
+        return tuple(sorted((v for v in values if len(v) > 3), key=lambda v: (-len(v), v)))
+
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process; OpenMP's threads too. Holds secrets."""
         values = {
@@ -211,3 +270,34 @@ class Settings(BaseSettings):
         return {_PREFIX + name.upper(): value for name, value in values.items()} | {
             "OMP_NUM_THREADS": str(self.num_threads)
         }
+
+
+def without_secrets(secrets: Iterable[str], text: str) -> str:
+    """The text with every secret in it replaced by an ellipsis."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "…")
+    return text
+
+
+def secret_fields() -> frozenset[str]:
+    """Names of the settings that are, or may hold, a secret."""
+    return frozenset(
+        name
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, SecretStr)
+    )
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    """Raises ValueError, without the URL in it, for another scheme or for what would not be read as meant."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in schemes or any(c.isspace() for c in url):
+        raise ValueError(f"must be a URL: {', '.join(f'{scheme}://…' for scheme in schemes)}")
+    if parts.scheme in ("http", "https") and not parts.hostname:
+        raise ValueError("the URL names no host")
+    if parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError("in a user or password write / as %2F, ? as %3F, # as %23 and @ as %40")

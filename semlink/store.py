@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from semlink.errors import NotFound, Unavailable
 from semlink.links import BLOCK_SLOTS, MAX_USERS
-from semlink.settings import Settings
+from semlink.settings import SecretUrl, Settings, without_secrets
 from semlink.v1 import channel_pb2, common_pb2
 
 REPORT_TTL_S: Final = 3600
@@ -265,6 +265,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, timeout_s: float = 0.4) -> None:
         self._timeout_s = timeout_s
+        self._secrets = SecretUrl(url).credentials()
         self._redis = Redis.from_url(
             url,
             socket_timeout=timeout_s,
@@ -292,9 +293,8 @@ class RedisStore:
             self._failures += 1
             if self._failures >= BREAKER_FAILURES:
                 self._closed_until = time.monotonic() + BREAKER_S
-            raise Unavailable(
-                f"the store (Redis) is away: {str(error) or type(error).__name__}", field="store"
-            ) from error
+            why = without_secrets(self._secrets, str(error)) or type(error).__name__
+            raise Unavailable(f"the store (Redis) is away: {why}", field="store") from error
         self._failures, self._closed_until = 0, 0.0
 
     async def put_reports(self, link_id: str, reports: Sequence[common_pb2.CsiReport]) -> None:
@@ -477,6 +477,7 @@ def _no_link(link_id: str) -> NotFound:
 
 def open_store(settings: Settings) -> MemoryStore | RedisStore:
     """The store that ``SEMLINK_REDIS_URL`` names. Connects at the first access, not here."""
-    if settings.redis_url.startswith("memory://"):
+    url = settings.redis_url.get_secret_value()
+    if url == "memory://":
         return MemoryStore()
-    return RedisStore(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    return RedisStore(url, timeout_s=settings.redis_timeout_s)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
+import traceback
 from asyncio import CancelledError
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TextIO
+from types import TracebackType
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from semlink.errors import InvalidField, SemlinkError
-from semlink.settings import Settings
+from semlink.settings import Settings, without_secrets
 from semlink.v1 import channel_pb2, common_pb2
 
 registry = REGISTRY
@@ -161,8 +164,11 @@ def configure_logging(service: str, settings: Settings, *, stream: TextIO | None
     """Set up logs of this process: structlog and the standard library alike, to ``stream`` (default: stderr).
 
     One JSON object a line, or coloured text on a terminal (``SEMLINK_LOG_FORMAT``). Every line names the service.
+    Tracebacks show no local variables, and no text, those of uncaught exceptions included, holds a secret setting.
     """
     out = stream or sys.stderr
+    secrets = settings.secrets()
+    _hide_secrets_of_uncaught_exceptions(secrets, out)
     console = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
     shared: Sequence[structlog.typing.Processor] = (
         structlog.contextvars.merge_contextvars,
@@ -178,13 +184,18 @@ def configure_logging(service: str, settings: Settings, *, stream: TextIO | None
         cache_logger_on_first_use=False,
     )
     render: Sequence[structlog.typing.Processor] = (
-        (structlog.dev.ConsoleRenderer(colors=out.isatty()),)
+        (
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        )
         if console
-        else (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str))
+        else (_TRACEBACKS, structlog.processors.JSONRenderer(default=str))
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _WithoutSecrets(
+            secrets,
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
@@ -195,6 +206,38 @@ def configure_logging(service: str, settings: Settings, *, stream: TextIO | None
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+
+
+# the default of structlog shows local variables, and with them every secret that a frame holds
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
+
+class _WithoutSecrets(structlog.stdlib.ProcessorFormatter):
+    """What a library logs, or a server answers, may hold a secret: the last step takes it out."""
+
+    def __init__(self, secrets: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(self._secrets, super().format(record))
+
+
+def _hide_secrets_of_uncaught_exceptions(secrets: Sequence[str], out: TextIO) -> None:
+    def show(
+        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        out.write(without_secrets(secrets, "".join(traceback.format_exception(kind, error, trace))))
+        out.flush()
+
+    def show_of_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            show(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = show
+    threading.excepthook = show_of_thread
 
 
 def _named(service: str) -> structlog.typing.Processor:

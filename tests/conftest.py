@@ -29,7 +29,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
     ports = {f"{service}_port": 0 for service in services}
     ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
-    asked = Settings(**ports, redis_port=0, state_dir=tmp_path_factory.mktemp("state"))
+    asked = Settings(**ports, state_dir=tmp_path_factory.mktemp("state"))
     settings = supervisor.with_ports_chosen(asked)
     supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
     url = f"http://127.0.0.1:{settings.gateway_port}"

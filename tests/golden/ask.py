@@ -70,7 +70,9 @@ async def ask_in_process() -> Answers:
     async def health() -> dict[str, str]:
         return {}
 
-    clients = ServiceClients(system.transmitter, system.channel, system.receiver, health, system.close)
+    clients = ServiceClients(
+        system.transmitter, system.channel, system.receiver, health, system.close
+    )
     transport = httpx.ASGITransport(create_app(clients))
     try:
         async with httpx.AsyncClient(
@@ -84,7 +86,7 @@ async def ask_in_process() -> Answers:
 
 async def ask_over_rest(settings: Settings) -> Answers:
     """Answers of running services. Payloads are read from their store: REST does not show them."""
-    store = RedisStore(settings.redis_url, timeout_s=10)
+    store = RedisStore(settings.redis_url.get_secret_value(), timeout_s=10)
     try:
         async with (
             httpx.AsyncClient(
@@ -102,7 +104,7 @@ async def started(state_dir: Path) -> AsyncIterator[Settings]:
     """Services on free ports with a store of their own."""
     ports = {f"{service}_port": 0 for service in SERVICE_NAMES}
     ports |= {f"{service}_metrics_port": 0 for service in SERVICE_NAMES if service != "gateway"}
-    asked = Settings(**ports, redis_port=0, state_dir=state_dir)
+    asked = Settings(**ports, state_dir=state_dir)
     settings = supervisor.with_ports_chosen(asked)
     services = supervisor.services_of(settings, own_redis=True)
     await asyncio.to_thread(supervisor.up, settings, detach=True, services=services)

