@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import FastAPI, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from gateway import schemas
 from semlink.errors import SemlinkError
@@ -26,10 +26,8 @@ Within = Callable[[float], AbstractAsyncContextManager[None]]
 Decode = Callable[..., bytes]
 
 
-class ItemContentBody(BaseModel):
+class ItemContentBody(schemas.ClosedBody):
     """A gallery item as a user brings it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     media: schemas.MediaBody
     captions: list[Annotated[str, Field(min_length=1, max_length=2_000)]] = Field(
@@ -46,10 +44,8 @@ class NewItemBody(ItemContentBody):
     item_id: str = Field(pattern=_ITEM_ID, description="characters that need no escape in a URL")
 
 
-class NewItemsBody(BaseModel):
+class NewItemsBody(schemas.ClosedBody):
     """New gallery items: all are added or none."""
-
-    model_config = ConfigDict(extra="forbid")
 
     items: list[NewItemBody] = Field(min_length=1, max_length=256)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -27,6 +28,13 @@ from semlink.errors import (
 from semlink.hosts import host_name, is_loopback
 
 MAX_BODY_BYTES: Final = 10 * 2**20
+MAX_BODIES_BYTES: Final = 256 * 2**20
+"""Of all requests that are being read or answered; only bodies over :data:`SMALL_BODY_BYTES` are refused for it."""
+SMALL_BODY_BYTES: Final = 64 * 2**10
+BODY_DEADLINE_S: Final = 60.0
+"""For a body to arrive."""
+MAX_ERRORS: Final = 20
+"""Offending fields that one answer names."""
 MEDIA_TYPE: Final = "application/problem+json"
 ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that answer whatever the ``Host`` header says."""
@@ -95,7 +103,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:  # noqa: ARG001
-        errors = [{"field": _path(e["loc"]), "detail": str(e["msg"])} for e in error.errors()]
+        errors = [
+            {"field": _path(e["loc"]), "detail": str(e["msg"])} for e in error.errors()[:MAX_ERRORS]
+        ]
         first = errors[0]
         return problem(
             422,
@@ -184,44 +194,88 @@ class TrustedHosts:
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over :data:`MAX_BODY_BYTES`, declared or streamed, before it is held whole."""
+    """ASGI middleware: bodies are bounded, declared or streamed, before they are held whole.
+
+    413 for one over :data:`MAX_BODY_BYTES`, 429 where those of all requests are over :data:`MAX_BODIES_BYTES`, 408 for
+    one that takes longer than :data:`BODY_DEADLINE_S`.
+    """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read at most the limit, then hand the body on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
         body = bytearray()
-        too_large = declared.isdigit() and int(declared) > MAX_BODY_BYTES
-        more = not too_large
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
+        try:
+            refused = await self._read(scope, receive, body)
+            if refused is not None:
+                await refused(scope, receive, send)
                 return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAX_BODY_BYTES:
-                too_large, more = True, False
-        if too_large:
-            response = problem(
-                413,
-                "Content too large",
-                f"the body is over {MAX_BODY_BYTES} bytes (10 MiB)",
-                field="body",
-            )
-            await response(scope, receive, send)
+            await self._app(scope, _replaying(bytes(body), receive), send)
+        except _Disconnected:
             return
-        sent = False
+        finally:
+            self._held_bytes -= len(body)
 
-        async def replay() -> MutableMapping[str, Any]:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> JSONResponse | None:
+        """Read the body into ``body``; the answer instead where it is refused. Raises _Disconnected."""
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            return _too_large()
+        more = True
+        try:
+            async with asyncio.timeout(BODY_DEADLINE_S):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Disconnected
+                    part = message.get("body", b"")
+                    body += part
+                    self._held_bytes += len(part)
+                    more = message.get("more_body", False)
+                    if len(body) > MAX_BODY_BYTES:
+                        return _too_large()
+                    if len(body) > SMALL_BODY_BYTES and self._held_bytes > MAX_BODIES_BYTES:
+                        return problem(
+                            429,
+                            STATUS[Overloaded][1],
+                            f"requests hold {MAX_BODIES_BYTES} bytes already",
+                            field="body",
+                            headers={"Retry-After": "1"},
+                        )
+        except TimeoutError:
+            return problem(
+                408, "Request timeout", f"no body within {BODY_DEADLINE_S:.0f} s", field="body"
+            )
+        return None
 
-        await self._app(scope, replay, send)
+
+class _Disconnected(Exception):
+    """The client left before its body was here."""
+
+
+def _too_large() -> JSONResponse:
+    return problem(
+        413,
+        "Content too large",
+        f"the body is over {MAX_BODY_BYTES} bytes (10 MiB)",
+        field="body",
+    )
+
+
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    """What the app receives: the body at once, then whatever comes."""
+    sent = False
+
+    async def replay() -> MutableMapping[str, Any]:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

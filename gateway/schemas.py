@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -17,10 +17,29 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _DEFAULT = links.default_link()
 
 
-class _Body(BaseModel):
-    """Unknown fields are refused: a misspelt one would otherwise be ignored in silence. So is "5" for 5."""
+MAX_UNKNOWN_FIELDS: Final = 16
+"""Of one object; each of so many is named in the answer, more are refused together."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+class ClosedBody(BaseModel):
+    """Unknown fields are refused: a misspelt one would otherwise be ignored in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, data: Any) -> Any:
+        """Refuse very many fields at once: an error for each of a million would cost gigabytes."""
+        if isinstance(data, dict) and len(data) > len(cls.model_fields) + MAX_UNKNOWN_FIELDS:
+            unknown = next(name for name in data if name not in cls.model_fields)
+            raise ValueError(f"{len(data)} fields, one that is not known is {str(unknown)[:100]!r}")
+        return data
+
+
+class _Body(ClosedBody):
+    """Besides, nothing is converted: "5" is refused for 5."""
+
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
 
 class FeedbackBody(_Body):

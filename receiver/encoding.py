@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from receiver.user_items import AddedItem, UserItemStore, name_of
-from semlink.corpora.media_io import decode_audio, decode_image
 from semlink.semantics.encoders import heads_sha256, semantic_encoder
+from semlink.semantics.media import DecodedMedia, EncodedMedia, decode_media
 from semlink.semantics.spaces import task_of
 from semlink.settings import Settings
 
 
 def encode_items(
-    items: Sequence[AddedItem], media: Sequence[bytes], space: str, *, fields: Sequence[str]
+    items: Sequence[AddedItem], media: Sequence[bytes], decoded: Sequence[DecodedMedia], space: str
 ) -> list[AddedItem]:
     """The items with the components that the heads of ``space`` give, all of them in one batch.
 
-    ``fields``: what an error calls the media of each. Raises InvalidField for media that do not decode.
+    ``media``: the picture or sound of each as it was sent, ``decoded``: the same decoded.
     """
     modality = "audio" if task_of(space) == "audio" else "image"
-    decode: Any = decode_audio if modality == "audio" else decode_image
-    contents = [
-        decode(data, item.content_type, field)
-        for item, data, field in zip(items, media, fields, strict=True)
-    ]
+    contents = [one.content for one in decoded]
     encoder = semantic_encoder(space, Settings().device)
     components = encoder.components(modality, contents)
     texts = [caption for item in items for caption in item.captions]
@@ -61,5 +56,9 @@ def encode_anew(user_items: UserItemStore, space: str, batch: int = 64) -> None:
     for start in range(0, len(stale), batch):
         items = stale[start : start + batch]
         media = [user_items.media(item).data for item in items]
-        fields = [f"item {item.item_id}" for item in items]
-        user_items.put(encode_items(items, media, space, fields=fields), [b""] * len(items))
+        task = task_of(space)
+        decoded = [
+            decode_media(EncodedMedia(task, data, item.content_type, f"item {item.item_id}"))
+            for item, data in zip(items, media, strict=True)
+        ]
+        user_items.put(encode_items(items, media, decoded, space), [b""] * len(items))

@@ -18,6 +18,7 @@ from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
 from semlink.semantics.gallery import gallery_file
 from semlink.semantics.headers import parse_header
+from semlink.semantics.media import MediaDecoder
 from semlink.settings import Settings
 from semlink.telemetry import timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
@@ -44,6 +45,7 @@ class Receiver:
         self._decoder: MicroBatcher[Samples, tuple[Decoded, float]] = MicroBatcher(
             self._decode, name="receiver.decode", max_batch=256, max_queue=settings.max_queue
         )
+        self._media = MediaDecoder("receiver", settings)
 
     def warm_up(self) -> None:
         """Load every embedded gallery, so that the first query does not pay for it."""
@@ -52,6 +54,7 @@ class Receiver:
 
     async def close(self) -> None:
         """Finish what is queued."""
+        await self._media.close()
         await self._decoder.drain()
 
     async def receive(self, request: receiver_pb2.ReceiveRequest) -> receiver_pb2.ReceiveResponse:
@@ -122,7 +125,7 @@ class Receiver:
         self, request: receiver_pb2.AddItemsRequest
     ) -> receiver_pb2.AddItemsResponse:
         """Add or replace items, all or none. Raises NotFound, AlreadyExists, InvalidField."""
-        return await asyncio.to_thread(add_items, request)
+        return await add_items(request, self._media)
 
     async def remove_items(
         self, request: receiver_pb2.RemoveItemsRequest

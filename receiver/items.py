@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -11,8 +12,11 @@ import numpy as np
 from receiver.encoding import encode_items
 from receiver.gallery import gallery_of
 from receiver.user_items import AddedItem
+from semlink.deadlines import check_deadline
 from semlink.errors import InvalidField
-from semlink.semantics.spaces import space_of
+from semlink.semantics.media import DecodedMedia, EncodedMedia, MediaDecoder
+from semlink.semantics.spaces import space_of, task_of
+from semlink.tasks import Task
 from semlink.telemetry import timed
 from semlink.v1 import receiver_pb2
 
@@ -23,8 +27,23 @@ _ITEM_ID: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
 _NONE: Final = np.empty(0, dtype=np.float32)
 
 
-def add_items(request: receiver_pb2.AddItemsRequest) -> receiver_pb2.AddItemsResponse:
+async def add_items(
+    request: receiver_pb2.AddItemsRequest, decoder: MediaDecoder
+) -> receiver_pb2.AddItemsResponse:
     """Add items, all or none. Raises NotFound (corpus), AlreadyExists, InvalidField naming ``items[i].field``."""
+    items, task = await asyncio.to_thread(_addable, request)
+    decoded = await decoder.decode(
+        [
+            EncodedMedia(task, item.data, item.content_type, f"items[{i}].media")
+            for i, item in enumerate(request.items)
+        ]
+    )
+    check_deadline("the items were encoded")
+    return await asyncio.to_thread(_add, request, items, decoded)
+
+
+def _addable(request: receiver_pb2.AddItemsRequest) -> tuple[list[AddedItem], Task]:
+    """The items of a request, checked but for their media, and the task of their corpus."""
     gallery = gallery_of(request.corpus)
     if not 1 <= len(request.items) <= MAX_ITEMS:
         raise InvalidField(f"{len(request.items)} items, allowed: 1…{MAX_ITEMS}", field="items")
@@ -33,14 +52,18 @@ def add_items(request: receiver_pb2.AddItemsRequest) -> receiver_pb2.AddItemsRes
     _check_distinct(ids)
     if not request.replace:
         gallery.require_free(ids)  # before the costly part; adding asks again
+    return items, task_of(space_of(request.corpus))
+
+
+def _add(
+    request: receiver_pb2.AddItemsRequest,
+    items: Sequence[AddedItem],
+    decoded: Sequence[DecodedMedia],
+) -> receiver_pb2.AddItemsResponse:
+    gallery = gallery_of(request.corpus)
     media = [item.data for item in request.items]
     with timed("receiver.encode_items"):
-        encoded = encode_items(
-            items,
-            media,
-            space_of(request.corpus),
-            fields=[f"items[{i}].media" for i in range(len(items))],
-        )
+        encoded = encode_items(items, media, decoded, space_of(request.corpus))
     added, replaced = gallery.add(encoded, media, replacing=request.replace)
     return receiver_pb2.AddItemsResponse(added=added, replaced=replaced, size=len(gallery))
 
@@ -54,9 +77,11 @@ def remove_items(request: receiver_pb2.RemoveItemsRequest) -> receiver_pb2.Remov
 
 
 def _check_distinct(ids: Sequence[str]) -> None:
+    seen = set[str]()
     for n, item_id in enumerate(ids):
-        if item_id in ids[:n]:
+        if item_id in seen:
             raise InvalidField(f"item {item_id!r} is given twice", field=f"items[{n}].item_id")
+        seen.add(item_id)
 
 
 def _checked(item: receiver_pb2.NewItem, *, field: str) -> AddedItem:

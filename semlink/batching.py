@@ -167,3 +167,69 @@ class MicroBatcher(Generic[T, R]):
         if len(results) != len(batch):
             raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")
         return results
+
+
+class BoundedPool(Generic[R]):
+    """Runs calls in at most ``max_running`` threads; what waits is bounded by count and by bytes.
+
+    A call whose caller's deadline has passed, or whose caller has gone, is not begun. One that runs cannot be stopped:
+    it ends by itself, and until then its thread takes no other.
+
+    ``name`` labels the metrics ("transmitter.media"). Use from one event loop at a time.
+    """
+
+    def __init__(
+        self, *, name: str, max_running: int, max_queue: int, max_queue_bytes: int
+    ) -> None:
+        self._name = name
+        self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
+        self._threads = ThreadPoolExecutor(max_running, thread_name_prefix=name)
+        self._calls = 0
+        self._bytes = 0
+        self._draining = False
+        self._depth = QUEUE_DEPTH.labels(name)
+
+    async def run_many(self, calls: Sequence[Callable[[], R]], num_bytes: int) -> list[R]:
+        """Run the calls and return their results in order.
+
+        :param num_bytes: what the calls hold while they wait, all of them together.
+        :raises Overloaded: if not all of them fit into the queue; then none is run.
+        :raises DeadlineExceeded: when the caller's deadline passes first.
+        :raises Unavailable: while draining.
+
+        Raises what the calls raise: of several errors the first; the calls that have not begun are then dropped.
+        """
+        if self._draining:
+            raise Unavailable(f"{self._name} is shutting down")
+        if self._calls + len(calls) > self._max_queue:
+            raise Overloaded(
+                f"{self._name} has {self._calls} items waiting, {len(calls)} more do not fit into "
+                f"its queue of {self._max_queue}"
+            )
+        if self._calls and self._bytes + num_bytes > self._max_queue_bytes:
+            raise Overloaded(
+                f"{self._name} holds {self._bytes} bytes, {num_bytes} more do not fit into its "
+                f"queue of {self._max_queue_bytes}"
+            )
+        waiting: list[Waiting[Callable[[], R], R]] = queued(calls, self._name)
+        loop = asyncio.get_running_loop()
+        answers = [
+            Waiting(one.item, loop.run_in_executor(self._threads, one.item), one.deadline)
+            for one in waiting
+        ]
+        self._count(len(calls), num_bytes)
+        try:
+            return await answers_of(answers, self._name)
+        finally:
+            self._count(-len(calls), -num_bytes)
+
+    def _count(self, calls: int, num_bytes: int) -> None:
+        self._calls += calls
+        self._bytes += num_bytes
+        self._depth.set(self._calls)
+
+    async def drain(self) -> None:
+        """Refuse new calls and return when all that were queued are done."""
+        self._draining = True
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)

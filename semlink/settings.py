@@ -163,6 +163,24 @@ class Settings(BaseSettings):
     batch_delay_s: float = Field(0.0, ge=0, le=1)
     """How long a micro-batcher waits for company. 0: none; batches form while the one before runs."""
 
+    # what a request may hold
+    max_image_pixels: int = Field(50_000_000, ge=1, le=89_000_000)
+    """Pixels of one picture, by its header; more are refused before anything is decoded."""
+    max_image_side: int = Field(32_768, ge=1, le=65_535)
+    """Pixels of a picture's longer side: a decoder's rows cost memory even where they hold next to nothing."""
+    max_request_image_pixels: int = Field(256_000_000, ge=1)
+    """Pixels of all pictures of one request together: what bounds the time of their decoding."""
+    max_audio_seconds: float = Field(30.0, gt=0, le=30)
+    """Length of a sound; the audio encoder reads no more than 30 s."""
+    max_audio_channels: int = Field(8, ge=1, le=64)
+    min_audio_rate_hz: int = Field(1_000, ge=100)
+    max_audio_rate_hz: int = Field(192_000, le=768_000)
+    """Sample rates outside of the two are refused: resampling costs by their ratio to 16 kHz."""
+    max_decodes: int = Field(2, ge=1, le=64)
+    """Pictures and sounds that one service decodes at once; of pictures over 8 million pixels always one."""
+    max_decode_queue_bytes: int = Field(128 * 2**20, ge=2**20)
+    """Encoded bytes of the pictures and sounds that wait to be decoded; more are refused (RESOURCE_EXHAUSTED)."""
+
     # the link of a query that names none
     scenario: str = "umi-los"
     """Scenario of :func:`semlink.links.default_link` as the gateway and the command line use it."""

@@ -16,6 +16,7 @@ from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import check_link
 from semlink.semantics.fusion import fuse
+from semlink.semantics.media import MediaDecoder
 from semlink.semantics.sentences import ScoredSentence
 from semlink.semantics.text import text_warnings
 from semlink.services import ChannelService, KnowledgeService, ReceiverService
@@ -35,7 +36,7 @@ from transmitter.csi import KnownCsi, newest_reports
 from transmitter.encoding import Content, encode
 from transmitter.extraction import Passage, extract_batch
 from transmitter.framing import Framed, Message, frame
-from transmitter.queries import CheckedQuery, check_query
+from transmitter.queries import CheckedQuery, check_query, with_media
 from transmitter.slot_scheduler import SlotScheduler
 
 NUM_REWRITES = 5
@@ -84,6 +85,7 @@ class Transmitter:
         self._knowledge = knowledge
         self._store = store
         self._device = torch.device(settings.device)
+        self._media = MediaDecoder("transmitter", settings)
         self._encoder: MicroBatcher[Content, tuple[NDArray[np.float32], float]] = MicroBatcher(
             self._encode, name="transmitter.encode", max_batch=64, max_queue=settings.max_queue
         )
@@ -108,6 +110,7 @@ class Transmitter:
 
     async def close(self) -> None:
         """Finish what is queued."""
+        await self._media.close()
         await self._scheduler.drain()
         await self._extractor.drain()
         await self._encoder.drain()
@@ -117,8 +120,12 @@ class Transmitter:
         self, request: transmitter_pb2.RetrieveRequest
     ) -> transmitter_pb2.RetrieveResponse:
         """Answer every query in order. Nothing is sent unless every query is valid."""
-        checked = await asyncio.to_thread(
-            lambda: [check_query(q, field=f"queries[{i}]") for i, q in enumerate(request.queries)]
+        checked = await self._decoded(
+            await asyncio.to_thread(
+                lambda: [
+                    check_query(q, field=f"queries[{i}]") for i, q in enumerate(request.queries)
+                ]
+            )
         )
         states = [QueryState(query) for query in checked]
         over_link = [state for state in states if state.query.method.channel]
@@ -135,6 +142,12 @@ class Transmitter:
             ),
         )
         return transmitter_pb2.RetrieveResponse(answers=[answers[id(state)] for state in states])
+
+    async def _decoded(self, queries: list[CheckedQuery]) -> list[CheckedQuery]:
+        """The queries with their pictures and sounds decoded, all of them before anything is sent."""
+        with timed("transmitter.media"):
+            decoded = iter(await self._media.decode([q.media for q in queries if q.media]))
+        return [with_media(q, next(decoded)) if q.media else q for q in queries]
 
     # --- meaning -------------------------------------------------------------------------------
 

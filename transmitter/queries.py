@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semlink.corpora.media_io import decode_audio, decode_image
 from semlink.corpora.registry import check_corpus, default_corpus
 from semlink.errors import InvalidField
 from semlink.knowledge import DEFAULT_STRATEGY, PROMPT_STRATEGIES
@@ -24,8 +23,10 @@ from semlink.methods import (
 )
 from semlink.semantics.codec import SYMBOL_COUNTS
 from semlink.semantics.encoders import num_components
+from semlink.semantics.media import DecodedMedia, EncodedMedia
 from semlink.semantics.spaces import space_of, weights_file
 from semlink.signal.schemes import check_feedback
+from semlink.tasks import Task
 from semlink.v1 import transmitter_pb2 as pb
 
 MAX_TEXT_CHARACTERS: Final = 2_000
@@ -43,11 +44,12 @@ MODALITIES: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class CheckedQuery:
-    """A query whose every field is allowed, its content decoded.
+    """A query whose every field is allowed; a picture or sound is decoded by :func:`with_media`.
 
     ``space``: whose heads and codec serve the corpus (:mod:`semlink.semantics.spaces`). ``retrieval``: every field set.
     ``student``: the space whose student scores the sentences, "" for none.
-    ``content``: the text, uint8 RGB pixels ``[height, width, 3]`` or float32 samples at 16 kHz ``[num_samples]``.
+    ``content``: the text, uint8 RGB pixels ``[height, width, 3]`` of the task's canvas or float32 samples at 16 kHz
+    ``[num_samples]``; "" before its picture or sound is decoded. ``media``: picture or sound as it was sent, or None.
     ``source_values``: real values at the encoder's input, the denominator of the bandwidth ratio (our definition):
     UTF-8 bytes of a text, pixel components, audio samples.
     """
@@ -62,10 +64,11 @@ class CheckedQuery:
     student: str
     content: str | NDArray[Any]
     source_values: int
+    media: EncodedMedia | None
 
 
 def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
-    """Check one query. Raises InvalidField or NotFound naming ``{field}.name``."""
+    """Check one query but for its picture or sound. Raises InvalidField or NotFound naming ``{field}.name``."""
     default = default_corpus(query.task, field=f"{field}.task")
     corpus = query.corpus or default
     check_corpus(corpus, query.task, field=f"{field}.corpus")
@@ -116,10 +119,38 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
             field=f"{field}.retrieval.scoring",
         )
     student = _student(retrieval, space, query.task, field=f"{field}.retrieval.extraction")
-    content, values = _content(query, modality, field=f"{field}.{modality}")
+    content, media = "", None
+    if modality == "text":
+        content = _text(query.text, field=f"{field}.text")
+    else:
+        sent = query.image if modality == "image" else query.audio
+        media = EncodedMedia(
+            cast("Task", query.task), sent.data, sent.content_type, f"{field}.{modality}"
+        )
     return CheckedQuery(
-        query, query.task, modality, corpus, space, method, retrieval, student, content, values
+        message=query,
+        task=query.task,
+        modality=modality,
+        corpus=corpus,
+        space=space,
+        method=method,
+        retrieval=retrieval,
+        student=student,
+        content=content,
+        source_values=len(content.encode()),
+        media=media,
     )
+
+
+def with_media(query: CheckedQuery, decoded: DecodedMedia) -> CheckedQuery:
+    """The query with its picture or sound decoded. Raises InvalidField naming it for a sound that is silent."""
+    assert query.media is not None
+    if query.modality == "audio" and float(np.abs(decoded.content).max()) < SILENCE:
+        raise InvalidField(
+            f"{query.media.field} is silent (peak below {SILENCE:g}): there is nothing to look for",
+            field=query.media.field,
+        )
+    return replace(query, content=decoded.content, source_values=decoded.source_values, media=None)
 
 
 def _student(retrieval: pb.Retrieval, space: str, task: str, *, field: str) -> str:
@@ -167,19 +198,10 @@ def _retrieval(query: pb.Query, method: Method, modality: str, *, field: str) ->
     )
 
 
-def _content(query: pb.Query, modality: str, *, field: str) -> tuple[str | NDArray[Any], int]:
-    if modality == "text":
-        text = query.text.strip()
-        if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
-            raise InvalidField(
-                f"{field} has {len(text)} characters, allowed: 1…{MAX_TEXT_CHARACTERS}", field=field
-            )
-        return text, len(text.encode())
-    media = query.image if modality == "image" else query.audio
-    read = decode_image if modality == "image" else decode_audio
-    values: NDArray[Any] = read(media.data, media.content_type, field)
-    if modality == "audio" and float(np.abs(values).max()) < SILENCE:
+def _text(text: str, *, field: str) -> str:
+    text = text.strip()
+    if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
         raise InvalidField(
-            f"{field} is silent (peak below {SILENCE:g}): there is nothing to look for", field=field
+            f"{field} has {len(text)} characters, allowed: 1…{MAX_TEXT_CHARACTERS}", field=field
         )
-    return values, int(np.prod(values.shape))
+    return text

@@ -21,10 +21,11 @@ from safetensors.numpy import load_file, save_file
 
 from lab.training import augmentation
 from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
+from semlink.corpora.media_io import fit_image
 from semlink.corpora.registry import EMBEDDED
 from semlink.models import MODELS, cache_dir
 from semlink.progress import track
-from semlink.semantics.encoders import backbone_of, media_tokens, text_tokens
+from semlink.semantics.encoders import CANVAS, backbone_of, media_tokens, text_tokens
 from semlink.semantics.gallery import generator_version
 from semlink.semantics.tokens import Tokens, pad
 
@@ -129,15 +130,16 @@ def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
 
 
 def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
-    media: list[NDArray[Any]]
+    media: list[NDArray[Any]] = []
     match corpus:
         case ImageCorpus():
-            media = [corpus.pixels(item.item_id) for item in group]
-            if take:
-                media = [
-                    augmentation.another_view(pixels, item.item_id, take)
-                    for pixels, item in zip(media, group, strict=True)
-                ]
+            # Fitted one by one: a group of photographs in full would be gigabytes.
+            canvas = CANVAS[corpus.info.task]
+            for item in group:
+                pixels = corpus.pixels(item.item_id)
+                if take:
+                    pixels = augmentation.another_view(pixels, item.item_id, take)
+                media.append(fit_image(pixels, height=canvas.height, width=canvas.width))
         case AudioCorpus():
             media = [corpus.waveform(item.item_id) for item in group]
             if take:

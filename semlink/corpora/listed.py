@@ -23,7 +23,7 @@ from semlink.corpora.corpus import (
     Split,
 )
 from semlink.corpora.layouts import AUDIO_TYPES, IMAGE_TYPES
-from semlink.corpora.media_io import decode_audio_start, decode_image
+from semlink.corpora.media_io import check_image_size, decode_audio_start, decode_image
 from semlink.errors import InvalidField, NotFound
 from semlink.tasks import Task
 
@@ -199,6 +199,7 @@ def _png_of_bmp(data: bytes, field: str) -> bytes:
     png = io.BytesIO()
     try:
         with Image.open(io.BytesIO(data), formats=["BMP"]) as image:
+            check_image_size(image.size, field)
             image.convert("RGB").save(png, "PNG")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidField(f"{field} does not decode as BMP ({error})", field=field) from error

@@ -10,9 +10,11 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -21,6 +23,7 @@ from prometheus_client import start_http_server
 
 from semlink.deadlines import deadline
 from semlink.errors import CorruptTensor, InvalidField, SemlinkError, Unavailable
+from semlink.rpc.limits import check_lists
 from semlink.rpc.status import MAX_MESSAGE_BYTES, SERVICES, status_of
 from semlink.settings import ServiceName, Settings
 from semlink.telemetry import CRC_REJECTED, configure_logging, counted_request, logger, registry
@@ -177,6 +180,12 @@ class _Typed(grpc.aio.ServerInterceptor):
         return request
 
 
+def _parsed(kind: Descriptor, data: bytes) -> Message:
+    """The request, its lists within their limits. Raises InvalidField, DecodeError."""
+    check_lists(data, kind)
+    return GetMessageClass(kind).FromString(data)
+
+
 def grpc_servicer(service_name: ServiceName, handler: object) -> Register:
     """The whole gRPC face of a service: each RPC of its service calls the method of the same name in snake case.
 
@@ -200,7 +209,7 @@ def grpc_servicer(service_name: ServiceName, handler: object) -> Register:
         )
         handlers[method.name] = rpc_handler(
             behaviour,
-            request_deserializer=GetMessageClass(method.input_type).FromString,
+            request_deserializer=partial(_parsed, method.input_type),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
 

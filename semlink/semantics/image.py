@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 
+from semlink.corpora.media_io import fit_image
 from semlink.errors import InvalidField
 from semlink.models import locate
 from semlink.semantics.tokens import Tokens
@@ -133,14 +133,7 @@ def _fitted(picture: NDArray[np.uint8], canvas: Canvas) -> torch.Tensor:
             "expected [height, width, 3] uint8",
             field="image",
         )
-    height, width = picture.shape[:2]
-    if (height, width) != (canvas.height, canvas.width):
-        scale = min(canvas.height / height, canvas.width / width)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        resized = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
-        page = Image.new("RGB", (canvas.width, canvas.height), (127, 127, 127))
-        page.paste(resized, ((canvas.width - size[0]) // 2, (canvas.height - size[1]) // 2))
-        picture = np.asarray(page)
+    picture = fit_image(picture, height=canvas.height, width=canvas.width)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
 
 

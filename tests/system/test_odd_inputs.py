@@ -121,6 +121,19 @@ def test_odd_sounds_are_answered(live: Live, rate: int, channels: int, subtype: 
     answered(live, "audio", {"audio": sound(samples, rate, subtype)})
 
 
+def test_stereo_in_opposite_phase_is_heard_as_its_clip(live: Live) -> None:
+    clip = 0.3 * np.sin(np.arange(32_000) * 2 * np.pi * 440 / 16_000)
+    stereo = answered(live, "audio", {"audio": sound(np.stack([clip, -clip], 1), 16_000, "PCM_16")})
+    mono = answered(live, "audio", {"audio": sound(clip, 16_000, "PCM_16")})
+    assert stereo["results"] == mono["results"]
+
+
+def test_a_picture_that_swells_is_refused_by_name(live: Live) -> None:
+    response = ask(live, "image", {"image": picture(Image.new("1", (1, 100_000)), "PNG")})
+    assert response.status_code == 422, response.text
+    assert response.json()["field"] == "query.image"
+
+
 def test_silence_is_refused_by_name(live: Live) -> None:
     response = ask(live, "audio", {"audio": sound(np.zeros(16_000), 16_000, "PCM_16")})
     assert response.status_code == 422

