@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from gateway import items, schemas
-from gateway.app import Rooms, create_app
+from gateway.app import ServiceClients, create_app
 from semlink import client as module
 from semlink import errors
 from semlink.client import (
@@ -219,7 +219,7 @@ def test_both_clients_have_the_same_operations_and_none_is_untested() -> None:
 
 def test_every_endpoint_of_the_gateway_is_covered() -> None:
     absent = cast(Any, None)
-    api = create_app(Rooms(absent, absent, absent, absent, absent)).openapi()
+    api = create_app(ServiceClients(absent, absent, absent, absent, absent)).openapi()
     names = {"link_id": "l-1", "name": "c", "item_id": "i"}
     offered = {
         f"{verb.upper()} {path.format(**names)}"
