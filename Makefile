@@ -1,5 +1,5 @@
 # make demo   fresh machine: makes .venv, installs everything, starts all services, runs the three tasks, stops
-# make test   the whole test suite
+# make test   the whole test suite; as root on Debian it installs the programs that tests need (Prometheus, Chromium)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,7 @@ demo: $(STAMP)
 	$(BIN)/semlink demo
 
 test: $(STAMP)
+	sh scripts/install_test_programs.sh
 	$(BIN)/python -m pytest
 
 check: lint types contracts

@@ -8,10 +8,11 @@ A request's tokens depend on its prompt, temperature and seed alone. Three thing
   prepared together, each padded on the left to the longest), then the prompt padded on the left to the next size of
   :data:`PROMPT_SIZES`, then what was generated; only prompts of one size share a batch;
 - a step never runs with fewer than :data:`MIN_ROWS` rows (fillers are added). Matrix products of one to a few rows take
-  other kernels, which differ in the last bits (3e-5 in the logits); from 5 rows on they were bit-identical.
+  other kernels, which differ more.
 
-The last is a property of the matrix library, measured and held by a test, not a law: on a library where it fails, a
-sample could differ where a draw falls within about 1e-5 of a token's edge.
+What stands beside a row still moves its logits by rounding, about 3e-5 at most: by how much is up to the matrix library
+and the processor. A sample can therefore differ where a draw falls that near to a token's edge, less than once in 1e4
+tokens; a store keeps what was sampled first. Nothing here promises equal bits.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import httpx
@@ -9,6 +10,27 @@ import pytest
 from tests_live import Live
 
 from semlink.settings import Settings
+
+PROGRAMS = {"prometheus": "prometheus", "promtool": "prometheus", "chromium": "chromium"}
+"""Programs that tests look for, and the Debian packages that bring them (scripts/install_test_programs.sh)."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests were skipped for a missing program, and how to install it."""
+    missing = {program: PROGRAMS[program] for program in PROGRAMS if not shutil.which(program)}
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if any(program in str(report.longrepr).lower() for program in missing)
+    ]
+    if skipped:
+        packages = " ".join(sorted(set(missing.values())))
+        terminalreporter.section("skipped for missing programs", sep="=", yellow=True)
+        for report in skipped:
+            terminalreporter.line(report.nodeid)
+        terminalreporter.line(
+            f"{len(skipped)} tests need {', '.join(missing)}; install with: sudo apt-get install {packages}"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,8 +12,9 @@ What a precoder needs first is the dominant direction of every subband, so a rep
    1 − SGCS and NMSE. Its correction is in units of what the quantiser usually leaves.
 
 A transformer before the quantiser, trained straight-through, was tried: it lost on validation drops and is left out.
-One model serves every number of bits. Only integers decide what a payload says; the transformer merely shifts
-values, so that another machine's rounding shifts them by as little.
+One model serves every number of bits. The encoder chooses in double precision, and only integers decide what a payload
+says, so that payloads do not depend on the batch. The transformer merely shifts values: its rounding depends on batch
+and processor and shifts them by less than ``DECODED_TOLERANCE`` (see :class:`CsiQuantizer`).
 
 Trained by ``python -m lab.training.csi_learned``; weights in ``weights/learned-TXxRX.safetensors``, beside which the
 codebooks ``weights/rvq-TXxRX.safetensors`` must be those of the training.
@@ -41,7 +42,7 @@ from semlink.settings import Settings
 from semlink.signal.csi.arithmetic import Integers
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.packing import bits_of, bytes_of, fields_of, message_of
-from semlink.signal.csi.rvq import Codebooks, Plan, block_matmul, search
+from semlink.signal.csi.rvq import Codebooks, Plan, block_matmul, in_double, search
 from semlink.signal.csi.tail import NUM_STEPS, TailModel, step_sizes
 
 LEVEL_RANGE_DB: Final = (-6.0, 3.5)
@@ -104,7 +105,7 @@ def weigh_direction(h: torch.Tensor, weight: float, softness: float = 0.0) -> to
 
 
 class BlockLinear(nn.Linear):
-    """A linear layer whose result for a row, once trained, does not depend on the number of blocks."""
+    """A linear layer that multiplies blocks of equal size, once trained: a row's rounding hardly depends on others."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[blocks, rows, in_features]`` to ``[blocks, rows, out_features]``."""
@@ -351,7 +352,7 @@ class LearnedQuantizer(CsiQuantizer):
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             weights = self._on(h.device)
-            level, v = self.analysed(weights, h)
+            level, v = self.analysed(weights, in_double(h))
             return bytes_of(self.written(weights, level, v))
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
@@ -365,7 +366,7 @@ class LearnedQuantizer(CsiQuantizer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Level index ``[batch, 1]`` and coefficients at unit power ``[batch, coefficients]``, weighted."""
         x = weigh_direction(h, self._inner).flatten(1)
-        v = block_matmul(x, weights.books.basis.conj())
+        v = x @ weights.books.basis.conj().to(x.dtype)
         rms = v.abs().square().mean(1, keepdim=True).sqrt()
         low, high = LEVEL_RANGE_DB
         cells = 2**self._plan.level

@@ -19,7 +19,9 @@ that reverse water-filling of the predicted error gives each component (the test
 function), at the rate that random codebooks reach (``EFFICIENCY``). The covariances depend on no innovation: a lost
 report leaves both ends with the same codebooks, and what it would have said fades at the filter's own pace. The
 profile is refined from the tracked channel, slowly and smoothly, so that ends that have rounded differently stay
-together: nothing in the filter jumps, but for what a report says.
+together: nothing in the filter jumps, but for what a report says. A decoder of another batch or processor follows the
+encoder's track to better than −70 dB; a payload could differ between batches only where two codewords are as good to
+single precision.
 """
 
 from __future__ import annotations

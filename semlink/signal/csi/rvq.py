@@ -51,14 +51,22 @@ OFFERED_RX: Final = (1, 2)
 LEVEL_RANGE_DB: Final = (-4.5, 3.5)
 NUM_PATHS: Final = 4
 BLOCK_ROWS: Final = 16
+PROPOSED: Final = 2
+"""Candidates that single precision proposes for each one that double precision keeps."""
 MAX_TAIL_BITS: Final = 12
+
+
+def in_double(t: torch.Tensor) -> torch.Tensor:
+    """``t`` in double precision: float64, or complex128 of a complex tensor."""
+    return t.to(torch.promote_types(t.dtype, torch.float64))
 
 
 def block_matmul(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """``x @ matrix`` for ``[batch, k] @ [k, n]`` in blocks of equal size.
 
-    Linear algebra libraries choose their kernel by the number of rows, and another kernel rounds differently. With
-    equal blocks, zero-padded, a row's result does not depend on its batch mates, bit for bit.
+    Linear algebra libraries choose their kernel by the number of rows, and another kernel rounds differently: equal
+    blocks, zero-padded, keep results of equal rows near each other. They are no promise of equal bits: on some
+    processors the kernel also depends on the number of blocks.
     """
     rows = x.shape[0]
     padded = torch.nn.functional.pad(x, (0, 0, 0, -rows % BLOCK_ROWS))
@@ -170,7 +178,10 @@ class Plan:
 def search(
     books: Codebooks, v: torch.Tensor, shape_bits: int, stage_bits: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best of the ``NUM_PATHS`` best paths through shape and stages for ``v``, complex64 ``[batch, coefficients]``.
+    """The best of the ``NUM_PATHS`` best paths through shape and stages for complex ``v [batch, coefficients]``.
+
+    Single precision proposes ``PROPOSED`` times as many candidates as are kept, double precision chooses among them: a
+    choice depends on rounding only where double precision cannot tell two candidates apart.
 
     Returns the shape ``[batch]``, the stages' codewords ``[batch, len(stage_bits)]``, ``v`` turned to the shape's
     phase, and what the stages leave of its leading components over ``cell_scale``.
@@ -178,20 +189,27 @@ def search(
     batch, dims = len(v), books.shapes.shape[1]
     head = v[:, :dims]
     shapes = books.shapes[: 2**shape_bits]
-    match = block_matmul(head, shapes.conj().mT.contiguous())
-    cost = shapes.abs().square().sum(1) - 2 * match.abs()
+    rough = block_matmul(head.to(shapes.dtype), shapes.conj().mT.contiguous())
+    cost = shapes.abs().square().sum(1) - 2 * rough.abs()
     paths = min(NUM_PATHS if stage_bits else 1, len(shapes))
-    cost, shape = cost.topk(paths, dim=1, largest=False)
-    phase = torch.polar(torch.ones_like(cost), -torch.angle(match.gather(1, shape)))
-    scale = books.cell_scale[shape]
-    residual = (head[:, None] * phase[..., None] - books.shapes[shape]) / scale[..., None]
+    shape = cost.topk(min(PROPOSED * paths, len(shapes)), dim=1, largest=False).indices
+    words = in_double(shapes[shape])
+    match = (words.conj() @ in_double(head)[..., None])[..., 0]
+    cost = words.abs().square().sum(2) - 2 * match.abs()
+    best = cost.topk(paths, dim=1, largest=False).indices
+    shape, match = shape.gather(1, best), match.gather(1, best)
+    phase = torch.polar(torch.ones_like(match.real), -torch.angle(match))
+    scale = in_double(books.cell_scale[shape])
+    residual = (in_double(head)[:, None] * phase[..., None] - books.shapes[shape]) / scale[
+        ..., None
+    ]
     family = books.cell_family[shape]
     origin = torch.arange(paths, device=v.device).expand(batch, -1)
     chosen = torch.empty((batch, paths, 0), dtype=torch.int64, device=v.device)
     rows = torch.arange(batch, device=v.device)[:, None]
     for stage, width in enumerate(stage_bits):
         words = books.stages[:, stage, : 2**width]
-        real = torch.view_as_real(residual).flatten(-2)
+        real = torch.view_as_real(residual.to(words.dtype)).flatten(-2)
         flat = torch.view_as_real(words).flatten(-2)
         inner = block_matmul(real.flatten(0, 1), flat.flatten(0, 1).mT.contiguous())
         inner = inner.view(batch, paths, len(words), -1)
@@ -200,18 +218,21 @@ def search(
         ).squeeze(2)
         norms = flat.square().sum(-1)[family]
         error = real.square().sum(-1, keepdim=True) - 2 * fitting + norms
-        total = (error * scale.square()[..., None]).flatten(1)
+        total = (error * scale.square().to(error.dtype)[..., None]).flatten(1)
         keep = paths if stage + 1 < len(stage_bits) else 1
         keep = min(keep, total.shape[1])
-        best = total.topk(keep, dim=1, largest=False).indices
+        best = total.topk(min(PROPOSED * keep, total.shape[1]), dim=1, largest=False).indices
         path, word = best // error.shape[2], best % error.shape[2]
+        left = residual[rows, path] - books.stages[family.gather(1, path), stage, word]
+        power = torch.view_as_real(left).square().sum((2, 3))
+        best = (power * scale.gather(1, path).square()).topk(keep, dim=1, largest=False).indices
+        residual, path, word = left[rows, best], path.gather(1, best), word.gather(1, best)
         family, scale, origin = (t.gather(1, path) for t in (family, scale, origin))
-        residual = residual[rows, path] - books.stages[family, stage, word]
         chosen = torch.cat([chosen[rows, path], word[..., None]], dim=2)
         paths = keep
     first = origin[:, :1]
-    turned = v * phase.gather(1, first)
-    return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0]
+    turned = (in_double(v) * phase.gather(1, first)).to(v.dtype)
+    return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0].to(v.dtype)
 
 
 class RvqQuantizer(CsiQuantizer):
@@ -285,7 +306,7 @@ class RvqQuantizer(CsiQuantizer):
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         books, plan = self._on(h.device), self._plan
-        x = block_matmul(h.flatten(1), books.basis.conj())
+        x = in_double(h).flatten(1) @ in_double(books.basis.conj())
         rms = (x.abs().square().mean(1, keepdim=True)).sqrt()
         level, _ = self._level(rms)
         v = x / rms.clamp_min(1e-12)

@@ -144,7 +144,7 @@ class ScalarQuantizer(CsiQuantizer):
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         plan = self._plan
-        x = to_angular_delay(h).to(torch.complex128)
+        x = to_angular_delay(h.to(torch.complex128))
         magnitude = x.abs()
         order = magnitude.argsort(dim=1, descending=True, stable=True)
         strongest = order[:, 0]

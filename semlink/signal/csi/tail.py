@@ -75,12 +75,13 @@ def _neighbourhood_of() -> NDArray[np.int16]:
 
 
 def quantised(
-    x: NDArray[np.float32], step: NDArray[np.float32], bucket: NDArray[np.int16]
+    x: NDArray[np.floating], step: NDArray[np.float32], bucket: NDArray[np.int16]
 ) -> NDArray[np.int16]:
     """Symbols of ``x [batch, 2, coefficients]`` by ``step [batch]``; silent coefficients are zero."""
     magnitude = np.minimum(np.floor(np.abs(x) / step[:, None, None] + ROUNDING), LARGEST)
     magnitude[np.broadcast_to(bucket[:, None] == SILENT, magnitude.shape)] = 0
-    return np.copysign(magnitude, x).astype(np.int16)
+    found: NDArray[np.int16] = np.copysign(magnitude, x).astype(np.int16)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class TailModel:
 
     # --- coding ------------------------------------------------------------------------------------------------
 
-    def encode(self, x: NDArray[np.float32], cell: Integers, row: Integers, bits: int) -> Integers:
+    def encode(self, x: NDArray[np.floating], cell: Integers, row: Integers, bits: int) -> Integers:
         """``bits`` bits of ``x [batch, 2, coefficients]`` (in the order of coding); ``row`` picks the step's table.
 
         Returns int64 ``[batch, bits]`` of 0 and 1.
@@ -144,7 +145,7 @@ class TailModel:
         return message
 
     def chosen(
-        self, x: NDArray[np.float32], cell: Integers, row: Integers, bits: int
+        self, x: NDArray[np.floating], cell: Integers, row: Integers, bits: int
     ) -> tuple[NDArray[np.int16], Integers]:
         """Symbols of ``x`` and the finest step whose symbols ``bits`` bits hold, found by bisection."""
         levels = self.levels[cell]

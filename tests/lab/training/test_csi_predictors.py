@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from channel_service.fading import ChannelKey, Rays, draw_rays, frequency_response
 from kb_service.generators import build, load_from, load_generator
 from kb_service.generators.base import newest_of, phase_aligned
 from lab.training import csi_predictors
+from lab.training.codec import Embedded
 from lab.training.csi_history_dataset import GROUP_USERS, Histories, observe
 from lab.training.csi_predictors import (
     GeneratorRecipe,
@@ -24,6 +27,7 @@ from lab.training.csi_predictors import (
 from lab.training.differentiable_link import SemanticLink
 from semlink.errors import InvalidField
 from semlink.links import default_link
+from semlink.semantics.codec import load_codec
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS
 
@@ -42,6 +46,33 @@ def histories(rays: Rays) -> Histories:
     config = default_link()
     parts = observe(rays, config, first_slot=0, age_slots=7, bits=(16, 256), seed=1)
     return Histories.joined(parts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a loaded machine made a training of 14 s one of 145 s."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def link() -> SemanticLink:
+    """The link of `person` with 64 items whose features the codec can carry: no corpus is encoded."""
+    codec, draws = load_codec("person"), torch.Generator().manual_seed(3)
+    symbols = torch.randn(64, 64, dtype=torch.complex64, generator=draws)
+    with torch.inference_mode():
+        media = normalize(codec.decode(symbols, torch.full((64, 64), 0.1)), dim=-1).clone()
+    noise = torch.randn(256, media.shape[1], generator=draws) * 0.5 / media.shape[1] ** 0.5
+    item = torch.arange(256) % 64
+    text = normalize(media[item] + noise, dim=-1)
+    return SemanticLink(codec, Embedded(text, media, item, torch.arange(64)))
+
+
+@pytest.fixture
+def own_link(link: SemanticLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csi_predictors.SemanticLink, "of", lambda *args, **named: link)
 
 
 @pytest.fixture
@@ -119,7 +150,7 @@ def test_linear_rivals_are_the_predictors(histories: Histories) -> None:
 
 
 def test_an_interrupted_training_ends_where_a_whole_one_does(
-    histories: Histories, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    histories: Histories, own_cache: Path, own_link: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = GeneratorRecipe(steps=8, groups=2, warmup_steps=2, checkpoint_steps=3)
     arguments = {"recipe": recipe, "train": histories, "val": histories, "depth": 0}
@@ -148,7 +179,7 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(
     assert not list((own_cache / "training").glob("*.pt"))
 
 
-def test_training_lowers_the_loss(histories: Histories, own_cache: Path) -> None:
+def test_training_lowers_the_loss(histories: Histories, own_cache: Path, own_link: None) -> None:
     """On what it was trained on: the steps go downhill, with the joint loss as well."""
     before = by_condition(histories, linear_rivals(histories)["wiener"])["all"]["nmse_db"]
     recipe = GeneratorRecipe(
@@ -174,8 +205,7 @@ def test_the_shipped_generator_is_never_much_worse_than_hold_last(
     assert worst < (0.5 if loss else 0.0)
 
 
-def test_better_csi_retrieves_better(histories: Histories) -> None:
-    link = SemanticLink.of("person", "val")
+def test_better_csi_retrieves_better(histories: Histories, link: SemanticLink) -> None:
     true, held = (
         link.scores(rows, histories, GROUP_USERS)
         for rows in (histories.truth(), histories.history[:, 0])
