@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lab.evaluation.report import Row, read_rows
+from lab.evaluation.report import OWN_COLUMNS, Row, read_rows
 from semlink.errors import InvalidField, NotFound
 
 Verdict = Literal[
@@ -60,7 +60,8 @@ MARGINS: Final[Mapping[str, float]] = {
 POOLED_OVER: Final = ("split", "scenario", "speed_kmh", "snr_db", "bits", "symbols")
 """Coordinates that a pooled difference is averaged over; it stands for all others by itself."""
 ALL: Final = "all methods"
-_VALUES: Final = ("mean", "sd", "seeds", "ci95", "values")
+_VALUES: Final = ("mean", "sd", "seeds", "ci95", "values", "queries", *OWN_COLUMNS)
+"""All but coordinates; ``variant`` says the own columns as well, and older reports have it alone."""
 
 
 @dataclass(frozen=True, slots=True)

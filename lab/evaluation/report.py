@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import platform
@@ -35,7 +36,10 @@ TABLES: Final = ("link-adaptation.json", "predictors.json")
 class Row:
     """One measured figure: its coordinates (None where a coordinate does not apply) and its value over seeds.
 
-    ``values`` are those of the seeds, in their order, so that two reports can be compared seed by seed.
+    ``values`` are those of the seeds, in their order, so that two reports can be compared seed by seed. ``method`` is
+    compared with ``baseline`` where the metric is a difference; ``queries`` are counted for each seed; ``age_ms`` is
+    the age of the newest CSI report, ``reference`` what a CSI report is compared with. ``condition`` names what no
+    other column says. ``variant`` joins some of these in one text, by which older reports are compared.
     """
 
     metric: str
@@ -55,6 +59,50 @@ class Row:
     quantizer: str | None = None
     variant: str | None = None
     values: tuple[float, ...] | None = None
+    baseline: str | None = None
+    num_users: int | None = None
+    memory: str | None = None
+    content: str | None = None
+    age_ms: float | None = None
+    reference: str | None = None
+    condition: str | None = None
+    queries: int | None = None
+
+
+OWN_COLUMNS: Final = (
+    "baseline",
+    "num_users",
+    "memory",
+    "content",
+    "age_ms",
+    "reference",
+    "condition",
+)
+"""Coordinates that ``variant`` says, too."""
+CSV_COLUMNS: Final = (
+    *("experiment", "task", "corpus", "split", "scenario", "speed_kmh", "num_users", "snr_db"),
+    *("method", "baseline", "quantizer", "memory", "content", "bits", "symbols", "age_ms"),
+    *("reference", "condition", "metric", "mean", "sd", "low", "high", "seeds", "queries"),
+)
+"""Of the CSV file of a report; ``low`` and ``high`` are the ends of the 95 % interval."""
+
+
+def csv_row(experiment: str, row: Row) -> dict[str, object]:
+    """A row by :data:`CSV_COLUMNS`; one that has no column of its own is named by its variant."""
+    cells = {**asdict(row), "experiment": experiment}
+    cells["low"], cells["high"] = row.ci95 or (None, None)
+    if all(getattr(row, name) is None for name in OWN_COLUMNS):
+        cells["condition"] = row.variant
+    return {name: cells[name] for name in CSV_COLUMNS}
+
+
+def csv_text(experiment: str, rows: Iterable[Row]) -> str:
+    """A report's rows as CSV."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv_row(experiment, row) for row in rows)
+    return file.getvalue()
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -102,10 +150,7 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{name}.json"
         path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        with (directory / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in self.rows)
+        (directory / f"{name}.csv").write_text(csv_text(self.experiment, self.rows))
         return path
 
 
@@ -200,8 +245,16 @@ def write_compact(content: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-def sign(path: Path, plan: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+def sign(
+    path: Path,
+    plan: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
+    *,
+    quick: bool = False,
+) -> None:
     """Add to a written report its plan, the hash of its inputs (:func:`inputs_hash`) and how long measuring took.
+
+    ``quick``: a smoke run, from which no verdict is read.
 
     ``before``: what the report in its place said. A run that found all in the cache took seconds: ``measured_s`` is the
     longest run of the same plan with the same weights.
@@ -211,6 +264,7 @@ def sign(path: Path, plan: Mapping[str, Any], before: Mapping[str, Any] | None =
     if before and (before.get("plan"), before.get("weights")) == (plan, content["weights"]):
         measured_s = max(measured_s, before.get("measured_s", before["seconds"]))
     content |= {"plan": plan, "inputs": inputs_hash(plan), "measured_s": measured_s}
+    content |= {"quick": True} if quick else {}
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(path)

@@ -137,7 +137,7 @@ def cells(plan: Plan) -> list[Cell]:
 def run(
     plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
 ) -> Report:
-    """Measure, print, write ``out/csi-prediction.{json,csv,md}`` and the plots.
+    """Measure, print, write ``out/csi-prediction.{json,csv}`` and the plots.
 
     Goes on where it was interrupted; what is kept for equal weights and sources is not measured again unless
     ``fresh``. ``workers``: see :func:`lab.evaluation.parallel.spread`.
@@ -161,8 +161,6 @@ def run(
         title=f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds of {plan.drops} drops of 32 users",
         columns=len(plan.speeds_kmh),
     )
-    page = markdown(plan, report)
-    (out / f"{NAME}.md").write_text(page)
     _print(plan, report.rows, console)
     return report
 
@@ -232,7 +230,7 @@ def _measure(
 # --- rows and claims ---------------------------------------------------------------------------
 
 
-def _row(place: Place, metric: str, method: str, variant: str = "", **value: Any) -> Row:
+def _row(place: Place, metric: str, method: str, baseline: str | None = None, **value: Any) -> Row:
     return Row(
         metric=metric,
         method=method,
@@ -242,7 +240,11 @@ def _row(place: Place, metric: str, method: str, variant: str = "", **value: Any
         bits=place.bits,
         quantizer="rvq",
         snr_db=10.0,
-        variant=variant or place.variant,
+        variant=place.variant if baseline is None else f"{place.variant}, over {baseline}",
+        baseline=baseline,
+        memory=None if place.memory == "none" else place.memory,
+        age_ms=float(place.delay_ms),
+        condition=f"{100 * place.lost:.0f} % of reports lost" if place.lost else None,
         **value,
     )
 
@@ -300,17 +302,10 @@ def _claims(found: Measured, plan: Plan) -> list[Row]:
         mean, ci95 = paired_difference(
             subject.figures.sgcs, pooled[rival].figures.sgcs, subject.drop
         )
-        delay = place.variant
-        rows.append(
-            _row(place, "sgcs_difference", SUBJECT, f"{delay}, over {rival}", mean=mean, ci95=ci95)
-        )
+        rows.append(_row(place, "sgcs_difference", SUBJECT, rival, mean=mean, ci95=ci95))
         rival = min(pooled, key=lambda name: pooled[name].figures.nmse_db)
         mean, ci95 = nmse_difference_db(subject, pooled[rival])
-        rows.append(
-            _row(
-                place, "nmse_difference_db", SUBJECT, f"{delay}, over {rival}", mean=mean, ci95=ci95
-            )
-        )
+        rows.append(_row(place, "nmse_difference_db", SUBJECT, rival, mean=mean, ci95=ci95))
     return rows
 
 
@@ -356,104 +351,8 @@ def panels_of(plan: Plan, rows: Sequence[Row]) -> list[Panel]:
     return panels
 
 
-def goal_line(rows: Sequence[Row]) -> str:
-    """Whether the goal is met, in one sentence."""
-    claims = pick(rows, metric="nmse_difference_db", bits=GOAL_BITS)
-    if not claims:
-        return f"Goal (NMSE {GOAL_DB:g} dB below the best rival at {GOAL_BITS} bits): not measured."
-    gains = [-row.mean for row in claims]
-    met = sum(gain >= GOAL_DB for gain in gains)
-    clear = sum(row.ci95 is not None and row.ci95[1] < 0 for row in claims)
-    verdict = "met" if met == len(gains) else "missed"
-    return (
-        f"Goal (NMSE of {SUBJECT} {GOAL_DB:g} dB below the best rival at {GOAL_BITS} bits): {verdict}: at {met} of "
-        f"{len(gains)} conditions; below the best rival with a 95 % interval clear of 0 at {clear}; the gain is "
-        f"{min(gains):+.2f} … {max(gains):+.2f} dB, {sum(gains) / len(gains):+.2f} dB in the mean."
-    )
-
-
-def loss_line(rows: Sequence[Row]) -> str:
-    """The worst precoding gain below hold-last's with lost reports, in one sentence."""
-    gains = [
-        row for row in rows if row.metric == "precoding_gain_db" and " lost" in str(row.variant)
-    ]
-    if not gains:
-        return "Lost reports: not measured."
-
-    def place(row: Row) -> tuple[object, ...]:
-        return row.scenario, row.speed_kmh, row.variant
-
-    held = {place(row): row.mean for row in gains if row.method == "hold-last"}
-    worst = min(gains, key=lambda row: row.mean - held[place(row)])
-    below = held[place(worst)] - worst.mean
-    verdict = "met" if below <= MAX_BELOW_HOLD_LAST_DB else "missed"
-    return (
-        f"Lost reports (no predictor more than {MAX_BELOW_HOLD_LAST_DB:g} dB of mean precoding gain below hold-last): "
-        f"{verdict}: the worst is {worst.method}, {below:.2f} dB below ({worst.scenario}, {worst.speed_kmh:g} km/h, "
-        f"{worst.variant})."
-    )
-
-
-def markdown(plan: Plan, report: Report) -> str:
-    """The page: a table a metric, then the claims."""
-    lines = [
-        "# CSI prediction",
-        "",
-        f"Test drops, {plan.seeds} seeds of {plan.drops} drops of 32 users; RVQ reports every 5 ms, at 10 dB; "
-        "mean over seeds. The best of a line is bold.",
-        "",
-        f"    {report.command}",
-        "",
-        goal_line(report.rows),
-        "",
-        loss_line(report.rows),
-    ]
-    names = _names(report.rows)
-    for metric in METRICS:
-        lines += ["", f"## {LABELS[metric]}", ""]
-        lines.append("| scenario | km/h | delay ms | bits | " + " | ".join(names) + " |")
-        lines.append("|---|---|---|---|" + "---|" * len(names))
-        best = min if metric == "nmse_db" else max
-        for scenario, speed, delay, bits in itertools.product(
-            plan.scenarios, plan.speeds_kmh, plan.delays_ms, plan.bits
-        ):
-            at = {"scenario": scenario, "speed_kmh": speed, "bits": bits}
-            found = pick(report.rows, metric=metric, variant=delay_variant(delay), **at)
-            values = {row.method: row.mean for row in found}
-            winner = best(values.values())
-            cells = [
-                f"**{values[n]:.3f}**" if values[n] == winner else f"{values[n]:.3f}" for n in names
-            ]
-            lines.append(f"| {scenario} | {speed:g} | {delay} | {bits} | {' | '.join(cells)} |")
-    lines += ["", f"## Lost reports: precoding gain [dB], {GOAL_BITS} bits", ""]
-    lines.append("| scenario | km/h | | " + " | ".join(names) + " |")
-    lines.append("|---|---|---|" + "---|" * len(names))
-    lossy = [
-        row
-        for row in report.rows
-        if row.metric == "precoding_gain_db" and " lost" in str(row.variant)
-    ]
-    for place in dict.fromkeys((row.scenario, row.speed_kmh, row.variant) for row in lossy):
-        at = dict(zip(("scenario", "speed_kmh", "variant"), place, strict=True))
-        gains = {row.method: f"{row.mean:.2f}" for row in pick(lossy, **at)}
-        where = " | ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in place)
-        lines.append(f"| {where} | {' | '.join(gains[name] for name in names)} |")
-    lines += ["", f"## {SUBJECT} against its best rival", ""]
-    lines += [
-        "| scenario | km/h | bits | figure | against | difference | 95 % |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in report.rows:
-        if row.metric in ("sgcs_difference", "nmse_difference_db") and row.ci95:
-            lines.append(
-                f"| {row.scenario} | {row.speed_kmh:g} | {row.bits} | {row.metric} | {row.variant} | "
-                f"{row.mean:+.3f} | {row.ci95[0]:+.3f} … {row.ci95[1]:+.3f} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
 def _print(plan: Plan, rows: Sequence[Row], console: Console) -> None:
-    """SGCS / NMSE at the middle delay, and the goal."""
+    """SGCS / NMSE at the middle delay."""
     names = _names(rows)
     delay = plan.middle_delay
     table = Table(title=f"SGCS / NMSE dB, {delay_variant(delay)}")
@@ -469,5 +368,3 @@ def _print(plan: Plan, rows: Sequence[Row], console: Console) -> None:
         ]
         table.add_row(scenario, f"{speed:g}", str(bits), *cells)
     console.print(table)
-    console.print(goal_line(rows), soft_wrap=True)
-    console.print(loss_line(rows), soft_wrap=True)

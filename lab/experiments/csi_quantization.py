@@ -34,7 +34,7 @@ from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.runner import drawn
 from lab.experiments.sweep import QUANTIZER_TITLES
-from lab.experiments.tables import markdown_page, print_panel
+from lab.experiments.tables import print_panel
 from semlink.errors import InvalidField
 from semlink.links import MAX_BITS
 from semlink.progress import track
@@ -69,6 +69,8 @@ FORMS: Final[tuple[tuple[str, str], ...]] = (
     ("learned", "channel"),
 )
 """Quantiser and form of each line: a memory, or reports of the whole channel instead of the layers' rows."""
+OF_A_CHANNEL: Final = ("scalar", "rvq", "learned")
+"""Quantisers that can describe the layers' rows or the whole channel."""
 WHOLE_RVQ: Final = ("rvq", "channel")
 MEMORY_BITS: Final = (8, 16, 32, 64, 128)
 """Memory is for small reports; following a history costs a hundred times a report that stands for itself."""
@@ -256,8 +258,6 @@ def run(
         title = f"CSI feedback at {plan.snr_db:g} dB: {_sampled(plan)}"
         drawn_panels = [panel for made in panels.values() for panel in made]
         draw(drawn_panels, out / name, title=title, columns=len(plan.conditions()))
-        page = markdown_page(title, drawn_panels, command=report.command, percent=False)
-        (out / f"{name}.md").write_text(page)
     report.seconds = time.monotonic() - started
     report.write(out, name)
     return report
@@ -291,6 +291,14 @@ def _row(
         bits=bits or None,
         quantizer=quantizer,
         variant=_variant(condition, plan, memory, reference),
+        memory=memory if memory in ("fused", "predictive") else None,
+        content="channel"
+        if memory == "channel"
+        else "layers"
+        if quantizer in OF_A_CHANNEL
+        else None,
+        reference=reference,
+        condition=condition.name if plan.held_out else None,
     )
 
 

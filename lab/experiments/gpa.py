@@ -1,7 +1,7 @@
 """GPA's tables on soundscapes: alignment by prototypes against the global cosine, generators, aggregators, Sinkhorn.
 
 ``semlink experiment gpa``. Trains what is missing (kept in the cache directory, an interrupted run goes on), chooses
-the Sinkhorn temperature on val, measures test once, and writes the paper's tables with its own figures beside ours. Val
+the Sinkhorn temperature on val, measures test once, and measures the paper's tables. Val
 is drawn with as many clips as test: choices made on 300 clips would be choices of noise.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds
+from lab.experiments.tables import print_rows
 from lab.training.prototypes import (
     LEARNING_RATES,
     NUM_ITEMS,
@@ -55,15 +56,11 @@ WAYS: Final = {"t2a": "text-to-audio", "a2t": "audio-to-text", "a2t+sk": "audio-
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a table: what we train, the way its audio-to-text scores are corrected, and the paper's figures.
-
-    ``paper``: R@1/5/10 of text-to-audio, then of audio-to-text, on AudioCaps, in percent; None where it gives none.
-    """
+    """A line of a table: what we train, and whether its audio-to-text scores hold the Sinkhorn bias."""
 
     label: str
     recipe: GpaRecipe
     sinkhorn: bool
-    paper: tuple[float | None, ...]
 
 
 def recipe_of(**settings: Any) -> GpaRecipe:
@@ -80,55 +77,27 @@ def tables(counts: Sequence[int]) -> dict[str, list[Line]]:
     """The paper's tables; ``counts``: numbers of prototypes in Table 2. GPA's own lines hold the Sinkhorn bias."""
     dp, gpa = recipe_of(scoring="dp"), recipe_of()
     dp_triplet, gpa_triplet = (replace_loss(r, "triplet-sum") for r in (dp, gpa))
-    ours: tuple[float | None, ...] = (36.2, 71.4, 82.9, 44.2, 75.9, 86.7)
-    base: tuple[float | None, ...] = (33.9, 69.7, 82.6, 39.4, 72.0, 83.9)
-    by_count = {1: (35.1, 70.8, 43.2, 74.9), 2: (35.5, 70.8, 45.1, 74.7), 3: (36.2, 71.4, 44.2, 75.9),
-                4: (35.3, 70.1, 45.6, 74.2), 5: (36.1, 70.6, 43.9, 75.8), 10: (35.7, 70.5, 43.2, 74.8)}  # fmt: skip
-
-    def at_1_and_5(t1: float, t5: float, a1: float, a5: float) -> tuple[float | None, ...]:
-        return (t1, t5, None, a1, a5, None)
-
     return {
         "1": [
-            Line("DP, triplet-sum", dp_triplet, False, (32.2, 68.2, 81.6, 36.1, 69.2, 81.4)),
-            Line("DP, NT-Xent", dp, False, base),
-            Line("GPA, triplet-sum", gpa_triplet, True, (35.3, 71.0, 83.2, 42.6, 74.5, 86.7)),
-            Line("GPA, NT-Xent", gpa, True, ours),
+            Line("DP, triplet-sum", dp_triplet, False),
+            Line("DP, NT-Xent", dp, False),
+            Line("GPA, triplet-sum", gpa_triplet, True),
+            Line("GPA, NT-Xent", gpa, True),
         ],
         "2": [
-            Line("baseline, K = 0", dp, False, at_1_and_5(33.9, 69.7, 39.4, 72.0)),
-            Line(
-                "attention, K = 3",
-                recipe_of(generator="attention"),
-                True,
-                at_1_and_5(35.1, 70.6, 44.3, 75.4),
-            ),
-            *(
-                Line(
-                    f"mask, K = {count}",
-                    recipe_of(num_prototypes=count),
-                    True,
-                    at_1_and_5(*by_count[count]) if count in by_count else (None,) * 6,
-                )
-                for count in counts
-            ),
+            Line("baseline, K = 0", dp, False),
+            Line("attention, K = 3", recipe_of(generator="attention"), True),
+            *(Line(f"mask, K = {n}", recipe_of(num_prototypes=n), True) for n in counts),
         ],
         "3": [
-            Line(
-                "mean pooling", recipe_of(scoring="mean"), True, at_1_and_5(34.7, 69.1, 41.6, 73.5)
-            ),
-            Line(
-                "softmax weight",
-                recipe_of(scoring="softmax"),
-                True,
-                at_1_and_5(35.3, 70.7, 43.7, 74.4),
-            ),
-            Line("LASS", gpa, True, at_1_and_5(36.2, 71.4, 44.2, 75.9)),
+            Line("mean pooling", recipe_of(scoring="mean"), True),
+            Line("softmax weight", recipe_of(scoring="softmax"), True),
+            Line("LASS", gpa, True),
         ],
         "4": [
-            Line("without Sinkhorn", gpa, False, (None, None, None, 43.5, 74.9, 86.2)),
-            Line("with Sinkhorn", gpa, True, (None, None, None, 44.2, 75.9, 86.7)),
-            Line("DP with Sinkhorn (ours)", dp, True, (None,) * 6),
+            Line("without Sinkhorn", gpa, False),
+            Line("with Sinkhorn", gpa, True),
+            Line("DP with Sinkhorn (ours)", dp, True),
         ],
     }
 
@@ -258,9 +227,15 @@ def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> Ranks:
 
 
 def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+    plan: Plan,
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    workers: str = "1",
+    quick: bool = False,
 ) -> Report:
-    """Measure the tables and write ``out/gpa.{json,csv,md}``.
+    """Measure the tables and write ``out/gpa.{json,csv}``.
 
     What is trained and measured is kept, an interrupted run goes on. ``workers``: see
     :func:`lab.evaluation.parallel.spread`.
@@ -286,9 +261,7 @@ def run(
     report.rows += _claims(measured, corpus)
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
-    page = markdown(report, wanted, measured, corpus, plan.seeds)
-    (out / f"{NAME}.md").write_text(page)
-    console.print(page)
+    print_rows(report.rows, console, quick=quick)
     return report
 
 
@@ -410,6 +383,7 @@ def _rows(number: str, line: Line, ranks: Sequence[Ranks], corpus: Corpus, split
             corpus=corpus.info.name,
             split=split,
             variant=f"table {number}, {line.label}, {WAYS[way]}",
+            condition=f"table {number}, {line.label}, {WAYS[way]}",
         )
         for way in ways
         for metric in ("r_at_1", "r_at_5", "r_at_10", "map_at_10")
@@ -474,63 +448,14 @@ def _claims(measured: Mapping[GpaRecipe, Sequence[Ranks]], corpus: Corpus) -> li
             mean=mean_gain,
             ci95=ci,
             seeds=count,
+            method="dp" if better.scoring == "dp" else "gpa",
+            baseline="dp" if worse.scoring == "dp" else "gpa",
             task="audio",
             corpus=corpus.info.name,
             split="test",
             variant=name,
+            condition=name,
         )
         ratio = float(a.mean() / b.mean() - 1.0)
         rows += [gain, replace(gain, metric="r_at_1_relative_gain", mean=ratio, ci95=relative)]
     return rows
-
-
-def markdown(
-    report: Report,
-    wanted: Mapping[str, Sequence[Line]],
-    measured: Mapping[GpaRecipe, Sequence[Ranks]],
-    corpus: Corpus,
-    seeds: int,
-) -> str:
-    """The tables as a page: ours, mean ± deviation over seeds in percent, and the paper's figure in brackets."""
-
-    def cell(ranks: Sequence[Ranks], pick: Callable[[Ranks], float], paper: float | None) -> str:
-        values = [100 * pick(one) for one in ranks]
-        spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        beside = "" if paper is None else f" ({paper:.1f})"
-        return f"{np.mean(values):.1f}{spread}{beside}"
-
-    lines = [
-        f"# GPA on {corpus.info.name}, test",
-        "",
-        f"`{report.command}`; up to {seeds} seeds, mean ± sd in percent; in brackets the paper's figure on AudioCaps.",
-    ]
-    for number, table in wanted.items():
-        lines += ["", f"## {TITLES[number]}", ""]
-        heads = [f"{w} {m}" for w in ("T2A", "A2T") for m in ("R@1", "R@5", "R@10", "mAP@10")]
-        lines.append("| | " + " | ".join(heads) + " | seeds |")
-        lines.append("|---|" + "---|" * (len(heads) + 1))
-        for line in table:
-            ranks = measured[line.recipe]
-            cells = []
-            for place, way in ((0, "t2a"), (3, _back(line))):
-                for offset, k in enumerate(CUTOFFS):
-                    name = f"r_at_{k}"
-                    paper = line.paper[place + offset]
-                    cells.append(cell(ranks, lambda r, w=way, n=name: r.metrics(w)[n], paper))  # type: ignore[misc]
-                cells.append(cell(ranks, lambda r, w=way: r.metrics(w)["map_at_10"], None))  # type: ignore[misc]
-            lines.append(f"| {line.label} | " + " | ".join(cells) + f" | {len(ranks)} |")
-    lines += ["", "## Who beats whom (R@1, paired bootstrap over clips, 95 %)", ""]
-    lines += ["| claim | difference, points | relative | holds |", "|---|---|---|---|"]
-    for row, gain in zip(
-        [r for r in report.rows if r.metric == "r_at_1_difference"],
-        [r for r in report.rows if r.metric == "r_at_1_relative_gain"],
-        strict=True,
-    ):
-        low, high = row.ci95 or (row.mean, row.mean)
-        below, above = gain.ci95 or (gain.mean, gain.mean)
-        verdict = "yes" if low > 0 else "no" if high < 0 else "open"
-        lines.append(
-            f"| {row.variant} | {100 * row.mean:+.1f} ({100 * low:+.1f} … {100 * high:+.1f}) | "
-            f"{100 * gain.mean:+.1f} % ({100 * below:+.1f} … {100 * above:+.1f}) | {verdict} |"
-        )
-    return "\n".join(lines) + "\n"

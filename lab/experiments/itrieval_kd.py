@@ -31,8 +31,8 @@ from safetensors.torch import load_file, save_file
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
 from lab.evaluation.cache import JsonlCache
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.report import Report, Row, over_seeds, pick
-from lab.experiments.tables import cell
+from lab.evaluation.report import Report, Row, over_seeds
+from lab.experiments.tables import print_rows
 from lab.training.alignment_heads import contrastive_loss, embed
 from lab.training.features import FrozenFeatures
 from lab.training.sentence_student import (
@@ -85,19 +85,6 @@ FINE_VERSION: Final = 1
 """Raised whenever the same rate, data and seed would train another head."""
 LONG_NOISE: Final = 12
 """Captions of other pictures in a long text: 15 sentences, some 200 word pieces."""
-
-PAPER: Final[dict[tuple[str, int], tuple[float, float, float, float]]] = {
-    ("key", 0): (56.3, 80.5, 88.8, 225.6),
-    ("raw", 1): (48.4, 74.7, 84.5, 207.6),
-    ("itrieval-kd", 1): (52.9, 80.4, 88.8, 222.1),
-    ("raw", 2): (37.9, 66.7, 78.0, 182.6),
-    ("itrieval-kd", 2): (53.6, 80.4, 88.4, 222.4),
-    ("raw", 3): (25.7, 48.4, 63.4, 137.5),
-    ("itrieval-kd", 3): (53.9, 79.8, 88.4, 222.1),
-}
-"""R@1, R@5, R@10 and SUM in percent on Noisy-MSCOCO, zero-shot, CLIP ViT-B/32 (its table 1)."""
-PAPER_TEACHER: Final = {1: 98.23, 2: 97.60, 3: 96.53}
-"""Selection accuracy of the teacher in percent (its table 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,15 +385,21 @@ def chosen_rates(plan: Plan, found: Sequence[Mapping[str, Sequence[float]]]) -> 
 
 
 def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+    plan: Plan,
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    workers: str = "1",
+    quick: bool = False,
 ) -> Report:
-    """Measure and write ``out/itrieval.{json,csv,md}``.
+    """Measure and write ``out/itrieval.{json,csv}``.
 
     What is trained and measured is kept, an interrupted run goes on. ``workers``: see
     :func:`lab.evaluation.parallel.spread`.
     """
     started = time.monotonic()
-    bench, todo = plan.bench(), cells(plan)
+    todo = cells(plan)
     train = partial(train_one, plan, fresh=fresh)
     results_of(train, trainings(plan), workers, "students and heads")
     on_val = list(itertools.product(range(plan.seeds), NOISE_KINDS))
@@ -433,9 +426,10 @@ def run(
     report.rows.append(_latency_row(plan, fresh=fresh))
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
-    page = markdown(plan, report, rates, bench.keys["test"])
-    (out / f"{NAME}.md").write_text(page)
-    console.print(page)
+    print_rows(report.rows, console, quick=quick)
+    console.print(
+        "Fine-tuning rates chosen on val: " + ", ".join(f"{m} {r:g}" for m, r in rates.items())
+    )
     return report
 
 
@@ -643,7 +637,13 @@ def _rows(condition: Condition, method: str, found: Sequence[NDArray[np.int64]])
 
 
 def _row(
-    metric: str, values: Sequence[float], method: str, variant: str, split: str = "test"
+    metric: str,
+    values: Sequence[float],
+    method: str,
+    condition: str,
+    split: str = "test",
+    *,
+    other: str | None = None,
 ) -> Row:
     return Row(
         metric=metric,
@@ -652,7 +652,9 @@ def _row(
         task="image",
         corpus="noisy-scenes",
         split=split,
-        variant=variant,
+        variant=condition if other is None else f"{condition}, over {other}",
+        baseline=other,
+        condition=condition,
     )
 
 
@@ -678,8 +680,7 @@ def _claims(
                 clusters = np.arange(len(key))
                 if other != "itrieval-kd":
                     gain, ci95 = paired_difference(ours, theirs, clusters)
-                    variant = f"{at.label}, over {other}"
-                    row = _row("r_at_1_difference", [gain], "itrieval-kd", variant)
+                    row = _row("r_at_1_difference", [gain], "itrieval-kd", at.label, other=other)
                     rows.append(replace(row, ci95=ci95, seeds=count))
                 if not key.any():
                     continue  # of nothing there is no share
@@ -718,91 +719,3 @@ def _processor_ms(test: NoisySplit, scorer: SentenceScorer, repeats: int = 30) -
         student.scores([text])
         spent.append(1e3 * (time.process_time() - before))
     return float(np.median(spent))
-
-
-def markdown(plan: Plan, report: Report, rates: Mapping[str, float], test: Sequence[Any]) -> str:
-    """The tables as a page; ``test``: the split's key."""
-    rows, kinds = report.rows, plan.noise_kinds()
-    pictures, continued, _ = test
-    num_texts = {k: continued if k == "continuations" else len(pictures) for k in kinds}
-    lines = [
-        "# ItrievalKD on noisy-scenes",
-        "",
-        f"`{report.command}` · {plan.seeds} seeds, mean ± sd, percent · ideal link, {len(pictures):,} pictures of test "
-        f"· κ = {N_KEY} · a text is the normalised mean of its kept sentences' features (chosen on val, see the end)"
-        + " · texts a seed: "
-        + ", ".join(f"{count} with {kind}" for kind, count in num_texts.items()),
-        "",
-    ]
-    for kind in kinds:
-        for setting in SETTINGS:
-            lines += [
-                f"## Noise: {kind}, {setting}",
-                "",
-                "| noise sentences | row | R@1 | R@5 | R@10 | SUM | selection accuracy | paper R@1 | paper SUM |",
-                "|---|---|---|---|---|---|---|---|---|",
-            ]
-            for n_noise in range(MAX_NOISE + 1):
-                at = Condition(kind, n_noise, setting).label
-                for method in plan.methods():
-                    if not n_noise and method != "key":
-                        continue  # nothing to take out: all rows are the same
-                    lines.append(_line(rows, kind, n_noise, setting, at, method))
-            lines.append("")
-    lines += [
-        "## Claims at 3 noise sentences",
-        "",
-        "| claim | figure | 95 % interval |",
-        "|---|---|---|",
-    ]
-    for row in rows:
-        if row.metric == "r_at_1_share_of_key" and row.method == "key":
-            continue  # all of it, always
-        if row.metric in ("r_at_1_difference", "r_at_1_share_of_key") and row.ci95:
-            what = (
-                "Δ R@1 of itrieval-kd"
-                if "diff" in row.metric
-                else f"{row.method}: share of Key's R@1"
-            )
-            lines.append(
-                f"| {what}, {row.variant} | {100 * row.mean:+.1f} | "
-                f"{100 * row.ci95[0]:+.1f} … {100 * row.ci95[1]:+.1f} |"
-            )
-    lines += [
-        "",
-        "## Encoding, long texts, latency",
-        "",
-        "| row | what | figure |",
-        "|---|---|---|",
-    ]
-    for row in rows:
-        variant = str(row.variant)
-        if variant.startswith(("encoding", "long")):
-            lines.append(f"| {row.method} | {variant} ({row.split}) | R@1 {100 * row.mean:.1f} |")
-        if row.metric == "processor_ms_median":
-            lines.append(f"| {row.method} | {variant} | {row.mean:.1f} ms |")
-    lines += [
-        "",
-        "Fine-tuning rates chosen on val: " + ", ".join(f"{m} {r:g}" for m, r in rates.items()),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _line(
-    rows: Sequence[Row], kind: NoiseKind, n_noise: int, setting: str, at: str, method: str
-) -> str:
-    def shown(metric: str, variant: str) -> str:
-        found = pick(rows, metric=metric, method=method, variant=variant)
-        return cell(found[0], percent=True) if found else ""
-
-    of_paper = (
-        PAPER.get((method, n_noise)) if (kind, setting) == ("continuations", "zero-shot") else None
-    )
-    cells = [str(n_noise), method]
-    cells += [shown(m, at) for m in ("r_at_1", "r_at_5", "r_at_10", "recall_sum")]
-    cells.append(shown("selection_accuracy", f"{kind}, {n_noise} noise sentences"))
-    cells += [f"{of_paper[0]:.1f}", f"{of_paper[3]:.1f}"] if of_paper else ["", ""]
-    if method == "teacher" and kind == "continuations" and n_noise:
-        cells[6] += f" (paper {PAPER_TEACHER[n_noise]:.2f})"
-    return "| " + " | ".join(cells) + " |"

@@ -40,6 +40,7 @@ from lab.evaluation.rewrite_cache import (
     load_rewriter,
     sources,
 )
+from lab.experiments.tables import print_rows
 from lab.training.alignment_heads import embed
 from lab.training.data import describe_data, split_data
 from lab.training.rewrite_augmentation import STEPS, Augmentation, compare
@@ -281,6 +282,8 @@ def query_rows(
                         mean,
                         ci95=ci95,
                         variant=f"{ours.label} vs {name}",
+                        baseline=name,
+                        condition=ours.label,
                         **where,
                     )
                 )
@@ -427,13 +430,23 @@ def training_rows(
             rows.append(Row(metric, variant=row.label, **where, **over_seeds(values)))
             if row.beta:
                 more = [v - scores[metric] for v, scores in zip(values, alone, strict=True)]
-                label = f"{row.label} vs captions alone"
-                rows.append(Row(f"{metric}_difference", variant=label, **where, **over_seeds(more)))
+                rows.append(
+                    Row(
+                        f"{metric}_difference",
+                        variant=f"{row.label} vs captions alone",
+                        baseline="captions alone",
+                        condition=row.label,
+                        **where,
+                        **over_seeds(more),
+                    )
+                )
     return rows
 
 
-def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
-    """Measure and write ``out/knowledge.{json,csv,md}``.
+def run(
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, quick: bool = False
+) -> Report:
+    """Measure and write ``out/knowledge.{json,csv}``.
 
     What is encoded, judged and trained is kept, an interrupted run goes on. Raises NotFound with the command that
     installs the LLM where rewrites are missing and it is, too.
@@ -473,49 +486,5 @@ def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Repo
     report.rows = list(dict.fromkeys(report.rows))
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
-    text = page(report)
-    (out / f"{NAME}.md").write_text(text)
-    console.print(text, markup=False, highlight=False)
+    print_rows([row for row in report.rows if row.split == "test"], console, quick=quick)
     return report
-
-
-def page(report: Report) -> str:
-    """The report as tables."""
-    lines = ["# Source knowledge: filter, fusion, augmentation", "", f"`{report.command}`", ""]
-    lines += [
-        "## Filter, test",
-        "",
-        "| task | labels and test | precision | recall | faithful kept |",
-    ]
-    lines += ["|---|---|---|---|---|"]
-    tested = [
-        r for r in report.rows if r.split == "test" and (r.variant or "").startswith("filter")
-    ]
-    for task, variant in dict.fromkeys((r.task, r.variant) for r in tested):
-        cells = {r.metric: r for r in tested if (r.task, r.variant) == (task, variant)}
-        shown = [_shown(cells.get(m)) for m in ("precision", "recall", "faithful_kept")]
-        lines.append(f"| {task or 'all'} | {variant} | {' | '.join(shown)} |")
-    for split in ("val", "test"):
-        lines += ["", f"## Queries and training, {split}", "", "| task | variant | R@1 | mAP |"]
-        lines += ["|---|---|---|---|"]
-        here = [
-            r
-            for r in report.rows
-            if r.split == split and (r.variant or "").startswith(("query", "training"))
-        ]
-        for task, variant in dict.fromkeys((r.task, r.variant) for r in here):
-            cells = {
-                r.metric.removesuffix("_difference"): r
-                for r in here
-                if (r.task, r.variant) == (task, variant)
-            }
-            shown = [_shown(cells.get(m)) for m in ("r_at_1", "map")]
-            lines.append(f"| {task} | {variant} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(row: Row | None) -> str:
-    if row is None:
-        return "–"
-    bounds = f" [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]" if row.ci95 else ""
-    return f"{row.mean:.3f}{bounds}"

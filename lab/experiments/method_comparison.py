@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kb_service.rewriting import task_of
+from lab.evaluation.report import Row
 from lab.evaluation.rewrite_cache import RewriteCache, item_of, load_rewriter
-from lab.experiments.plotting import Panel
+from lab.experiments.plotting import Line, Panel
 from lab.experiments.runner import Figure, Figures, Study, drawn, line
 from lab.experiments.sweep import IDEAL, PERFECT, PERSON, Point, Sampling, Scheme
 from semlink.errors import InvalidField
@@ -102,6 +103,7 @@ def study(plan: Plan) -> Study:
         claims=claims,
         claimed=METRICS,
         prepare=_rewrites if any(METHODS[m].rewrites for m in plan.methods) else None,
+        draw_claims=difference_figures,
     )
 
 
@@ -153,6 +155,31 @@ def _panels(plan: Plan, metric: str, figures: Figures) -> list[Panel]:
             )
         )
     return panels
+
+
+def difference_figures(rows: Sequence[Row]) -> list[Figure]:
+    """Ours minus each rival over SNR or bits, in points with 95 % intervals; a panel a metric, nothing without rivals.
+
+    Digital coding is left out: beside its distance those of the others would not be seen.
+    """
+    panels = []
+    for metric, title in (("r_at_1", "R@1"), ("map", "mAP")):
+        found = [r for r in rows if r.metric == f"{metric}_difference" and r.method == OURS]
+        by_bits = len({r.bits for r in found}) > len({r.snr_db for r in found})
+        lines = []
+        for method, label in ROWS.items():
+            of = [r for r in found if r.baseline == method]
+            at = [(float(x), r) for r in of if (x := r.bits if by_bits else r.snr_db) is not None]
+            at.sort(key=lambda pair: pair[0])
+            if at and method not in (OURS, "separation"):
+                lines.append(Line(label, [x for x, _ in at], [r for _, r in at]))
+        if lines:
+            zero = Line("no difference", lines[0].x, [Row(metric, 0.0)] * len(lines[0].x), True)
+            x_label = "bits of one report" if by_bits else "SNR [dB]"
+            name, y_label = f"SC-LMKB minus …, {title}", f"Δ {title} [points]"
+            panels.append(Panel(name, x_label, y_label, [zero, *lines], by_bits, scale=100.0))
+    title = "Same queries, same channels: 95 % intervals of a paired bootstrap"
+    return [Figure("-differences", title, panels, labels=tuple(ROWS.values()))] if panels else []
 
 
 def _figures(plan: Plan, figures: Figures) -> list[Figure]:

@@ -79,12 +79,13 @@ EVERY: Final[tuple[tuple[str, tuple[str, ...], float], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One experiment, ready to run. ``report``: the name of its files."""
+    """One experiment, ready to run. ``report``: the name of its files; ``quick``: a smoke run, no measurement."""
 
     name: str
     report: str
     plan: Any
     _run: Callable[..., Report]
+    quick: bool = False
 
     def run(
         self, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
@@ -95,8 +96,8 @@ class Experiment:
         """
         path = out / f"{self.report}.json"
         before = head_of(path)
-        report = self._run(out, console, fresh=fresh, workers=workers)
-        sign(path, described(self.plan), before)
+        report = self._run(out, console, fresh=fresh, workers=workers, quick=self.quick)
+        sign(path, described(self.plan), before, quick=self.quick)
         return report
 
 
@@ -151,15 +152,17 @@ def experiment(
         from lab.experiments import runner
 
         made = _module(name).study(plan)
-        return Experiment(name, made.name, plan, partial(runner.run, made))
+        return Experiment(name, made.name, plan, partial(runner.run, made), quick)
     module = _module(name)
 
-    def run(out: Path, console: Console, *, fresh: bool, workers: str) -> Report:
-        spread = {"workers": workers} if "workers" in signature(module.run).parameters else {}
-        report: Report = module.run(plan, out, console, fresh=fresh, **spread)
+    def run(out: Path, console: Console, **options: Any) -> Report:
+        taken = signature(module.run).parameters
+        report: Report = module.run(
+            plan, out, console, **{name: value for name, value in options.items() if name in taken}
+        )
         return report
 
-    return Experiment(name, getattr(plan, "report", name), plan, run)
+    return Experiment(name, getattr(plan, "report", name), plan, run, quick)
 
 
 def _module(name: str) -> ModuleType:

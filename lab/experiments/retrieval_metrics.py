@@ -33,6 +33,9 @@ def _coordinates(point: Point, sampling: Sampling) -> dict[str, object]:
         "symbols": point.symbols if over_link else None,
         "quantizer": scheme.quantizer if over_link else None,
         "variant": f"{point.num_users} users{memory}" if over_link else None,
+        "num_users": point.num_users if over_link else None,
+        "memory": scheme.memory or None,
+        "queries": sampling.queries,
     }
 
 
@@ -85,7 +88,10 @@ def difference_row(
     sampling: Sampling,
     metric: str = "map",
 ) -> Row:
-    """A metric of A minus that of B, paired bootstrap: metric ``{metric}_difference``, at A's coordinates."""
+    """A metric of A minus that of B, paired bootstrap: metric ``{metric}_difference``, at A's coordinates.
+
+    The baseline is B's method or, where both have the same, B's label.
+    """
     mean, ci95 = paired_difference(
         outcomes[a].per_query(metric).ravel(),
         outcomes[b].per_query(metric).ravel(),
@@ -93,7 +99,8 @@ def difference_row(
     )
     users = f"{a.num_users} users" if a.num_users == b.num_users else ""
     coordinates = _coordinates(a, sampling) | {
-        "variant": f"{a.scheme.label} vs {b.scheme.label}, {users}".rstrip(", ")
+        "variant": f"{a.scheme.label} vs {b.scheme.label}, {users}".rstrip(", "),
+        "baseline": b.scheme.label if a.scheme.method == b.scheme.method else b.scheme.method,
     }
     figures = {"mean": mean, "ci95": ci95, "seeds": sampling.seeds}
     return _row(f"{metric}_difference", figures, coordinates)
@@ -109,7 +116,9 @@ def gap_closed_row(
     mean, ci95 = share_of_gap(of_point, of_worse, of_best, _clusters(sampling))
     coordinates = _coordinates(point, sampling) | {
         "variant": f"{point.scheme.label} of {worse.scheme.label} to {best.scheme.label}, "
-        f"{point.num_users} users"
+        f"{point.num_users} users",
+        "baseline": worse.scheme.label,
+        "condition": f"gap to {best.scheme.label}",
     }
     return _row(
         "map_gap_closed", {"mean": mean, "ci95": ci95, "seeds": sampling.seeds}, coordinates

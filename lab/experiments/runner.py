@@ -20,7 +20,7 @@ from lab.experiments.retrieval_metrics import (
 )
 from lab.experiments.retrieval_sweep import Measurements, Outcome, Prepare, measure, offered
 from lab.experiments.sweep import IDEAL, Point, Sampling
-from lab.experiments.tables import markdown_page, print_claims, print_panel
+from lab.experiments.tables import print_claims, print_panel
 from semlink.models import cache_dir
 
 Figures = Mapping[tuple[Point, str], Row]
@@ -35,6 +35,8 @@ class Figure:
     title: str
     panels: Sequence[Panel]
     columns: int = 2
+    labels: Sequence[str] = ()
+    """Lines that keep their style from picture to picture, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Study:
     """An experiment on retrieval: what is measured, what is claimed of it, how it is drawn.
 
     ``claims``: pairs A, B for "A beats B" in each of ``claimed``; ``gaps``: point, worse, best for the share of a gap
-    that a point closes. ``prepare`` puts into the store what methods with an LLM need for a seed's queries.
+    that a point closes. ``draw_claims`` draws the rows of claims. ``prepare`` puts into the store what methods with an
+    LLM need for a seed's queries.
     """
 
     name: str
@@ -53,16 +56,24 @@ class Study:
     gaps: Sequence[tuple[Point, Point, Point]] = field(default=())
     claimed: Sequence[str] = ("map",)
     prepare: Prepare | None = None
+    draw_claims: Callable[[Sequence[Row]], Sequence[Figure]] = lambda _rows: ()
 
 
 def run(
-    study: Study, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+    study: Study,
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    workers: str = "1",
+    quick: bool = False,
 ) -> Report:
-    """Measure, print, and write ``out/NAME.{json,csv,md}`` and the plots.
+    """Measure, print, and write ``out/NAME.{json,csv}`` and the plots.
 
     Points that this program measured before with these weights and this sampling, in this or another experiment, are
     taken from ``cache_dir/measurements`` unless ``fresh``. What this system does not offer is left out, with the
-    reason printed. ``workers``: see :func:`lab.evaluation.parallel.spread`.
+    reason printed. ``workers``: see :func:`lab.evaluation.parallel.spread`; ``quick``: a smoke run, no verdicts are
+    printed.
     """
     started = time.monotonic()
     points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
@@ -83,25 +94,19 @@ def run(
     report.rows = list(dict.fromkeys([*report.rows, *claims]))
     report.seconds = time.monotonic() - started
     report.write(out, study.name)
-    drawings = study.draw(figures)
-    for figure in drawings:
-        draw(
-            figure.panels,
-            out / f"{study.name}{figure.suffix}",
-            title=figure.title,
-            columns=figure.columns,
-        )
+    for figure in study.draw(figures):
+        _draw(figure, out, study.name)
         for panel in figure.panels:
             print_panel(panel, console)
-    print_claims(claims, console)
-    page = markdown_page(
-        drawings[0].title if drawings else study.name,
-        [panel for figure in drawings for panel in figure.panels],
-        claims,
-        command=report.command,
-    )
-    (out / f"{study.name}.md").write_text(page)
+    for figure in study.draw_claims(claims):
+        _draw(figure, out, study.name)
+    print_claims(claims, console, quick=quick)
     return report
+
+
+def _draw(figure: Figure, out: Path, name: str) -> None:
+    path = out / f"{name}{figure.suffix}"
+    draw(figure.panels, path, title=figure.title, columns=figure.columns, labels=figure.labels)
 
 
 def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:

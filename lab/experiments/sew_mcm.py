@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.bootstrap import paired_difference
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds
+from lab.experiments.tables import print_rows
 from lab.training import alignment_heads
 from lab.training.alignment_heads import embed
 from lab.training.data import SplitData, describe_data, split_data
@@ -55,29 +55,26 @@ KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A line of the table: its name in :data:`lab.training.person_search.OBJECTIVES`, and the paper's Rank-1/5/10 in
-    percent."""
+    """A line of the table: its name in :data:`lab.training.person_search.OBJECTIVES`, and one for readers."""
 
     objective: str
     label: str
-    paper: tuple[float, float, float] | None = None
-    paper_reranked: tuple[float, float, float] | None = None
 
 
 VARIANTS: Final = (
-    Variant("cmpm-cmpc", "CMPM + CMPC (baseline)", (62.29, 81.25, 87.22)),
-    Variant("sew-fixed", "Sew, fixed margin 0.5", (65.41, 82.56, 88.01)),
-    Variant("sew-adaptive", "Sew, adaptive margin", (66.02, 83.33, 88.61)),
-    Variant("mcm", "CMPM + CMPC + MCM", (65.16, 81.95, 87.93)),
-    Variant("sew-mcm", "Sew, adaptive + MCM", (67.71, 84.57, 89.44), (71.09, 86.78, 91.23)),
+    Variant("cmpm-cmpc", "CMPM + CMPC (baseline)"),
+    Variant("sew-fixed", "Sew, fixed margin 0.5"),
+    Variant("sew-adaptive", "Sew, adaptive margin"),
+    Variant("mcm", "CMPM + CMPC + MCM"),
+    Variant("sew-mcm", "Sew, adaptive + MCM"),
 )
 """The paper's table 4 on CUHK-PEDES, models 2 to 6."""
 BEFORE: Final = "infonce-phrases"
 COMPONENTS: Final = (
     Variant("cmpm-cmpc-shuffled", "CMPM + CMPC, batches as Sew's"),
     Variant(BEFORE, "InfoNCE + phrases (lab.training.alignment_heads), one seed"),
-    Variant("mask-only", "CMPM + CMPC, words masked", (63.65, 81.84, 87.51)),
-    Variant("mcm-without-image", "MCM without cross-attention", (64.28, 81.97, 87.75)),
+    Variant("mask-only", "CMPM + CMPC, words masked"),
+    Variant("mcm-without-image", "MCM without cross-attention"),
 )
 """The paper's table 5, less its row of attention without modelling: dropped at inference, it would train nothing.
 
@@ -85,22 +82,22 @@ Before it, the baseline over the batches that Sew trains on, and :mod:`lab.train
 """
 Key = tuple[str, str]
 """A variant's objective, and one of :data:`KINDS`."""
-CLAIMS: Final[tuple[tuple[Key, Key, float | None], ...]] = (
-    (("sew-fixed", ""), ("cmpm-cmpc", ""), 3.12),
-    (("sew-adaptive", ""), ("sew-fixed", ""), 0.61),
-    (("mcm", ""), ("cmpm-cmpc", ""), 2.87),
-    (("sew-mcm", ""), ("sew-adaptive", ""), 1.69),
-    (("sew-mcm", ""), ("mcm", ""), 2.55),
-    (("sew-mcm", ""), ("cmpm-cmpc", ""), 5.42),
-    (("sew-mcm", RERANKED), ("sew-mcm", ""), 3.38),
-    (("sew-mcm", WEIGHTED), ("sew-mcm", ""), None),
-    (("sew-mcm", WEIGHTED), ("cmpm-cmpc", WEIGHTED), None),
-    (("sew-mcm", ""), ("cmpm-cmpc-shuffled", ""), None),
-    (("sew-mcm", ""), (BEFORE, ""), None),
-    (("mask-only", ""), ("cmpm-cmpc", ""), 1.36),
-    (("mcm", ""), ("mcm-without-image", ""), 0.88),
+CLAIMS: Final[tuple[tuple[Key, Key], ...]] = (
+    (("sew-fixed", ""), ("cmpm-cmpc", "")),
+    (("sew-adaptive", ""), ("sew-fixed", "")),
+    (("mcm", ""), ("cmpm-cmpc", "")),
+    (("sew-mcm", ""), ("sew-adaptive", "")),
+    (("sew-mcm", ""), ("mcm", "")),
+    (("sew-mcm", ""), ("cmpm-cmpc", "")),
+    (("sew-mcm", RERANKED), ("sew-mcm", "")),
+    (("sew-mcm", WEIGHTED), ("sew-mcm", "")),
+    (("sew-mcm", WEIGHTED), ("cmpm-cmpc", WEIGHTED)),
+    (("sew-mcm", ""), ("cmpm-cmpc-shuffled", "")),
+    (("sew-mcm", ""), (BEFORE, "")),
+    (("mask-only", ""), ("cmpm-cmpc", "")),
+    (("mcm", ""), ("mcm-without-image", "")),
 )
-"""Rank-1 of the first above the second, and by how many points in the paper where it says."""
+"""Pairs of which the second is subtracted from the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +180,13 @@ def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> list[QueryFigures
 
 
 def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
+    plan: Plan,
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    workers: str = "1",
+    quick: bool = False,
 ) -> Report:
     """Train what is missing, measure test, and write ``out/sew-mcm.json``, ``.csv`` and ``.md``.
 
@@ -191,7 +194,7 @@ def run(
     :func:`lab.evaluation.parallel.spread`.
     """
     started = time.monotonic()
-    variants, todo = plan.variants(), runs(plan)
+    todo = runs(plan)
     found = results_of(partial(train_one, plan, fresh=fresh), todo, workers, NAME)
     report = Report(NAME)
     for place, corpus in enumerate(plan.corpora()):
@@ -205,8 +208,7 @@ def run(
         report.rows += _claim_rows(stacked, _clusters(corpus), name)
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
-    (out / f"{NAME}.md").write_text(_markdown(variants, report))
-    _print(variants, report, console)
+    print_rows(report.rows, console, quick=quick)
     return report
 
 
@@ -306,6 +308,7 @@ def _metric_rows(figures: Mapping[Key, NDArray[np.float64]], corpus: str) -> lis
             corpus=corpus,
             split="test",
             variant=kind or None,
+            condition=kind or None,
         )
         for (objective, kind), values in figures.items()
         for column, metric in enumerate(METRICS)
@@ -319,7 +322,7 @@ def _claim_rows(
 ) -> list[Row]:
     """Differences of Rank-1 and mAP, each query's mean over the seeds, persons resampled."""
     rows = []
-    for a, b, _ in CLAIMS:
+    for a, b in CLAIMS:
         if a not in figures or b not in figures:
             continue
         for metric in ("r_at_1", "map"):
@@ -337,6 +340,8 @@ def _claim_rows(
                     corpus=corpus,
                     split="test",
                     variant=f"{_name(a)} vs {_name(b)}",
+                    baseline=_name(b),
+                    condition=a[1] or None,
                 )
             )
     return rows
@@ -344,73 +349,3 @@ def _claim_rows(
 
 def _name(key: Key) -> str:
     return " ".join(key).rstrip()
-
-
-# --- what people read --------------------------------------------------------------------------
-
-
-def _tables(variants: Sequence[Variant], report: Report) -> list[tuple[list[str], list[list[str]]]]:
-    """Heads and lines of the tables: metrics with the paper's beside ours, then differences."""
-    tables = []
-    for corpus in dict.fromkeys(row.corpus for row in report.rows):
-        here = [row for row in report.rows if row.corpus == corpus]
-        lines = []
-        for kind in KINDS:
-            for variant in variants:
-                found = {
-                    row.metric: row
-                    for row in here
-                    if row.method == variant.objective
-                    and row.variant == (kind or None)
-                    and row.metric in METRICS
-                }
-                paper = {"": variant.paper, RERANKED: variant.paper_reranked}.get(kind)
-                shown = " / ".join(f"{v:.2f}" for v in paper) if paper else ""
-                lines.append(
-                    [f"{variant.label}{', ' + kind if kind else ''}"]
-                    + [_share(found[metric]) for metric in METRICS]
-                    + [shown]
-                )
-        head = ["Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "paper: Rank-1 / 5 / 10"]
-        tables.append(([f"{corpus}, test", *head], lines))
-        paper_points = {f"{_name(a)} vs {_name(b)}": points for a, b, points in CLAIMS}
-        differences = []
-        for row in here:
-            if row.metric.endswith("_difference") and row.ci95:
-                low, high = row.ci95
-                rank_1 = row.metric == "r_at_1_difference"
-                points = paper_points[str(row.variant)]
-                differences.append(
-                    [
-                        str(row.variant),
-                        "Rank-1" if rank_1 else "mAP",
-                        f"{100 * row.mean:+.2f}",
-                        f"{100 * low:+.2f} … {100 * high:+.2f}",
-                        "yes" if low > 0 else "no" if high < 0 else "open",
-                        f"{points:+.2f}" if rank_1 and points is not None else "",
-                    ]
-                )
-        tables.append(
-            (["difference", "metric", "points", "95 % interval", "holds", "paper"], differences)
-        )
-    return tables
-
-
-def _share(row: Row) -> str:
-    return f"{100 * row.mean:.2f}" + ("" if row.sd is None else f" ± {100 * row.sd:.2f}")
-
-
-def _markdown(variants: Sequence[Variant], report: Report) -> str:
-    parts = [f"`{report.command}`"]
-    for head, lines in _tables(variants, report):
-        cells = [head, ["---"] * len(head), *lines]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
-    return "\n\n".join(parts) + "\n"
-
-
-def _print(variants: Sequence[Variant], report: Report, console: Console) -> None:
-    for head, lines in _tables(variants, report):
-        table = Table(*head)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)

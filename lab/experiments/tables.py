@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from lab.evaluation.report import Row
 from lab.experiments.plotting import Panel
+
+SHARES: Final = (
+    *(
+        "r_at_",
+        "map",
+        "minp",
+        "recall",
+        "precision",
+        "selection",
+        "faithful",
+        "agreement",
+        "erased",
+    ),
+    *("rewrites", "same_first"),
+)
+"""How metrics begin that are shares."""
 
 
 def cell(row: Row, *, percent: bool) -> str:
@@ -33,12 +50,19 @@ def print_panel(panel: Panel, console: Console, *, percent: bool = True) -> None
     console.print(table)
 
 
-def print_claims(rows: Sequence[Row], console: Console) -> None:
-    """Differences and shares with their 95 % interval; a difference whose interval holds 0 claims nothing."""
-    table = Table("claim", "link", "SNR dB", "k", "figure", "95 % interval", "holds")
+QUICK_RUN: Final = "quick run: no verdict"
+
+
+def print_claims(rows: Sequence[Row], console: Console, *, quick: bool = False) -> None:
+    """Differences and shares with their 95 % interval; a difference whose interval holds 0 claims nothing.
+
+    ``quick``: a smoke run shows figures and says of none whether it holds.
+    """
+    if quick and rows:
+        console.print(QUICK_RUN)
+    table = Table("claim", "link", "SNR dB", "k", "figure", "95 % interval", *_holds(quick))
     for row in rows:
         low, high = row.ci95 or (row.mean, row.mean)
-        verdict = "yes" if low > 0 else "no" if high < 0 else "open"
         name = {"map_difference": "Δ mAP", "r_at_1_difference": "Δ R@1"}.get(
             row.metric, "share of the gap"
         )
@@ -50,60 +74,59 @@ def print_claims(rows: Sequence[Row], console: Console) -> None:
             str(row.symbols or ""),
             f"{name} {100 * row.mean:+.1f}",
             f"{100 * low:+.1f} … {100 * high:+.1f}",
-            verdict if row.metric.endswith("_difference") else "",
+            *([] if quick else [holds(row) if row.metric.endswith("_difference") else ""]),
         )
     if rows:
         console.print(table)
 
 
-def markdown_page(
-    title: str,
-    panels: Sequence[Panel],
-    claims: Sequence[Row] = (),
-    *,
-    command: str,
-    percent: bool = True,
-) -> str:
-    """Panels as tables, a line for each value of the axis, then the claims and the command that measured them."""
-    lines = [f"# {title}", ""]
-    for panel in panels:
-        unit = ", %" if percent else ""
-        heads = [panel.x_label, *(line.label for line in panel.lines)]
-        lines += [f"{panel.title}: {panel.y_label}{unit}", ""]
-        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        for x in sorted({x for line in panel.lines for x in line.x}):
-            found = [dict(zip(line.x, line.rows, strict=True)).get(x) for line in panel.lines]
-            cells = ["–" if row is None else cell(row, percent=percent) for row in found]
-            lines.append(f"| {x:g} | {' | '.join(cells)} |")
-        lines.append("")
-    if claims:
-        heads = [
-            "claim",
-            "link",
-            "SNR [dB]",
-            "bits",
-            "k",
-            "metric",
-            "points",
-            "95 % interval",
-            "holds",
-        ]
-        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        for row in claims:
-            low, high = row.ci95 or (row.mean, row.mean)
-            holds = "yes" if low > 0 else "no" if high < 0 else "open"
-            link = f"{row.scenario}, {row.speed_kmh:g} km/h" if row.scenario else ""
-            cells = [
-                str(row.variant),
-                link,
-                "" if row.snr_db is None else f"{row.snr_db:g}",
-                str(row.bits or ""),
-                str(row.symbols or ""),
-                row.metric.removesuffix("_difference"),
-                f"{100 * row.mean:+.1f}",
-                f"{100 * low:+.1f} … {100 * high:+.1f}",
-                holds if row.metric.endswith("_difference") else "",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join([*lines, f"`{command}`", ""])
+def _holds(quick: bool) -> list[str]:
+    return [] if quick else ["holds"]
+
+
+def holds(row: Row) -> str:
+    """Whether a difference's interval is clear of 0."""
+    low, high = row.ci95 or (row.mean, row.mean)
+    return "yes" if low > 0 else "no" if high < 0 else "open"
+
+
+def print_rows(rows: Sequence[Row], console: Console, *, quick: bool = False) -> None:
+    """Rows as tables: a line for each place, a column for each metric, differences with interval and verdict.
+
+    Shares are in percent, differences in points.
+    """
+    places: dict[tuple[str | None, ...], dict[str, Row]] = {}
+    for row in rows:
+        at = (
+            row.task,
+            row.corpus,
+            row.split,
+            row.method,
+            row.baseline,
+            row.condition or row.variant,
+        )
+        places.setdefault(at, {})[row.metric] = row
+    if quick and any(row.baseline for row in rows):
+        console.print(QUICK_RUN)
+    for metrics in dict.fromkeys(tuple(found) for found in places.values()):
+        shown = {at: found for at, found in places.items() if tuple(found) == metrics}
+        heads = ("task", "corpus", "split", "method", "baseline", "condition")
+        used = [i for i in range(len(heads)) if any(at[i] for at in shown)]
+        table = Table(*(heads[i] for i in used), *metrics)
+        for place, found in shown.items():
+            named = (place[i] or "" for i in used)
+            table.add_row(*named, *(_shown(found[metric], quick) for metric in metrics))
+        console.print(table)
+
+
+def _shown(row: Row, quick: bool) -> str:
+    percent = row.metric.startswith(SHARES)
+    if row.ci95 is None or row.sd is not None:
+        return cell(row, percent=percent)
+    scale, digits = (100, 1) if percent else (1, 3)
+    low, high = row.ci95
+    sign = "+" if row.baseline else ""
+    text = (
+        f"{scale * row.mean:{sign}.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    )
+    return text if quick or not row.baseline else f"{text} {holds(row)}"

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from semlink.cli.console import Out, console, errors
+from semlink.cli.console import Out, ReportsFolder, console, errors
 from semlink.cli.corpora import corpora_app, evaluate
 from semlink.cli.experiments import experiment_app
 from semlink.cli.knowledge import bench_kb, kb_app
@@ -542,29 +542,41 @@ def compare_reports(
 
 @app.command("results")
 def results_page(
-    directory: Annotated[Path, typer.Argument(help="folder of reports")] = Path("results"),
-    page: Annotated[Path, typer.Option(help="file to write")] = Path("docs/results.md"),
-    readme: Annotated[
-        Path | None, typer.Option(help="file whose table of methods is written anew as well")
+    reports: ReportsFolder = None,
+    adopt: Annotated[
+        Path | None,
+        typer.Option(
+            help="take the reports and pictures of this folder first, for instance results"
+        ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="write nothing; exit status 1 where a file is not up to date"),
+    ] = False,
 ) -> None:
-    """Write the page of all figures and tables, with commands and targets, from the reports of a folder."""
+    """Write the pages of figures and tables, and a CSV file of each report, beside a complete folder of reports."""
     from lab.evaluation import results_page
-    from tools.docs import readme_tables
 
-    console.print(f"written: {results_page.write(directory, page)}")
-    if readme is not None:
-        console.print(f"written: {readme_tables.write(directory, readme)}")
+    folder = results_page.reports_folder(reports)
+    if check:
+        if old := results_page.stale(folder):
+            console.print(f"not up to date: {', '.join(old)}; run `semlink results`")
+            raise typer.Exit(1)
+        console.print("up to date")
+        return
+    if adopt is not None:
+        console.print(f"taken from {adopt}: {', '.join(results_page.adopt(adopt, folder))}")
+    written = results_page.write(folder)
+    console.print(f"written to {folder.parent}: {len(written)} files")
 
 
 @app.command("targets")
-def targets(
-    directory: Annotated[Path, typer.Argument(help="folder of reports")] = Path("results"),
-) -> None:
-    """What was asked of the system against what the reports of a folder say: met, missed, not measured."""
-    from lab.evaluation.claims import judge_all, print_judged, rows_of
+def targets(reports: ReportsFolder = None) -> None:
+    """What is claimed of the system against what reports say: met, missed, not measured."""
+    from lab.evaluation.claims import Reports, judge_all, print_judged
+    from lab.experiments.results_page import reports_folder
 
-    print_judged(judge_all(rows_of(directory)), console)
+    print_judged(judge_all(Reports.read(reports_folder(reports))), console)
 
 
 @app.command()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from rich.console import Console
 from rich.table import Table
 
+from lab.evaluation.templating import render
 from semlink.client import Client, Feedback, LinkConfig, Match, Media, Query, QueryResult
 from semlink.corpora.corpus import Item
 from semlink.corpora.registry import corpus_named
@@ -166,14 +166,8 @@ def table(shown: Sequence[Shown]) -> Table:
 
 def write_page(shown: Sequence[Shown], path: Path, *, seconds: float) -> None:
     """A page that needs nothing else: pictures and sounds are inside."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("demo.html.j2").render(
-        shown=shown, stages=STAGES, link=LINK, seconds=seconds, date=time.strftime("%Y-%m-%d %H:%M")
-    )
+    date = time.strftime("%Y-%m-%d %H:%M")
+    page = render("demo.html.j2", shown=shown, stages=STAGES, link=LINK, seconds=seconds, date=date)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)
 

@@ -114,7 +114,9 @@ def experiment_all(
         _add(name, folder)
     folder = _folder(out, quick=quick)
     failed = run(jobs(corpora, quick=quick), folder, console, fresh=fresh, workers=workers)
-    console.print(f"what was asked: semlink targets {folder}; the page: semlink results {folder}")
+    console.print(
+        f"claims: semlink targets --reports {folder}; into docs/: semlink results --adopt {folder}"
+    )
     if failed:
         raise typer.Exit(1)
 

@@ -109,7 +109,7 @@ async def test_bodies_of_all_requests_are_bounded_together(
 ) -> None:
     monkeypatch.setattr(problems, "MAX_BODIES_BYTES", 3 * 2**20)
     transport = httpx.ASGITransport(BodyLimit(echo))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answers = await asyncio.gather(
             *(http.post("/", content=parts(32, wait_s=0.001)) for _ in range(4)),
             http.post("/", content=b"a small one"),
@@ -128,7 +128,7 @@ async def test_a_body_must_arrive_in_time_and_within_the_limit(
 ) -> None:
     monkeypatch.setattr(problems, "BODY_DEADLINE_S", 0.1)
     transport = httpx.ASGITransport(BodyLimit(echo))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         late = await http.post("/", content=parts(1000, size=1, wait_s=0.05))
         assert (late.status_code, late.json()["field"]) == (408, "body")
         large = await http.post("/", content=parts(161))

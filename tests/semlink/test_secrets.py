@@ -41,7 +41,11 @@ PUBLIC = {
     "llm_revision",
     "host",
     "scenario",
-    *(f"{room}_address" for room in ("gateway", "transmitter", "channel", "receiver", "knowledge")),
+    "trusted_hosts",
+    *(
+        f"{service}_address"
+        for service in ("gateway", "transmitter", "channel", "receiver", "knowledge")
+    ),
 }
 """Settings of free text that hold no secret; they are shown in answers and logs."""
 
@@ -159,7 +163,7 @@ import numpy as np
 from kb_service.rewriting import Rewriter
 from kb_service.handler import KnowledgeBase
 from kb_service.sources import load_generator
-from semlink.rpc import face, serve
+from semlink.rpc import grpc_servicer, serve
 from semlink.settings import Settings
 from semlink.store import open_store
 from semlink.telemetry import logger
@@ -183,7 +187,7 @@ async def main():
     async def ready():
         threading.Thread(target=dies).start()
         logger("knowledge").debug("ready with", settings=settings, values=settings.environment())
-    await serve("knowledge", face("knowledge", room), settings, ready=ready)
+    await serve("knowledge", grpc_servicer("knowledge", room), settings, ready=ready)
     if sys.argv[1:] == ["fail"]:
         embed(["boom"])
 
@@ -274,7 +278,7 @@ def test_no_output_holds_a_secret(
         drain_s=1,
     )
     python = (sys.executable, "-P")
-    semlink = (*python, "-m", "semlink.cli.main")
+    semlink = (*python, "-m", "semlink.cli")
     environment = os.environ | settings.environment()
     service = Service(
         "knowledge",

@@ -115,8 +115,8 @@ def test_link_figures_and_fallbacks() -> None:
     record_link(report)
     assert [now - then for now, then in zip(between(), before, strict=True)] == [2, 2, 2, 1]
     part = common_pb2.Degradation(part="knowledge.rewrites", reason="late")
-    record_degraded("transmitter", [part, part])
-    assert _value("semlink_degraded_total", service="transmitter", part="knowledge.rewrites") == 2
+    record_degraded("a-service", [part, part])
+    assert _value("semlink_degraded_total", service="a-service", part="knowledge.rewrites") == 2
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:

@@ -189,6 +189,8 @@ def deletion_rows(example: Example, seed: int = 0) -> list[Row]:
                         ci95=ci95,
                         method="grad-cam",
                         variant=f"grad-cam vs {other}, {variant}",
+                        baseline=other,
+                        condition=variant,
                         **coordinates,
                     )
                 )

@@ -38,6 +38,7 @@ from lab.experiments.qualitative.figure import draw_picture
 from lab.experiments.qualitative.html_page import Deletion, Group, Section, shown_query, write_page
 from lab.experiments.qualitative.run import KINDS, Example, collect_examples
 from lab.experiments.sweep import Sampling
+from lab.experiments.tables import QUICK_RUN
 from semlink.errors import InvalidField
 from semlink.semantics.encoders import semantic_encoder
 from semlink.semantics.gallery import GalleryEmbeddings
@@ -111,8 +112,10 @@ QUICK: Final[Mapping[str, Any]] = {
 """What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
-def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Report:
-    """Send, measure, write ``out/fig11.{json,csv,html,png,svg,pdf,md}``.
+def run(
+    plan: Plan, out: Path, console: Console, *, fresh: bool = False, quick: bool = False
+) -> Report:
+    """Send, measure, write ``out/fig11.{json,csv,html,png,svg,pdf}``.
 
     What this program sent before with these weights is taken from the cache unless ``fresh``. Raises NotFound where
     rewrites are missing and there is no LLM to make them.
@@ -135,7 +138,8 @@ def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Repo
     report.seconds = time.monotonic() - started
     report.write(out, NAME)
     counts, deletions = _counts(plan, examples), _deletions(report.rows, plan.tasks)
-    candidates, verdicts = _candidates(plan, examples), verdicts_of(plan, report.rows)
+    candidates = _candidates(plan, examples)
+    verdicts = [QUICK_RUN] if quick else verdicts_of(plan, report.rows)
     write_page(
         out / f"{NAME}.html",
         sections,
@@ -146,7 +150,6 @@ def run(plan: Plan, out: Path, console: Console, *, fresh: bool = False) -> Repo
         candidates=candidates,
     )
     draw_picture(out / NAME, sections, plan.pictured, plan.top_k)
-    (out / f"{NAME}.md").write_text(_markdown(plan, verdicts, counts, deletions, candidates))
     for line in verdicts:
         console.print(line, markup=False, highlight=False)
     console.print(f"page: {out / NAME}.html", markup=False)
@@ -168,6 +171,8 @@ def _coordinates(plan: Plan, example: Example) -> dict[str, Any]:
         "symbols": plan.symbols,
         "quantizer": "rvq",
         "seeds": 1,
+        "num_users": plan.num_users,
+        "queries": plan.drawn,
     }
 
 
@@ -186,20 +191,29 @@ def hit_rows(plan: Plan, example: Example) -> list[Row]:
     coordinates = _coordinates(plan, example)
     rows = []
 
-    def row(metric: str, values: NDArray[np.float64], method: str, variant: str) -> Row:
+    def row(
+        metric: str,
+        values: NDArray[np.float64],
+        method: str,
+        variant: str,
+        baseline: str | None = None,
+    ) -> Row:
         ci95 = interval(resampled_means(values[:, None], links)[:, 0])
         mean = float(values.mean())
-        return Row(metric, mean, ci95=ci95, method=method, variant=variant, **coordinates)
+        at: dict[str, Any] = {**coordinates, "baseline": baseline}
+        return Row(metric, mean, ci95=ci95, method=method, variant=variant, **at)
 
     users = f"{plan.num_users} users"
     for method, answers in example.answers.items():
         for places in dict.fromkeys((1, plan.top_k)):
-            rows.append(row(f"r_at_{places}", _hits(example, method, places), method, users))
-        rows.append(row("erased", np.array([float(a.erased) for a in answers]), method, users))
+            hits = _hits(example, method, places)
+            rows.append(row(f"r_at_{places}", hits, method, users))
+        erased = np.array([float(a.erased) for a in answers])
+        rows.append(row("erased", erased, method, users))
     ours, other = (_hits(example, method, 1) for method in plan.methods)
     variant = " vs ".join(ROWS[method] for method in plan.methods) + f", {users}"
-    rows.append(row("r_at_1_won", ours * (1 - other), plan.methods[0], variant))
-    rows.append(row("r_at_1_lost", other * (1 - ours), plan.methods[0], variant))
+    for metric, values in (("won", ours * (1 - other)), ("lost", other * (1 - ours))):
+        rows.append(row(f"r_at_1_{metric}", values, plan.methods[0], variant, plan.methods[1]))
     mean, ci95 = paired_difference(ours, other, links)
     return [
         *rows,
@@ -209,6 +223,7 @@ def hit_rows(plan: Plan, example: Example) -> list[Row]:
             ci95=ci95,
             method=plan.methods[0],
             variant=variant,
+            baseline=plan.methods[1],
             **coordinates,
         ),
     ]
@@ -386,75 +401,3 @@ def verdicts_of(plan: Plan, rows: Sequence[Row]) -> list[str]:
             f"{100 * difference.mean:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}])"
         )
     return lines
-
-
-def _markdown(
-    plan: Plan,
-    verdicts: Sequence[str],
-    counts: Sequence[Mapping[str, Any]],
-    deletions: Sequence[Deletion],
-    candidates: Sequence[Sequence[object]],
-) -> str:
-    """What :mod:`lab.evaluation.results_page` takes over."""
-    with_knowledge, without = (ROWS[method] for method in plan.methods)
-    lines = [
-        f"# {TITLE}",
-        "",
-        f"`semlink experiment {NAME}` writes the page `{NAME}.html`: per task the first {plan.queries} of {plan.drawn} "
-        f"drawn queries with their top {plan.top_k} by {with_knowledge} (with knowledge) and {without} (without), "
-        "then those in which the two differ; words shaded by importance; every candidate of the LLM with the filter's "
-        f"reason. {plan.scenario}, {plan.snr_db:g} dB, {plan.bits} bits a report, k = {plan.symbols}, "
-        f"{plan.num_users} users, {plan.speed_kmh:g} km/h. The figure holds the first "
-        f"{plan.pictured} of each task's draw.",
-        "",
-        f"![{TITLE}](images/{NAME}.png)",
-        "",
-        *_table(
-            [
-                "task",
-                "method",
-                "right at place 1",
-                f"right among {plan.top_k}",
-                "erased",
-                "queries",
-            ],
-            [list(row.values()) for row in counts],
-        ),
-        "",
-        *[f"- {line}." for line in verdicts],
-        "",
-        "So few queries show, they do not measure: `fig6` to `fig8` do.",
-        "",
-        "Importance of words in the manner of Grad-CAM (our definition) against leaving words out, over the ideal "
-        "link: how far the cosine falls, mean and 95 % interval over queries.",
-        "",
-        *_table(
-            [
-                "task",
-                "cosine to",
-                "words out",
-                "Grad-CAM's",
-                "random",
-                "leave-one-out's",
-                "Grad-CAM − random",
-                "same first word as leave-one-out (chance)",
-            ],
-            deletions,
-        ),
-    ]
-    if candidates:
-        lines += [
-            "",
-            "Candidates of the LLM for all drawn queries, as the filter judged them:",
-            "",
-            *_table(["task", "candidates", *KINDS.values()], candidates),
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows),
-    ]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.evaluation.templating import render
 from lab.evaluation.word_importance import words_of
 from lab.experiments.qualitative.run import HALLUCINATIONS, KINDS, Candidate, Example, Match
 from lab.experiments.qualitative.thumbnails import data_uri
@@ -117,12 +117,8 @@ def _pictured(corpus: str, one: Match) -> Pictured:
 
 def write_page(path: Path, sections: Sequence[Section], **facts: Any) -> None:
     """A page that needs nothing else; ``facts``: what the template asks for beside the sections."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("fig11.html.j2").render(
+    page = render(
+        "fig11.html.j2",
         sections=sections,
         kinds=KINDS,
         hallucinations=HALLUCINATIONS,

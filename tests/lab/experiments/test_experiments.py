@@ -1,9 +1,9 @@
 """Experiments at a tiny size, and what their figures rest on: bootstrap, rate–distortion line, sampling, resumption."""
 
+import csv
 import dataclasses
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from rich.console import Console
 from lab.evaluation.bootstrap import paired_difference, resampled_means, share_of_gap
 from lab.evaluation.csi_metrics import CHANNEL, ESTIMATE, WHEN_USED
 from lab.evaluation.csi_samples import Condition, draw_samples
-from lab.evaluation.report import Report, Row, pick, read_rows
+from lab.evaluation.report import pick, read_rows
 from lab.experiments import (
     channel_uses_sweep,
     csi_quantization,
@@ -45,7 +45,6 @@ from lab.experiments.sweep import (
 from semlink.errors import InvalidField
 from semlink.links import slot_of_query
 from semlink.semantics.metrics import retrieval_metrics
-from tools.docs import feedback_page
 
 TINY = Sampling("person", seeds=2, queries=12, links=3)
 
@@ -268,11 +267,16 @@ def test_rate_and_feedback_run_tiny(tmp_path, console, monkeypatch):
     _check_rows(report.rows)
     joint = pick(report.rows, metric="map", method="deepsc-mimo")
     assert sorted(row.symbols for row in joint) == [8, 64]
-    page = (tmp_path / "rate-person-umi-los.md").read_text()
+    with (tmp_path / "rate-person-umi-los.csv").open() as file:
+        lines = list(csv.DictReader(file))
     for row in joint:
-        line = next(x for x in page.splitlines() if x.startswith(f"| {row.symbols} |"))
-        assert f"| {100 * row.mean:.1f} ± {100 * row.sd:.1f} |" in line
-    assert f"| {pick(report.rows, metric='map_difference')[0].variant} |" in page
+        at = {"method": "deepsc-mimo", "metric": "map", "symbols": str(row.symbols)}
+        (line,) = [x for x in lines if at.items() <= x.items()]
+        assert (float(line["mean"]), float(line["sd"])) == (row.mean, row.sd)
+        assert (line["num_users"], line["queries"]) == ("1", str(TINY.queries))
+    versus = {x["baseline"] for x in lines if x["metric"] == "map_difference"}
+    assert versus
+    assert versus <= {"separation", "vq-digital"}
     # what is not offered is left out, never made up
     assert bool(pick(report.rows, metric="map", method="separation")) == (
         Point(SEPARATION).refusal() is None
@@ -350,29 +354,6 @@ def test_held_out_names_what_is_lost():
         if row.metric == "precoding_shortfall_loss_db" and row.variant.startswith("cdl-b")
     ]
     assert short.mean == pytest.approx((13 - 10) - (12 - 11))
-
-
-# --- the page ----------------------------------------------------------------------------------
-
-
-def test_every_block_of_the_page_is_known_and_filled_from_results(tmp_path):
-    page = (feedback_page.ROOT / "docs" / "explain.md").read_text()
-    names = {m["name"] for m in feedback_page.BLOCK.finditer(page)}
-    assert names == set(feedback_page.BLOCKS)
-    empty = feedback_page.filled(page, feedback_page.Results(tmp_path))
-    unmeasured = re.findall("Not measured yet: `(?:semlink experiment|python -m lab)", empty)
-    assert len(unmeasured) == len(names)
-    report = Report("rate-person-umi-los", command="semlink experiment rate --seeds 7")
-    coordinates = {"task": "person", "snr_db": 10.0, "symbols": 64, "variant": "1 users"}
-    report.rows = [
-        Row("map", 0.4321, 0.01, 3, method="deepsc-mimo", **coordinates),
-        Row("map", 0.5678, 0.01, 3, method="ideal"),
-    ]
-    report.write(tmp_path, report.experiment)
-    once = feedback_page.filled(page, feedback_page.Results(tmp_path))
-    assert "| 10 dB, JSCC | 43.2 ± 1.0 |" in once
-    assert "Measured with `semlink experiment rate --seeds 7`." in once
-    assert feedback_page.filled(once, feedback_page.Results(tmp_path)) == once
 
 
 def _check_rows(rows):

@@ -8,7 +8,6 @@ import pytest
 
 from lab.evaluation.filter_calibration import Judged
 from lab.evaluation.hallucination_labels import Labelled
-from lab.evaluation.report import Report, Row
 from lab.evaluation.rewrite_cache import RewriteCache, Source, sources
 from lab.experiments import knowledge_base
 from lab.experiments.knowledge_base import (
@@ -23,7 +22,6 @@ from lab.experiments.knowledge_base import (
     judged_labels,
     labelled,
     outcomes,
-    page,
     query_rows,
     training_rows,
 )
@@ -111,20 +109,6 @@ def test_training_differences_are_seed_by_seed():
     gain = rows["r_at_1_difference", f"{more.label} vs captions alone"]
     assert gain.mean == pytest.approx(0.1)
     assert gain.sd == pytest.approx(0.0, abs=1e-12)
-
-
-def test_the_page_shows_every_variant():
-    report = Report(
-        "knowledge",
-        [
-            Row("precision", 0.9, split="test", variant="filter, all: attributes"),
-            Row("r_at_1", 0.5, task="person", split="test", variant="query, no rewrites"),
-            Row("map", 0.4, task="person", split="test", variant="training, captions alone"),
-        ],
-        command="semlink experiment knowledge",
-    )
-    text = page(report)
-    assert all(part in text for part in ("attributes | 0.900", "no rewrites | 0.500", "alone"))
 
 
 def test_labels_are_judged_once(tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ import pytest
 from rich.console import Console
 
 from kb_service.handler import KnowledgeBase
-from lab.evaluation.report import pick, read_rows
+from lab.evaluation.report import Row, pick, read_rows
 from lab.evaluation.rewrite_cache import item_of
 from lab.experiments import method_comparison
-from lab.experiments.method_comparison import OURS, ROWS, Plan, study
+from lab.experiments.method_comparison import OURS, ROWS, Plan, difference_figures, study
 from lab.experiments.paper_figures import FIGURES
 from lab.experiments.registry import plan_of
 from lab.experiments.runner import run
@@ -107,3 +107,18 @@ def test_any_value_can_be_set_and_mistakes_name_their_key() -> None:
         assert caught.value.field == field
     with pytest.raises(InvalidField, match="fig6"):
         plan_of("fig99")
+
+
+def test_differences_are_drawn_without_digital_coding() -> None:
+    def versus(baseline: str, snr_db: float) -> Row:
+        at = {"method": "sc-lmkb", "baseline": baseline, "snr_db": snr_db, "bits": 64}
+        return Row("map_difference", 0.1, **at)  # type: ignore[arg-type]
+
+    rows = [versus(name, x) for name in ("deepsc-mimo", "separation") for x in (10.0, 0.0)]
+    (figure,) = difference_figures(rows)
+    (panel,) = figure.panels
+    assert [(line.label, tuple(line.x)) for line in panel.lines] == [
+        ("no difference", (0.0, 10.0)),
+        ("DeepSC-MIMO", (0.0, 10.0)),
+    ]
+    assert difference_figures([]) == []

@@ -13,6 +13,7 @@ from lab.experiments import run_all
 from lab.experiments.config import changed, described, from_options, keys_of, overridden
 from lab.experiments.registry import EVERY, TITLES, Experiment, experiment, plan_of
 from lab.experiments.run_all import Job
+from lab.experiments.tables import print_claims, print_rows
 from semlink.cli.app import app
 from semlink.errors import InvalidField, NotFound
 
@@ -100,7 +101,7 @@ class Small:
 def _job(
     name: str, ran: list[str], plan: Small | None = None, error: Exception | None = None
 ) -> Job:
-    def run(out: Path, console: Console, *, fresh: bool, workers: str) -> Report:
+    def run(out: Path, console: Console, *, fresh: bool, workers: str, quick: bool) -> Report:
         ran.append(name)
         if error is not None:
             raise error
@@ -169,3 +170,27 @@ def test_an_interrupted_all_goes_on_where_it_was(tmp_path) -> None:
     ran.clear()
     run_all.run([_job("a", ran), _job("b", ran), _job("c", ran)], tmp_path, console)
     assert ran == ["b", "c"]
+
+
+def test_a_quick_run_says_so_in_its_report_and_prints_no_verdict(tmp_path: Path) -> None:
+    def run(out: Path, console: Console, *, fresh: bool, workers: str, quick: bool) -> Report:
+        row = Row(
+            "map_difference", 0.1, ci95=(0.05, 0.15), snr_db=0.0, baseline="b", variant="a vs b"
+        )
+        report = Report("a", [row])
+        report.write(out, "a")
+        print_claims(report.rows, console, quick=quick)
+        print_rows(report.rows, console, quick=quick)
+        return report
+
+    for quick in (False, True):
+        with open(tmp_path / "log", "w") as log:
+            console = Console(file=log, width=200)
+            Experiment("a", "a", Small(), run, quick).run(tmp_path, console)
+        shown = (tmp_path / "log").read_text()
+        assert ("quick run: no verdict" in shown) == quick
+        assert ("yes" in shown) == (not quick)
+        assert bool(head_of(tmp_path / "a.json").get("quick")) == quick
+        assert "+10.0" in shown
+    assert experiment("fig6", quick=True).quick
+    assert not experiment("fig6").quick

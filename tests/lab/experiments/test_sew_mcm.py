@@ -122,7 +122,7 @@ def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
     names = [c.variant for c in claims]
     assert "sew-mcm vs cmpm-cmpc" in names
     assert "sew-mcm re-ranked vs sew-mcm" in names
-    assert len(claims) == sum(a[0] in NOISE and b[0] in NOISE for a, b, _ in CLAIMS)
+    assert len(claims) == sum(a[0] in NOISE and b[0] in NOISE for a, b in CLAIMS)
     for claim in claims:
         assert claim.ci95 is not None
         assert claim.ci95[0] <= claim.mean <= claim.ci95[1]
@@ -134,10 +134,6 @@ def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:
     assert whole.ci95[0] > 0, "the fixture's difference is large"
     with (out / "sew-mcm.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
-    page = (out / "sew-mcm.md").read_text()
-    assert "62.29 / 81.25 / 87.22" in page
-    assert "+5.42" in page
-    assert page.count("\n| ---") == 4
 
 
 def test_what_was_measured_is_kept(
@@ -163,7 +159,7 @@ def test_components_are_table_5(measured: tuple[Path, list[Any]]) -> None:
     assert (sew_mcm.BEFORE, 1) not in asked, "one seed will do for a reference"
     rows = read_rows(out / "sew-mcm.json")
     assert {r.seeds for r in rows if r.method == sew_mcm.BEFORE} == {1}
-    assert "MCM without cross-attention" in (out / "sew-mcm.md").read_text()
+    assert "mcm-without-image" in {r.method for r in rows}
 
 
 def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.schemas import QueryBody
-from semlink.cli import main
+from semlink.cli import app as command_line
 
 ANSWER: dict[str, Any] = {
     **{"id": "q1", "task": "person", "corpus": "pedestrians", "method": "sc-lmkb", "seed": 7},
@@ -87,7 +87,7 @@ def semlink(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of the command line."""
     monkeypatch.setattr(sys, "argv", ["semlink", *arguments])
     with pytest.raises(SystemExit) as caught:
-        main.main()
+        command_line.main()
     return int(caught.value.code or 0)
 
 

@@ -164,11 +164,11 @@ def _ports(*services: Service) -> list[str]:
 def test_foreground_until_a_signal_leaves_no_process(
     foreground: Foreground, settings: Settings, signum: signal.Signals
 ) -> None:
-    services = (_redis(settings), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer"))
+    services = (_redis(settings), _service("brain", GRPC, probe="grpc"), _service("face"))
     process = foreground(*services)
     _wait(lambda: _all_healthy(settings, 3))
     shown = status(settings)
-    assert [one.name for one in shown] == ["redis", "brain", "grpc_servicer"]
+    assert [one.name for one in shown] == ["redis", "brain", "face"]
     assert [one.address for one in shown] == [one.address for one in services]
     assert all(one.rss_mib > 1 and one.uptime_s > 0 and psutil.pid_exists(one.pid) for one in shown)
     assert len(_processes_with(*_ports(*services))) >= 3
@@ -186,7 +186,7 @@ def test_foreground_until_a_signal_leaves_no_process(
 def test_killed_supervisor_takes_its_services_with_it(
     foreground: Foreground, settings: Settings
 ) -> None:
-    services = (_redis(settings), _service("grpc_servicer"), _service("deaf", DEAF))
+    services = (_redis(settings), _service("face"), _service("deaf", DEAF))
     process = foreground(*services)
     _wait(lambda: _all_healthy(settings, 3))
     process.kill()
@@ -268,7 +268,7 @@ def test_command_that_does_not_exist(settings: Settings) -> None:
 
 
 def test_detached_up_status_down(settings: Settings) -> None:
-    services = [_redis(settings), _service("brain", GRPC, probe="grpc"), _service("grpc_servicer")]
+    services = [_redis(settings), _service("brain", GRPC, probe="grpc"), _service("face")]
     up(settings, services=services, detach=True, console=Console(quiet=True))
     try:
         assert _all_healthy(settings, 3)
@@ -279,7 +279,7 @@ def test_detached_up_status_down(settings: Settings) -> None:
         assert re.search(
             r"brain +\d+ +127\.0\.0\.1:\d+ +healthy +\d+ +0:00:\d\d", console.export_text()
         )
-        victim = next(one for one in status(settings) if one.name == "grpc_servicer")
+        victim = next(one for one in status(settings) if one.name == "face")
         os.kill(victim.pid, signal.SIGSTOP)
         assert [one.health for one in status(settings)] == ["healthy", "healthy", "starting"]
         os.kill(victim.pid, signal.SIGCONT)
@@ -294,7 +294,7 @@ def test_detached_up_status_down(settings: Settings) -> None:
 def test_children_see_the_settings_of_the_supervisor(tmp_path: Path) -> None:
     code = "import os, json; open(os.environ['SEMLINK_STATE_DIR'] + '/env', 'w').write(json.dumps(dict(os.environ)))\n"
     settings = Settings(state_dir=tmp_path, num_threads=3, scenario="cdl-a", drain_s=1)
-    service = _service("grpc_servicer", code + HTTP)
+    service = _service("face", code + HTTP)
     up(settings, services=[service], detach=True, console=Console(quiet=True))
     down(settings)
     seen = json.loads((tmp_path / "env").read_text())
@@ -341,7 +341,7 @@ def test_the_services_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_log_lines_for_the_console(line: str, shown: str) -> None:
-    assert supervisor._readable("grpc_servicer", line).plain == shown
+    assert supervisor._readable("face", line).plain == shown
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -427,7 +427,7 @@ def test_files_of_a_run_are_for_this_user_alone(settings: Settings) -> None:
     path = supervisor.store_socket(settings)
     command = supervisor.store_command(path, settings.state_dir)
     store = Service("redis", command, {}, "redis", socket=str(path))
-    up(settings, services=[store, _service("grpc_servicer")], detach=True, console=_quiet())
+    up(settings, services=[store, _service("face")], detach=True, console=_quiet())
     try:
         with redis.Redis(unix_socket_path=str(path)) as client:
             client.set("key", "knowledge")
@@ -451,7 +451,7 @@ def test_a_state_folder_that_anybody_may_write_to_is_refused(settings: Settings,
     settings.state_dir.mkdir()
     settings.state_dir.chmod(mode)
     with pytest.raises(StartError, match="SEMLINK_STATE_DIR"):
-        up(settings, services=[_service("grpc_servicer")], detach=True, console=_quiet())
+        up(settings, services=[_service("face")], detach=True, console=_quiet())
     assert stat.S_IMODE(settings.state_dir.stat().st_mode) == mode, "it was changed"
 
 

@@ -420,7 +420,7 @@ async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
     assert known.csi is not None
     assert known.age_slots is not None
     assert 5 <= known.age_slots < 10
-    truth = channel.windows.slot(config, slot.slot)
+    truth = channel.blocks.slot(config, slot.slot)
     plain = link("none")
     (memoryless,) = (
         await channel.grant(
@@ -430,7 +430,7 @@ async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
     (held,) = await newest_reports(store, [memoryless])
     assert held.source == "hold-last"
     assert held.csi is not None
-    then = channel.windows.slot(plain, memoryless.slot)
+    then = channel.blocks.slot(plain, memoryless.slot)
     assert sgcs(truth, torch.from_numpy(known.csi)).mean() > (
         sgcs(then, torch.from_numpy(held.csi)).mean()
     )
