@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import platform
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -31,6 +32,7 @@ from semlink.methods import METHODS
 from semlink.services import ChannelService, ReceiverService, TransmitterService
 from semlink.telemetry import counted_request, registry
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
+from semlink.version import commit, version
 from semlink.wire import from_wire
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -419,6 +421,13 @@ def _add_operations(app: FastAPI, clients: ServiceClients) -> None:
                 )
                 for m in METHODS.values()
             ]
+        )
+
+    @app.get("/v1/version", tags=["operations"])
+    async def get_version() -> schemas.VersionBody:
+        """Version of the gateway's program, and the commit of its sources where it is known."""
+        return schemas.VersionBody(
+            version=version(), commit=commit(), python=platform.python_version()
         )
 
     @app.get("/healthz", tags=["operations"])

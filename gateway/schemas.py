@@ -410,6 +410,14 @@ class HealthBody(BaseModel):
     services: dict[str, str] = {}
 
 
+class VersionBody(BaseModel):
+    """What answers."""
+
+    version: str
+    commit: str | None = Field(description="null where it is not known: in a wheel or an image")
+    python: str
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 

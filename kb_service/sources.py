@@ -14,7 +14,7 @@ def model_name(settings: Settings) -> str:
 
     Raises InvalidField naming the variable that is missing.
     """
-    match _kind(settings):
+    match settings.llm_kind:
         case "endpoint":
             for name in ("llm_url", "llm_model"):
                 if not getattr(settings, name):
@@ -30,7 +30,7 @@ def model_name(settings: Settings) -> str:
 
 def load_generator(settings: Settings) -> Generator:
     """The LLM, ready. Raises NotFound or InvalidField for one that cannot be used; an endpoint is not tried yet."""
-    match _kind(settings):
+    match settings.llm_kind:
         case "endpoint":
             return ChatEndpoint(
                 settings.llm_url.get_secret_value(),
@@ -45,12 +45,6 @@ def load_generator(settings: Settings) -> Generator:
             )
         case _:
             return load_language_model(settings.cache_dir, device=settings.device)
-
-
-def _kind(settings: Settings) -> str:
-    if settings.llm:
-        return settings.llm
-    return "hub" if settings.profile == "hub" and settings.llm_model else "embedded"
 
 
 def _missing(variable: str, kind: str) -> InvalidField:

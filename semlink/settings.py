@@ -101,8 +101,8 @@ class Settings(BaseSettings):
     # files
     cache_dir: Path = Path("~/.cache/semlink")
     """Generated corpora, converted models."""
-    weights_dir: Path = Path(semlink.__file__).resolve().parents[1] / "weights"
-    """Trained heads and codebooks; beside the package in a checkout and in a wheel alike."""
+    weights_dir: Path = Path(semlink.__file__).resolve().parent / "weights"
+    """Trained heads and codebooks; package data, in a checkout and in a wheel alike."""
     data_dir: Path = Path("~/.local/share/semlink")
     """What users add: corpora with their heads and galleries, items. All services of one system share it."""
     state_dir: Path = Path("~/.local/state/semlink")
@@ -233,6 +233,11 @@ class Settings(BaseSettings):
         if scenario not in SCENARIOS:
             raise ValueError(f"allowed: {', '.join(SCENARIOS)}")
         return scenario
+
+    @property
+    def llm_kind(self) -> Literal["embedded", "hub", "endpoint"]:
+        """Which LLM the knowledge base asks: ``llm``, or what stands for its being empty."""
+        return self.llm or ("hub" if self.profile == "hub" and self.llm_model else "embedded")
 
     def port(self, service: ServiceName) -> int:
         """Port on which the service listens: gRPC, for the gateway HTTP."""

@@ -14,6 +14,7 @@ from lab.evaluation.jsonl import append_line, whole_lines
 from lab.evaluation.report import ROOT
 from semlink.errors import Unavailable
 from semlink.models import cache_dir
+from semlink.settings import Settings
 
 SOURCES: Final = (
     "kb_service/generators",
@@ -91,7 +92,7 @@ def sources_hash(sources: tuple[str, ...] = SOURCES) -> str:
         place = ROOT / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [Path(place)]:
             digest.update(path.read_bytes())
-    for path in sorted((ROOT / "weights").glob("*-1*.safetensors")):
+    for path in sorted(Settings().weights_dir.glob("*-1*.safetensors")):
         # codebooks of CSI reports
         if path.name.startswith(("rvq", "learned")):
             digest.update(path.read_bytes())

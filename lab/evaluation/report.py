@@ -19,6 +19,8 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
+from semlink.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES: Final = ("semlink", "transmitter", "channel_service", "receiver", "kb_service")
 MEASURING: Final = (
@@ -180,8 +182,8 @@ def pick(rows: Iterable[Row], **coordinates: object) -> list[Row]:
 def weights_hash() -> str:
     """A hash over every shipped weight file and table: figures of different weights are not compared by mistake."""
     digest = blake2b(digest_size=8)
-    tables = [path for name in TABLES if (path := ROOT / "weights" / name).exists()]
-    for path in sorted([*(ROOT / "weights").glob("*.safetensors"), *tables]):
+    tables = [path for name in TABLES if (path := Settings().weights_dir / name).exists()]
+    for path in sorted([*Settings().weights_dir.glob("*.safetensors"), *tables]):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

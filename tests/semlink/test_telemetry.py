@@ -258,4 +258,4 @@ def test_addresses_default_to_this_machine() -> None:
     assert settings.address("receiver") == "127.0.0.1:7"
     assert settings.address("channel") == "dns:///channel:50052"
     assert settings.metrics_port("gateway") == settings.gateway_port
-    assert (settings.weights_dir.parent / "semlink").is_dir()
+    assert (settings.weights_dir / "predictors.json").is_file()

