@@ -17,6 +17,7 @@ from semlink.settings import SERVICE_NAMES, Settings
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+USES_STORE = ("redis", "knowledge", "receiver", "channel", "transmitter")
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -29,8 +30,10 @@ def test_every_container_is_confined(name: str) -> None:
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:"), port
     writable = [v for v in service.get("volumes", []) if not v.endswith(":ro")]
-    # the receiver keeps the items that users add; nobody else writes outside memory
-    assert writable == (["${SEMLINK_DATA:-data}:/var/lib/semlink"] if name == "receiver" else [])
+    # the store's socket, in memory; and the receiver stores the items that users add
+    expected = ["store:/run/semlink"] if name in USES_STORE else []
+    expected += ["${SEMLINK_DATA:-data}:/var/lib/semlink"] if name == "receiver" else []
+    assert writable == expected
     if service["image"] == "semlink:local":  # the Dockerfile's last word on the user
         users = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
         assert users[-1:] == ["10001:10001"]

