@@ -60,7 +60,7 @@ class ChannelKey:
     """Of ``cdl-*`` and ``rayleigh``; the other scenarios draw their own."""
 
     @classmethod
-    def of(cls, config: pb.LinkConfig) -> ChannelKey:
+    def from_config(cls, config: pb.LinkConfig) -> ChannelKey:
         """The key of a (validated) link configuration."""
         return cls(
             config.scenario,
@@ -426,7 +426,7 @@ def generate_block(
     config: pb.LinkConfig, block_index: int, device: torch.device | str = "cpu"
 ) -> ChannelBlock:
     """Window ``block_index`` of the link's channel, computed afresh (see :class:`ChannelBlocks` for the cached way)."""
-    key = ChannelKey.of(config)
+    key = ChannelKey.from_config(config)
     return _block(key, draw_rays(key), block_index, device)
 
 
@@ -511,7 +511,7 @@ class ChannelBlocks:
 
     def block(self, config: pb.LinkConfig, block_index: int) -> ChannelBlock:
         """Window ``block_index`` ≥ 0 of the link, generated when it is not there."""
-        key = ChannelKey.of(config)
+        key = ChannelKey.from_config(config)
         return self._blocks.get((key, block_index), lambda: self._generate(key, block_index))
 
     def _generate(self, key: ChannelKey, block_index: int) -> ChannelBlock:

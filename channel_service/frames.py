@@ -27,7 +27,7 @@ class CheckedFrame:
     """A frame whose every field has been checked; arrays are complex64.
 
     ``symbols`` ``[num_layers, n]``; ``precoder`` ``[num_subbands, num_tx_ant, num_streams]``; ``assumed_csi``
-    ``[num_subbands, num_rx_ant, num_tx_ant]`` or None. ``user``: on whose streams it rides.
+    ``[num_subbands, num_rx_ant, num_tx_ant]`` or None. ``user``: whose streams carry it.
     """
 
     link_id: str
@@ -43,7 +43,7 @@ class CheckedFrame:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Frames of equal shape go through the air in one batch."""
+        """Frames of equal shape are transmitted in one batch."""
         return (*self.symbols.shape, *self.precoder.shape, self.config.num_rx_ant)
 
 
@@ -149,7 +149,7 @@ def _check_co_scheduled(
         )
     if any(frame.user == other.user for other in co_scheduled):
         raise InvalidField(
-            f"{field}.user is {frame.user}, allowed: a user that no other frame of slot {frame.slot} rides on",
+            f"{field}.user is {frame.user}, allowed: a user that no other frame of slot {frame.slot} has",
             field=f"{field}.user",
         )
     if not np.array_equal(frame.precoder, first.precoder):
@@ -201,7 +201,7 @@ def _check_constellation(
 def _check_header(
     frame: channel_pb2.Frame, num_elements: int, *, field: str
 ) -> channel_pb2.FrameHeader:
-    """The header crosses the air beside the symbols, so it must be one, and must agree with the frame."""
+    """The header crosses the channel beside the symbols, so it must be one, and must agree with the frame."""
     config = frame.config
     header = parse_header(frame.header, field=field)
     num_layers = config.num_layers

@@ -1,4 +1,4 @@
-"""The channel service: links and their clocks, feedback, the air between transmitter and receiver."""
+"""The channel service: links and their clocks, feedback, the channel between transmitter and receiver."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from semlink.wire import from_wire, to_wire
 
 @dataclass(frozen=True, slots=True)
 class _TransmittedFrame:
-    """A frame that has crossed the air: what the receiver gets, and the figures it does not get."""
+    """A frame after the channel: what the receiver gets, and the figures it does not get."""
 
     received: receiver_pb2.ReceivedFrame
     link: channel_pb2.LinkReport
@@ -120,7 +120,7 @@ class Channel:
         """Grant a slot to each item; the reports usable in it are in the store afterwards.
 
         A link by value: the slot that ``seed`` picks, user 0. An opened link: its clock advances by one slot for each
-        item without a ``sharing`` key and for every ``num_users`` items with the same one, which ride on users 0, 1, …
+        item without a ``sharing`` key and for every ``num_users`` items with the same one, which get users 0, 1, …
         of the slot in their order. Without a store the slots of links by value are granted all the same, degraded by
         "store": their reports are missing.
         Raises InvalidField naming ``items[i].…``, NotFound for a link that is not open.
@@ -187,14 +187,14 @@ class Channel:
                 slot.degraded.append(lost[slot.link_id])
         record_degraded("channel", (d for slot in slots for d in slot.degraded))
 
-    # --- the air -------------------------------------------------------------------------------
+    # --- transmission -------------------------------------------------------------------------------
 
     async def transmit(self, request: channel_pb2.TransmitRequest) -> channel_pb2.TransmitResponse:
         """Carry the frames to the receiver; its answers come back with the link's figures, in their order.
 
-        The receiver gets the header, samples, pilots and zero-power elements, and nothing that did not cross the air;
-        its answers find their way back by their order. Frames of one slot of an opened link share a slot: each is
-        interference to the others.
+        The receiver gets the header, samples, pilots and zero-power elements, and nothing that did not cross the
+        channel; its answers find their way back by their order. Frames of one slot of an opened link share a slot:
+        each is interference to the others.
         Raises InvalidField or CorruptTensor naming ``frames[i].…``, and what the receiver raises.
         """
         checked = [

@@ -1,4 +1,4 @@
-"""The air: precoded frames through the channel of their slot, pilots and zero-power elements included."""
+"""The MIMO channel: precoded frames through the channel of their slot, pilots and zero-power elements included."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def slot_streams(
 ) -> NDArray[np.complex64]:
     """What the base station sends in a slot that several messages share: complex64 ``[num_streams, n]``.
 
-    ``messages``: for each its user and its symbols ``[num_layers, n_i]``; ``n`` is the longest's. Streams that nobody
-    rides on, and the elements past a shorter message's end, carry random QPSK of unit power: a pure function of
+    ``messages``: for each its user and its symbols ``[num_layers, n_i]``; ``n`` is the longest's. Streams without a
+    message, and the elements past a shorter message's end, carry random QPSK of unit power: a pure function of
     (link seed, slot) and the size.
     """
     rng = np.random.Generator(np.random.Philox(key=stable_seed("shared", link_seed, slot)))

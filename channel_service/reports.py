@@ -175,7 +175,7 @@ class Reports:
     def _estimate(self, config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
         """Estimates of some of a channel block's reports: complex64 ``[num_users, reports, …]``."""
         key = (
-            ChannelKey.of(config),
+            ChannelKey.from_config(config),
             config.snr_db,
             config.feedback.report_period_slots,
             index,

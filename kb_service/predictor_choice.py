@@ -37,7 +37,7 @@ class Setting:
     age_slots: int
 
     @classmethod
-    def of(cls, config: common_pb2.LinkConfig, age_slots: int) -> Self:
+    def from_config(cls, config: common_pb2.LinkConfig, age_slots: int) -> Self:
         """The setting of a (validated) link whose newest usable report is ``age_slots`` old."""
         feedback = config.feedback
         content = feedback.content or "layers"
@@ -85,7 +85,7 @@ def best_predictors(
     ``config``: a validated link; ``age_slots``: slot of transmission − slot of the newest usable report. Raises
     NotFound where there is no table.
     """
-    return _nearest(weights_dir or Settings().weights_dir, Setting.of(config, age_slots))
+    return _nearest(weights_dir or Settings().weights_dir, Setting.from_config(config, age_slots))
 
 
 @lru_cache(maxsize=4096)

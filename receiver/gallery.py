@@ -148,7 +148,7 @@ class Gallery:
                 if biased:
                     scores = scores + side.bias(present, prototypes=prototypes)
                 if weight:
-                    near = self._near.of(present)
+                    near = self._near.neighbours(present)
                     scores = with_neighbours(scores, slots[:, :NEIGHBOURS], near, weight)
                 scores = np.where(slots < 0, -np.inf, scores)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :wanted]

@@ -146,7 +146,7 @@ class Neighbourhoods:
         """Items whose neighbours are known."""
         return len(self._kept)
 
-    def of(self, slots: Slots) -> Slots:
+    def neighbours(self, slots: Slots) -> Slots:
         """Slots of the nearest items, itself first, of slots of any shape: ``[…, 5]``, −1 where there are fewer."""
         flat, place = np.unique(slots, return_inverse=True)
         with self._lock:

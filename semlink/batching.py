@@ -61,7 +61,7 @@ class MicroBatcher(Generic[T, R]):
     """Runs ``fn`` (items → results, same order and length) on batches, in one worker thread of its own.
 
     Items that arrive while a batch runs form the next one: without load an item does not wait, under load batches grow
-    by themselves. ``delay_s`` > 0 additionally waits so long for company before each batch that is not full.
+    by themselves. ``delay_s`` > 0 additionally waits so long for more items before each batch that is not full.
 
     An exception of a batch of several is not delivered: its items are run again one by one, so that each item gets its
     own result or its own error and a bad one cannot poison its mates. ``fn`` must therefore be repeatable.

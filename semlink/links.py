@@ -1,4 +1,4 @@
-"""What a link may be: allowed values, defaults, identity and the slot a query by value rides in."""
+"""What a link may be: allowed values, defaults, identity, and the slot of a query by value."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SUBCARRIERS_PER_SUBBAND: Final = 72
 SUBCARRIER_SPACING_HZ: Final = 15e3
 BLOCK_SLOTS: Final = 1024
 HISTORY_SLOTS: Final = 128
-"""Slots of a block that are past before a query may ride in it, so that no query meets a cold link."""
+"""Slots of a block that are past before a query may use it, so that no query meets a cold link."""
 
 
 def default_link() -> pb.LinkConfig:

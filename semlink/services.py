@@ -25,7 +25,7 @@ class TransmitterService(Protocol):
 
 
 class ChannelService(Protocol):
-    """Links, slots, the air."""
+    """Links, slots, transmission."""
 
     async def open_link(self, request: channel_pb2.OpenLinkRequest) -> channel_pb2.Link:
         """Open a link whose clock advances with every query."""

@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(512, ge=1, le=65536)
     """Items that a micro-batcher lets wait; more are refused (RESOURCE_EXHAUSTED, HTTP 429)."""
     batch_delay_s: float = Field(0.0, ge=0, le=1)
-    """How long a micro-batcher waits for company. 0: none; batches form while the one before runs."""
+    """How long a micro-batcher waits for more items. 0: none; batches form while the one before runs."""
 
     # what a request may hold
     max_image_pixels: int = Field(50_000_000, ge=1, le=89_000_000)

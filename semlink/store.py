@@ -316,7 +316,7 @@ class RedisStore:
         self, wanted: Sequence[tuple[str, Sequence[int]]]
     ) -> list[list[common_pb2.CsiReport]]:
         """See :meth:`Store.reports`."""
-        # queries of one batch often ride on the same link: ask for each slot once
+        # queries of one batch are often on the same link: ask for each slot once
         slots_of: dict[str, list[int]] = {}
         for link_id, slots in wanted:
             for slot in slots:

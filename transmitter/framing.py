@@ -41,7 +41,7 @@ class Message:
     csi: NDArray[np.complex64] | None
     slot: int
     user: int = 0
-    """On whose streams the message rides."""
+    """Whose streams carry the message."""
     modality: str = "text"
     coding: Coding = "jscc"
 

@@ -352,7 +352,7 @@ class Transmitter:
                 state.timings.append(_timing("transmitter.csi", clock.milliseconds))
         return refused
 
-    # --- the air -------------------------------------------------------------------------------
+    # --- transmission -------------------------------------------------------------------------------
 
     async def _send_on_open_links(
         self, states: list[QueryState], answers: dict[int, transmitter_pb2.Answer]
@@ -394,7 +394,7 @@ class Transmitter:
             ]
         )
         frames = []
-        # All that ride in a slot leave through one precoder, whatever batches they were framed in.
+        # All queries of a slot share one precoder, whatever batches they were framed in.
         precoders: dict[tuple[str, int, str], NDArray[np.complex64]] = {}
         for state, (sent, milliseconds) in zip(states, framed, strict=True):
             state.timings.append(_timing("transmitter.frame", milliseconds))

@@ -1,4 +1,5 @@
-"""How fast the link is: blocks against Sionna once per query, the air against its bare product, reports."""
+"""How fast the link is: blocks against Sionna once per query, applying the channel against its bare product,
+reports."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def _link(scenario: str) -> common_pb2.LinkConfig:
 
 def sionna_slot(config: common_pb2.LinkConfig, num_slots: int) -> torch.Tensor:
     """What Sionna itself computes once per query: its rays summed for ``num_slots``, then the subbands."""
-    key = ChannelKey.of(config)
+    key = ChannelKey.from_config(config)
     with _sionna_seed(key.draw_seed()), torch.no_grad():
         if key.scenario.startswith("cdl"):
             a, tau = _cdl_channel(key)(key.num_users, num_slots, 1e3)
@@ -98,7 +99,7 @@ def _whole_block(scenario: str) -> dict[str, object]:
 
 
 def _air() -> list[dict[str, object]]:
-    """The air against the bare einsum over the same numbers."""
+    """Applying the channel against the bare einsum over the same numbers."""
     config = default_link()
     generator = torch.Generator().manual_seed(0)
 

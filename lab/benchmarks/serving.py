@@ -26,7 +26,7 @@ from semlink.v1 import transmitter_pb2
 IN_FLIGHT = (1, 16, 64)
 METHOD = "deepsc-mimo"
 LINKS = 8
-"""Distinct links that the queries ride on; their windows are warm when the clock starts."""
+"""Distinct links of the queries; their channel blocks are warm when the clock starts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Reference:
     direction: torch.Tensor
 
     @classmethod
-    def of(cls, name: str, h: torch.Tensor) -> Reference:
+    def from_channel(cls, name: str, h: torch.Tensor) -> Reference:
         """``h``: complex64 ``[users, judged, num_subbands, num_rx_ant, num_tx_ant]``."""
         flat = h.flatten(0, 1)
         return cls(name, flat, dominant_direction(flat))
@@ -51,9 +51,9 @@ class Reference:
 def references(samples: CsiSamples) -> list[Reference]:
     """The estimate (quantisation alone), the channel then, and the channel in the first slot that can use it."""
     return [
-        Reference.of(ESTIMATE, samples.estimates[:, samples.judged]),
-        Reference.of(CHANNEL, samples.channels),
-        Reference.of(WHEN_USED, samples.when_used),
+        Reference.from_channel(ESTIMATE, samples.estimates[:, samples.judged]),
+        Reference.from_channel(CHANNEL, samples.channels),
+        Reference.from_channel(WHEN_USED, samples.when_used),
     ]
 
 

@@ -80,7 +80,7 @@ def draw_drops(
         drawn.CopyFrom(config)
         place = stable_seed("prediction", config.scenario, seed, number) % 2**40
         drawn.seed = FIRST_SEED[split] + place
-        rays = draw_rays(replace(ChannelKey.of(drawn), num_users=USERS_PER_DROP))
+        rays = draw_rays(replace(ChannelKey.from_config(drawn), num_users=USERS_PER_DROP))
         h = frequency_response(rays, 0, newest + max(ages_slots) + 1)
         estimates.append(estimate_reports(h[:, slots], drawn, 0))
         truth.append(h[:, [newest + age for age in ages_slots]])

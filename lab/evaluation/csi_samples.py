@@ -76,7 +76,7 @@ def draw_samples(condition: Condition, snr_db: float, seed: int, drops: int) -> 
     for number in range(drops):
         # far from the link seeds of every other experiment
         config.seed = FIRST_TEST_SEED + stable_seed(condition.name, seed, number) % 2**40
-        rays = draw_rays(replace(ChannelKey.of(config), num_users=USERS_PER_DROP))
+        rays = draw_rays(replace(ChannelKey.from_config(config), num_users=USERS_PER_DROP))
         h = frequency_response(rays, 0, int(slots[-1]) + delay + 1)
         estimates = estimate_reports(h[:, slots], config, 0)
         parts.append((estimates, h[:, slots[judged]], h[:, slots[judged] + delay]))

@@ -274,7 +274,7 @@ class Pooled:
     drop: NDArray[np.int64]
 
     @classmethod
-    def of(cls, seeds: Sequence[Figures], drops: int) -> Pooled:
+    def from_seeds(cls, seeds: Sequence[Figures], drops: int) -> Pooled:
         """``seeds``: figures of the users of ``drops`` drops each."""
         parts = [of.as_dict() for of in seeds]
         whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -296,7 +296,7 @@ def _claims(found: Measured, plan: Plan) -> list[Row]:
     for place, by_name in found.items():
         if place.lost or SUBJECT not in by_name or len(by_name) < 2:
             continue
-        pooled = {name: Pooled.of(seeds, plan.drops) for name, seeds in by_name.items()}
+        pooled = {name: Pooled.from_seeds(seeds, plan.drops) for name, seeds in by_name.items()}
         subject = pooled.pop(SUBJECT)
         rival = max(pooled, key=lambda name: float(pooled[name].figures.sgcs.mean()))
         mean, ci95 = paired_difference(

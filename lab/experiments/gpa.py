@@ -126,7 +126,7 @@ class Ranks:
     a2t: NDArray[np.int64]
     a2t_sinkhorn: NDArray[np.int64]
 
-    def of(self, way: str) -> NDArray[np.int64]:
+    def ranks(self, way: str) -> NDArray[np.int64]:
         """Ranks of the first right answer to each query of "t2a", "a2t" or "a2t+sk"."""
         if way == "t2a":
             return self.t2a
@@ -134,7 +134,7 @@ class Ranks:
 
     def metrics(self, way: str) -> dict[str, float]:
         """R@1/5/10 and mAP@10."""
-        first = self.of(way)
+        first = self.ranks(way)
         found = {f"r_at_{k}": float((first <= k).mean()) for k in CUTOFFS}
         ranks = {"t2a": self.t2a[:, None], "a2t": self.a2t, "a2t+sk": self.a2t_sinkhorn}[way]
         found["map_at_10"] = map_at_10(ranks)
@@ -396,7 +396,7 @@ def _back(line: Line) -> str:
 
 def _hits(ranks: Sequence[Ranks], way: str) -> NDArray[np.float64]:
     """Share of seeds that answered each query first, ``[num_queries]``."""
-    hits: NDArray[np.float64] = np.mean([one.of(way) == 1 for one in ranks], axis=0)
+    hits: NDArray[np.float64] = np.mean([one.ranks(way) == 1 for one in ranks], axis=0)
     return hits
 
 

@@ -25,7 +25,7 @@ from semlink.v1 import common_pb2
 FIRST_LINK_SEED: Final = 10_000
 """Links of experiments; those that trained the codec start at another million."""
 STRETCH_SLOTS: Final = 40
-"""The queries of one link ride within so many slots, at a random place of the link's block: they share its reports.
+"""The queries of one link lie within so many slots, at a random place of the link's block: they share its reports.
 
 What makes figures differ is the drop and its fading, so that many links with one short stretch each say more than
 few links with slots all over the block, and cost a tenth of their reports.
@@ -126,7 +126,7 @@ class Sampling:
         return self.corpus or default_corpus(self.task)
 
     def link_seed(self, seed: int, query: int) -> int:
-        """Of the link that a query of a seed rides on."""
+        """Of the link of a query of a seed."""
         return FIRST_LINK_SEED + 1000 * seed + query % self.links
 
     def query_seed(self, seed: int, query: int) -> int:

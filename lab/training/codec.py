@@ -113,7 +113,7 @@ class LinkTensors:
     error: torch.Tensor
 
     @classmethod
-    def of(cls, dataset: LinkDataset) -> LinkTensors:
+    def from_dataset(cls, dataset: LinkDataset) -> LinkTensors:
         """The tensors of a dataset."""
         return cls(
             torch.from_numpy(dataset.predicted_snr_db),
@@ -173,7 +173,7 @@ def run(
     source = "bank given by the caller"
     if dataset is None:
         dataset, source = _link_dataset(space)
-    tensors = LinkTensors.of(dataset)
+    tensors = LinkTensors.from_dataset(dataset)
     corpus = corpus_named(default_corpus(space) if space in TASKS else space)
     train = embedded(space, split_data(corpus, "train"))
     val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else train

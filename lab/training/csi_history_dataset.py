@@ -165,7 +165,7 @@ def _training_drop(scenario: str, number: int) -> Histories:
     kmh = rng.uniform(0.0, 6.0) if rng.random() < 0.5 else rng.uniform(6.0, 60.0)
     config.scenario, config.speed_mps = scenario, kmh / 3.6
     config.seed = TRAINING_SEED + number
-    rays = draw_rays(replace(ChannelKey.of(config), num_users=USERS_PER_DROP))
+    rays = draw_rays(replace(ChannelKey.from_config(config), num_users=USERS_PER_DROP))
     moments = []
     for moment in range(MOMENTS):
         config.snr_db = float(rng.uniform(*SNR_DB))
@@ -220,7 +220,9 @@ def validation_histories() -> Histories:
                 config.scenario, config.speed_mps = scenario, kmh / 3.6
                 for i, age in enumerate(VALIDATION_AGES):
                     config.seed = VALIDATION_SEED + i
-                    rays = draw_rays(replace(ChannelKey.of(config), num_users=USERS_PER_DROP))
+                    rays = draw_rays(
+                        replace(ChannelKey.from_config(config), num_users=USERS_PER_DROP)
+                    )
                     parts += observe(
                         rays,
                         config,

@@ -204,7 +204,7 @@ def count_tables(
     tables = _blank_tables()
     random = np.random.default_rng(seed)
     for turn in range(rounds + 1):
-        tail = TailModel.of(grid, stored | tables)
+        tail = TailModel.from_tensors(grid, stored | tables)
         counts = _Counts()
         for bits, shape, x in left:
             plan = LearnedQuantizer(grid[1], grid[2], bits, weights)._plan
@@ -472,7 +472,7 @@ def _trained(
     network = TokenTransformer(h.shape[2], h.shape[3]).eval()
 
     def weights_with(tables: dict[str, torch.Tensor]) -> LearnedWeights:
-        return LearnedWeights(books, order.long(), TailModel.of(grid, tables), network)
+        return LearnedWeights(books, order.long(), TailModel.from_tensors(grid, tables), network)
 
     some = _shuffled(h, 7)[:24_000]
     with torch.no_grad():

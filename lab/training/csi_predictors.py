@@ -112,7 +112,7 @@ def run(
     train = training_histories() if train is None else train
     val = validation_histories() if val is None else val
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    joint = SemanticLink.of(JOINT_TASK, device=device) if recipe.joint_weight else None
+    joint = SemanticLink.from_corpus(JOINT_TASK, device=device) if recipe.joint_weight else None
     started = time.monotonic()
     loss = _fit(generator.to(device), train.to(device), joint, recipe, seed)
     generator.end_training()
@@ -121,7 +121,7 @@ def run(
     generator.restore(generator.packed())
     rows = predictions(generator, val)
     scores: dict[str, Any] = by_condition(val, rows)
-    link = SemanticLink.of(JOINT_TASK, "val")
+    link = SemanticLink.from_corpus(JOINT_TASK, "val")
     scores["link"] = {f"{users} users": link.scores(rows, val, users) for users in (1, GROUP_USERS)}
     path = weights_file(out or Settings().weights_dir, name, Antennas())
     save_weights(

@@ -115,7 +115,7 @@ class SemanticLink:
     data: Embedded
 
     @classmethod
-    def of(
+    def from_corpus(
         cls, task: str = "person", split: str = "train", device: torch.device | str = "cpu"
     ) -> Self:
         """The link of a task with the features of a split of its embedded corpus."""
@@ -149,7 +149,7 @@ class SemanticLink:
         k: int,
         draws: torch.Generator,
     ) -> torch.Tensor:
-        """Features behind the link, float32 ``[n, 256]``; symbol j rides in subband ``j mod num_subbands``."""
+        """Features behind the link, float32 ``[n, 256]``; symbol j lies in subband ``j mod num_subbands``."""
         subband = torch.arange(k, device=sinr.device) % NUM_SUBBANDS
         noise = torch.randn(len(sent), k, dtype=torch.complex64, generator=draws).to(sent.device)
         symbols = self.codec.encode(sent, 10 * expected[:, subband].log10(), k)

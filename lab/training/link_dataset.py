@@ -179,7 +179,7 @@ async def _realise(
 
 
 def _by_symbol(per_subband: torch.Tensor, num_elements: int) -> torch.Tensor:
-    """``[frames, num_subbands, layers]`` → ``[frames, 128]``: symbol j rides on layer j mod L of element j // L."""
+    """``[frames, num_subbands, layers]`` → ``[frames, 128]``: symbol j lies on layer j mod L of element j // L."""
     subband = torch.arange(num_elements) % NUM_SUBBANDS
     return per_subband[:, subband].flatten(1)
 

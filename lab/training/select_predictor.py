@@ -148,7 +148,7 @@ class _DropsOfOne:
         self._place: tuple[object, ...] = ()
         self._drawn: dict[str, Drops] = {}
 
-    def of(self, scheme: Scheme, scenario: str, speed_kmh: float, number: int) -> Drops:
+    def get(self, scheme: Scheme, scenario: str, speed_kmh: float, number: int) -> Drops:
         place = (scheme.num_tx_ant, speed_kmh, number)
         if self._place != place:
             self._place, self._drawn = place, {}
@@ -173,7 +173,7 @@ def _measured_at(
         predictors = predictors_for(config)
         place = (asdict(scheme) | {"bits": bits}, scenario, speed_kmh, number, AGES_SLOTS, SEED)
         if missing := kept.missing(list(predictors), *place):
-            drawn = drops.of(scheme, scenario, speed_kmh, number)
+            drawn = drops.get(scheme, scenario, speed_kmh, number)
             reports = decoded(config, drawn)
             asked = {name: predictors[name] for name in missing}
             by_age = [measured(asked, config, drawn, reports, age) for age in AGES_SLOTS]
@@ -209,7 +209,7 @@ def entries(schemes: Sequence[Scheme], number: int) -> Iterator[dict[str, Any]]:
                         name: {metric: round(value, 4) for metric, value in of.items()}
                         for name, of in exact.items()
                     }
-                    setting = Setting.of(scheme.link("umi-los", speed, bits), age)
+                    setting = Setting.from_config(scheme.link("umi-los", speed, bits), age)
                     yield {
                         **asdict(setting),
                         "speed_kmh": speed,

@@ -113,7 +113,7 @@ def fit(train: Embedded, seed: int = 0, num_stages: int = NUM_STAGES) -> Statist
 
 def as_stored(statistics: Statistics) -> Statistics:
     """Rounded as the file rounds it, so that what is measured is what ships."""
-    return Statistics.of(
+    return Statistics.from_tensors(
         {
             name: t.half() if t.is_floating_point() and not name.endswith("scale") else t
             for name, t in pack(statistics.tensors()).items()

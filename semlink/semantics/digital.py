@@ -87,7 +87,7 @@ class Statistics:
         }
 
     @classmethod
-    def of(cls, stored: dict[str, torch.Tensor]) -> Statistics:
+    def from_tensors(cls, stored: dict[str, torch.Tensor]) -> Statistics:
         """The inverse of :meth:`tensors` after :func:`semlink.semantics.int8_tensors.pack`."""
         t = unpack(stored)
         return cls(
@@ -194,7 +194,7 @@ class SourceCoder:
             stages = min(stages, num_bits // stage_bits)
             deviation = self._residual[stages] if stages else self._deviation[side]
             device = self.statistics.axes.device
-            found = _Format.of(stages, stage_bits, deviation, num_bits, device)
+            found = _Format.from_deviation(stages, stage_bits, deviation, num_bits, device)
             self._formats[side, num_bits] = found
         return found
 
@@ -217,7 +217,7 @@ class _Format:
     shift: torch.Tensor
 
     @classmethod
-    def of(
+    def from_deviation(
         cls,
         num_stages: int,
         stage_bits: int,
@@ -336,4 +336,4 @@ def load_source_coder(space: str, coding: str, device: torch.device | str = "cpu
 
 @lru_cache(maxsize=16)
 def _load(path: Path, coding: DigitalCoding, device: str, made_ns: int) -> SourceCoder:  # noqa: ARG001
-    return SourceCoder(Statistics.of(load_file(path)).to(device), coding)
+    return SourceCoder(Statistics.from_tensors(load_file(path)).to(device), coding)

@@ -146,7 +146,7 @@ def _packed(name: str, vectors: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 def _coded(name: str, vectors: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Prototypes ``[n, K, dim]`` as product codes, under ``name@codes`` and what turns codes into vectors."""
-    codes = ProductCodes.of(vectors.reshape(-1, vectors.shape[-1]), _CODE_BYTES)
+    codes = ProductCodes.fit(vectors.reshape(-1, vectors.shape[-1]), _CODE_BYTES)
     return {
         f"{name}@codes": codes.codes.reshape(*vectors.shape[:2], -1),
         f"{name}@codebooks": codes.codebooks,

@@ -1,4 +1,4 @@
-"""The header that crosses the air beside a frame's symbols: one checker for whoever sends it on or reads it."""
+"""The header that crosses the channel beside a frame's symbols: one checker for whoever sends it on or reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
     """The header of a frame, every number and name in range.
 
     Raises InvalidField naming ``field`` when the bytes are no header or hold more than one (what a header does not
-    declare must not cross the air), ``{field}.name`` for a value that is not allowed.
+    declare must not cross the channel), ``{field}.name`` for a value that is not allowed.
     """
     header = channel_pb2.FrameHeader()
     try:

@@ -35,7 +35,7 @@ class ProductCodes:
     mean: NDArray[np.float16]
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32], parts: int, seed: int = 0) -> Self:
+    def fit(cls, vectors: NDArray[np.float32], parts: int, seed: int = 0) -> Self:
         """Codes of ``vectors`` float32 ``[n, dim]``; the same for the same input.
 
         Raises InvalidField for vectors of another shape, fewer than 256 of them, or more than ``dim / 4`` parts.

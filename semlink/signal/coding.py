@@ -1,4 +1,4 @@
-"""Bits over the air: 5G NR channel coding and QAM for messages of a few hundred bits, batched.
+"""Bits over the channel: 5G NR channel coding and QAM for messages of a few hundred bits, batched.
 
 The chain of 3GPP TS 38.212 and TS 38.211, cut to one code block of one message: payload → CRC → LDPC (base graph 2) →
 rate matching → bit interleaver → scrambling → QAM. A modulation and coding scheme (MCS) is a row of TS 38.214 Table

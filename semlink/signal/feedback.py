@@ -194,13 +194,13 @@ def _payloads(
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    """The reports of one user from a group's start: ``said`` is a byte 1 and the payload of each, or zeros if lost.
+    """The reports of one user from a group's start: ``payloads`` is a byte 1 and the payload of each, or zeros if lost.
 
     ``places``: ``(history, user, column, position)`` of the CSI that is wanted of it.
     """
 
     first_index: int
-    said: bytes
+    payloads: bytes
     places: tuple[tuple[int, int, int, int], ...]
 
 
@@ -222,18 +222,18 @@ def _track(
         for sequence in _sequences(quantizer, i, history, user, arrived)
     ]
     merged: list[_Sequence] = []
-    for sequence in sorted(sequences, key=lambda s: (s.first_index, s.said), reverse=True):
+    for sequence in sorted(sequences, key=lambda s: (s.first_index, s.payloads), reverse=True):
         longer = merged[-1] if merged else None
         if (
             longer is not None
             and longer.first_index == sequence.first_index
-            and longer.said.startswith(sequence.said)
+            and longer.payloads.startswith(sequence.payloads)
         ):
             merged[-1] = replace(longer, places=longer.places + sequence.places)
         else:
             merged.append(sequence)
     for first_index in sorted({sequence.first_index for sequence in merged}):
-        _track_together(quantizer, [s for s in merged if s.first_index == first_index], decoded)
+        _track_batch(quantizer, [s for s in merged if s.first_index == first_index], decoded)
 
 
 def _sequences(
@@ -243,7 +243,7 @@ def _sequences(
     user: int,
     arrived: dict[tuple[int, int, int], bytes],
 ) -> list[_Sequence]:
-    """What one user has said in each group that the history's slots lie in."""
+    """The payloads that one user sent in each group that the history's slots lie in."""
     period = history.config.feedback.report_period_slots
     groups: dict[int, list[tuple[int, int, int, int]]] = {}
     for column, slot in enumerate(history.slots):
@@ -253,16 +253,16 @@ def _sequences(
     sequences = []
     for first, places in groups.items():
         count = 1 + max(position for *_, position in places)
-        heard = (arrived.get((i, user, index)) for index in range(first, first + count))
-        said = b"".join(lost if payload is None else b"\1" + payload for payload in heard)
-        sequences.append(_Sequence(first, said, tuple(places)))
+        received = (arrived.get((i, user, index)) for index in range(first, first + count))
+        payloads = b"".join(lost if payload is None else b"\1" + payload for payload in received)
+        sequences.append(_Sequence(first, payloads, tuple(places)))
     return sequences
 
 
 class _TrackCache:
-    """Tracks at every ``CHECKPOINT_REPORTS``-th report by all that was said until then, least recently used first out.
+    """Tracks at every ``CHECKPOINT_REPORTS``-th report by all payloads until then, least recently used first out.
 
-    A track is a pure function of what was said: the next query on a link goes on from here instead of from the group's
+    A track is a pure function of the payloads: the next query on a link goes on from here instead of from the group's
     start. Thread-safe.
     """
 
@@ -272,23 +272,27 @@ class _TrackCache:
         self._lock = threading.Lock()
 
     @staticmethod
-    def _key(quantizer: PredictiveQuantizer, first_index: int, said: bytes) -> tuple[object, ...]:
-        return quantizer.identity, first_index, hashlib.blake2b(said, digest_size=16).digest()
+    def _key(
+        quantizer: PredictiveQuantizer, first_index: int, payloads: bytes
+    ) -> tuple[object, ...]:
+        return quantizer.identity, first_index, hashlib.blake2b(payloads, digest_size=16).digest()
 
-    def get(self, quantizer: PredictiveQuantizer, first_index: int, said: bytes) -> Track | None:
-        """The track after ``said``, if it is here."""
-        key = self._key(quantizer, first_index, said)
+    def get(
+        self, quantizer: PredictiveQuantizer, first_index: int, payloads: bytes
+    ) -> Track | None:
+        """The track after ``payloads``, if it is here."""
+        key = self._key(quantizer, first_index, payloads)
         with self._lock:
             if key in self._rows:
                 self._rows.move_to_end(key)
             return self._rows.get(key)
 
     def put(
-        self, quantizer: PredictiveQuantizer, first_index: int, said: bytes, row: Track
+        self, quantizer: PredictiveQuantizer, first_index: int, payloads: bytes, row: Track
     ) -> None:
-        """Keep ``row``, the track after ``said``."""
+        """Keep ``row``, the track after ``payloads``."""
         with self._lock:
-            self._rows[self._key(quantizer, first_index, said)] = row
+            self._rows[self._key(quantizer, first_index, payloads)] = row
             while len(self._rows) > self._max_rows:
                 self._rows.popitem(last=False)
 
@@ -296,7 +300,7 @@ class _TrackCache:
 _tracks = _TrackCache(MAX_CHECKPOINTS)
 
 
-def _track_together(
+def _track_batch(
     quantizer: PredictiveQuantizer, sequences: Sequence[_Sequence], decoded: list[DecodedHistory]
 ) -> None:
     """Track sequences that begin at one report, those that have a checkpoint at the same place together."""
@@ -306,13 +310,13 @@ def _track_together(
         earliest = min(position for *_, position in sequence.places)
         start = quantizer.start(1)
         for count in range(earliest - earliest % CHECKPOINT_REPORTS, 0, -CHECKPOINT_REPORTS):
-            kept = _tracks.get(quantizer, sequence.first_index, sequence.said[: count * width])
+            kept = _tracks.get(quantizer, sequence.first_index, sequence.payloads[: count * width])
             if kept is not None:
                 start = kept
                 break
         begun.setdefault(start.position, []).append((sequence, start))
     for members in begun.values():
-        track = Track.of_rows([start for _, start in members])
+        track = Track.from_rows([start for _, start in members])
         _follow(quantizer, track, [sequence for sequence, _ in members], decoded)
 
 
@@ -324,19 +328,19 @@ def _follow(
 ) -> None:
     """Track sequences from ``track`` on and put the CSI that is wanted into its places."""
     width = 1 + quantizer.payload_bytes
-    length = max(len(sequence.said) for sequence in sequences)
-    data = b"".join(sequence.said.ljust(length, b"\0") for sequence in sequences)
-    said = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
-    said = said.view(len(sequences), length // width, width)
-    present = said[..., 0] == 1
+    length = max(len(sequence.payloads) for sequence in sequences)
+    data = b"".join(sequence.payloads.ljust(length, b"\0") for sequence in sequences)
+    payloads = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+    payloads = payloads.view(len(sequences), length // width, width)
+    present = payloads[..., 0] == 1
     wanted: dict[int, list[tuple[int, int, int, int]]] = {}
     for row, sequence in enumerate(sequences):
         for i, user, column, position in sequence.places:
             wanted.setdefault(position, []).append((row, i, user, column))
     first_index = sequences[0].first_index
-    for position in range(track.position, said.shape[1]):
-        heard = said[:, position, 1:], present[:, position]
-        quantizer.decode_next(track, *heard, first_index + position)
+    for position in range(track.position, payloads.shape[1]):
+        received = payloads[:, position, 1:], present[:, position]
+        quantizer.decode_next(track, *received, first_index + position)
         places = wanted.get(position, [])
         if places:
             rows = torch.tensor([row for row, *_ in places])
@@ -347,8 +351,8 @@ def _follow(
         if (position + 1) % CHECKPOINT_REPORTS == 0:
             end = (position + 1) * width
             for sequence, checkpoint in zip(sequences, track.rows(), strict=True):
-                if len(sequence.said) >= end:
-                    _tracks.put(quantizer, first_index, sequence.said[:end], checkpoint)
+                if len(sequence.payloads) >= end:
+                    _tracks.put(quantizer, first_index, sequence.payloads[:end], checkpoint)
 
 
 def _sift(

@@ -76,7 +76,7 @@ def own(received: Any, user: int, num_layers: int) -> tuple[torch.Tensor, torch.
     return equalize(got["samples"], weights)[0], sinr[0]
 
 
-# --- the air -----------------------------------------------------------------------------------
+# --- transmission -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("num_users", "num_layers"), [(2, 2), (4, 1), (3, 4), (8, 1)])
@@ -340,10 +340,10 @@ def test_slots_fill_user_by_user_and_none_is_wasted(keys: list[str], num_users: 
     for key, (slot, user) in zip(keys, places, strict=True):
         in_slot.setdefault(slot, []).append((key, user))
     assert sorted(in_slot) == list(range(len(in_slot)))
-    for riders in in_slot.values():
-        assert len({key for key, _ in riders}) == 1
-        assert [user for _, user in riders] == list(range(len(riders)))
-        assert len(riders) <= (1 if riders[0][0] == "" else num_users)
+    for members in in_slot.values():
+        assert len({key for key, _ in members}) == 1
+        assert [user for _, user in members] == list(range(len(members)))
+        assert len(members) <= (1 if members[0][0] == "" else num_users)
     counts = Counter(keys)
     shared = sum(-(-counts[key] // num_users) for key in ("a", "b"))
     assert len(in_slot) == counts[""] + shared
@@ -383,14 +383,14 @@ async def test_granted_together_with_one_key_is_one_slot_of_an_opened_link_only(
 )
 def test_a_cdl_has_the_delays_of_its_table(scenario: str, spread_s: float, longest: float) -> None:
     """TR 38.901 tables 7.7.1-1 and 7.7.1-3: normalised delays times the RMS delay spread (clause 7.7.3)."""
-    rays = draw_rays(ChannelKey.of(link(scenario=scenario, delay_spread_s=spread_s)))
+    rays = draw_rays(ChannelKey.from_config(link(scenario=scenario, delay_spread_s=spread_s)))
     assert float(rays.delays_s.min()) == 0
     assert float(rays.delays_s.max()) == pytest.approx(longest * spread_s, rel=1e-4)
 
 
 def test_the_delay_spread_of_rayleigh_is_its_mean_delay_and_decorrelates_the_band() -> None:
     for spread_s in (20e-9, 500e-9):
-        rays = draw_rays(ChannelKey.of(link(scenario="rayleigh", delay_spread_s=spread_s)))
+        rays = draw_rays(ChannelKey.from_config(link(scenario="rayleigh", delay_spread_s=spread_s)))
         assert float(rays.delays_s.mean()) == pytest.approx(spread_s, rel=0.02)
         h = frequency_response(rays, 0, 1)[:, 0]
         inner = complex((h[:, 0].conj() * h[:, -1]).sum())
@@ -404,7 +404,7 @@ def test_the_delay_spread_of_rayleigh_is_its_mean_delay_and_decorrelates_the_ban
 @pytest.mark.parametrize("scenario", ["cdl-b", "rayleigh"])
 def test_delays_scale_with_the_spread_and_all_else_stays(scenario: str) -> None:
     default, named, long = (
-        ChannelKey.of(link(scenario=scenario, delay_spread_s=spread))
+        ChannelKey.from_config(link(scenario=scenario, delay_spread_s=spread))
         for spread in (0.0, 100e-9, 300e-9)
     )
     assert default == named

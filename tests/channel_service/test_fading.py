@@ -47,7 +47,7 @@ def stock_channel(key: ChannelKey, num_slots: int) -> torch.Tensor:
     "scenario", ["umi-los", "umi-nlos", "uma-los", "uma-nlos", "cdl-b", "cdl-d"]
 )
 def test_it_is_sionnas_channel(scenario):
-    key = ChannelKey.of(link(scenario=scenario, speed_mps=8.0, num_users=2, seed=3))
+    key = ChannelKey.from_config(link(scenario=scenario, speed_mps=8.0, num_users=2, seed=3))
     ours = frequency_response(draw_rays(key), 0, 48).to(torch.complex128)
     stock = stock_channel(key, 48)
     # equal up to the normalisation, one real factor a user
@@ -65,7 +65,7 @@ def test_shape_and_mean_power(scenario):
     """Over many drops and users E|h|² = 1: path loss and shadowing are in the SNR already."""
     powers = []
     for seed in range(16):
-        key = ChannelKey.of(
+        key = ChannelKey.from_config(
             link(scenario=scenario, num_users=4, num_tx_ant=4, seed=seed, speed_mps=30.0)
         )
         h = frequency_response(draw_rays(key), 0, 64)
@@ -79,7 +79,7 @@ def test_shape_and_mean_power(scenario):
 @pytest.mark.parametrize("num_rx_ant", [1, 4])
 def test_every_array(num_tx_ant, num_rx_ant):
     config = link(scenario="umi-los", num_tx_ant=num_tx_ant, num_rx_ant=num_rx_ant, num_users=1)
-    h = frequency_response(draw_rays(ChannelKey.of(config)), 0, 2)
+    h = frequency_response(draw_rays(ChannelKey.from_config(config)), 0, 2)
     assert h.shape == (1, 2, 8, num_rx_ant, num_tx_ant)
     assert bool(torch.isfinite(h.abs()).all())
 
@@ -87,7 +87,7 @@ def test_every_array(num_tx_ant, num_rx_ant):
 def test_rayleigh_turns_with_clarkes_spectrum():
     speed, carrier = 20.0, 3.5e9
     doppler = speed * carrier / 299_792_458.0
-    key = ChannelKey.of(
+    key = ChannelKey.from_config(
         link(scenario="rayleigh", speed_mps=speed, num_users=4, num_tx_ant=16, num_rx_ant=4, seed=1)
     )
     h = frequency_response(draw_rays(key), 0, 1024)
@@ -160,7 +160,7 @@ def test_windows_continue_each_other():
     """A link is one drop that lives on: the seam between blocks is no jump."""
     config = link(speed_mps=3 / 3.6)
     first, second = generate_block(config, 0).h, generate_block(config, 1).h
-    rays = draw_rays(ChannelKey.of(config))
+    rays = draw_rays(ChannelKey.from_config(config))
     across = frequency_response(rays, BLOCK_SLOTS - 4, 8)
     torch.testing.assert_close(across[:, :4], first[:, -4:], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(across[:, 4:], second[:, :4], rtol=1e-3, atol=1e-4)

@@ -28,7 +28,7 @@ def drops() -> torch.Tensor:
     slots = []
     for seed in range(DROPS):
         config.seed = seed
-        slots.append(frequency_response(draw_rays(ChannelKey.of(config)), 500, 1)[:, 0])
+        slots.append(frequency_response(draw_rays(ChannelKey.from_config(config)), 500, 1)[:, 0])
     return torch.stack(slots)
 
 

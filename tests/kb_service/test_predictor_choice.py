@@ -74,7 +74,7 @@ def test_the_nearest_setting_answers(tmp_path: Path) -> None:
 
 
 def test_the_scenario_is_not_known(tmp_path: Path) -> None:
-    settings = {Setting.of(link(scenario=scenario), 5) for scenario in SCENARIOS}
+    settings = {Setting.from_config(link(scenario=scenario), 5) for scenario in SCENARIOS}
     assert len(settings) == 1
 
 

@@ -53,7 +53,7 @@ def test_clients_of_one_cell_share_its_slots(live: Live) -> None:
         answers = list(pool.map(ask, range(1, 1 + 2 * IN_FLIGHT)))
     slots = Counter(a["link"]["slot"] for a in answers)
     places = {(a["link"]["slot"], a["link"]["user"]) for a in answers}
-    assert len(places) == len(answers)  # nobody rides on another's streams
+    assert len(places) == len(answers)  # no query uses another's streams
     assert all(a["link"]["user"] < 4 for a in answers)
     for answer in answers:
         assert answer["link"]["co_scheduled"] == slots[answer["link"]["slot"]] - 1

@@ -303,7 +303,7 @@ async def test_queries_of_other_knowledge_do_not_share() -> None:
 
 
 async def test_a_bad_query_does_not_fail_those_that_share_its_slot() -> None:
-    """A feature that is not finite is refused by the codec; the two others ride on."""
+    """A feature that is not finite is refused by the codec; the two others are answered."""
 
     def spoiling(contents: list[Content]) -> list[NDArray[np.float32]]:
         rows = crude(contents)
@@ -335,20 +335,20 @@ async def test_a_link_by_value_does_not_feel_company() -> None:
     """
     config = link(seed=77)
 
-    async def run(*, company: bool) -> tuple[channel_pb2.Frame, transmitter_pb2.Answer]:
+    async def run(*, others_too: bool) -> tuple[channel_pb2.Frame, transmitter_pb2.Answer]:
         system = build_system(encoder=crude)  # type: ignore[arg-type]
         sent = keeping_frames(system)
         link_id = await opened(system, link(seed=77))
         others = [query(10 + i, f"other {i}", link_id=link_id) for i in range(3)]
         others += [query(20 + i, f"value {i}", link_config=config) for i in range(2)]
         answers = await ask(
-            system, query(5, "a man in red", link_config=config), *(others if company else ())
+            system, query(5, "a man in red", link_config=config), *(others if others_too else ())
         )
         await system.close()
         return next(f for f in sent if f.query_id == "q5"), answers[0]
 
-    frame, answer = await run(company=False)
-    frame_, answer_ = await run(company=True)
+    frame, answer = await run(others_too=False)
+    frame_, answer_ = await run(others_too=True)
     assert (answer.link.user, answer.link.co_scheduled) == (0, 0)
     assert frame_.precoder == frame.precoder
     assert frame_.assumed_csi == frame.assumed_csi
@@ -402,8 +402,8 @@ async def test_every_size_goes_through_all_rooms(
     sent = keeping_frames(system)
     link_id = await opened(system, config)
     symbols = (8, 16, 32, 64, 128)
-    riders = [query(i, f"t{i}", link_id=link_id, symbols=symbols[i % 5]) for i in range(users)]
-    answers = await ask(system, *riders, query(99, "by value", link_config=config))
+    sharing = [query(i, f"t{i}", link_id=link_id, symbols=symbols[i % 5]) for i in range(users)]
+    answers = await ask(system, *sharing, query(99, "by value", link_config=config))
     await system.close()
     assert not any(a.degraded for a in answers)
     assert all(len(a.matches) == 5 for a in answers)

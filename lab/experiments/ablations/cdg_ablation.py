@@ -59,7 +59,7 @@ def main(
         "variant", "seed", "NMSE dB", "SGCS", "R@1, 1 user", "SINR dB", "R@1, 4 users", "SINR dB"
     )
     val = validation_histories()
-    link = SemanticLink.of(JOINT_TASK, "val")
+    link = SemanticLink.from_corpus(JOINT_TASK, "val")
     for name, rows in {**linear_rivals(val), "true channel": val.truth()}.items():
         scores: dict[str, Any] = dict(by_condition(val, rows))
         scores["link"] = {f"{u} users": link.scores(rows, val, u) for u in (1, GROUP_USERS)}

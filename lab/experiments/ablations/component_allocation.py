@@ -1,6 +1,6 @@
 """Global feature or prototypes over the link: ``python -m lab.experiments.ablations.component_allocation``.
 
-Captions of the val split ride on flat links of known SNR. At equal k: the whole message for the global feature, scored
+Captions of the val split cross flat links of known SNR. At equal k: the whole message for the global feature, scored
 by the cosine or by the trained prototype scoring with one component on the query's side; or the message split between
 components as :func:`semlink.semantics.message.component_symbols` says. Text→media R@1.
 """

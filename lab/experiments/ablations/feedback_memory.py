@@ -2,7 +2,7 @@
 (minutes, writes a table).
 
 SGCS, and NMSE of what the reports describe, of the transmitter's CSI in random slots of a block, so at every position
-of a group of reports, its start included, and apart from it in the slots that queries by value ride in. Estimates at
+of a group of reports, its start included, and apart from it in the slots that queries by value use in. Estimates at
 10 dB, reports of ``rvq`` used from 5 slots after they were made. Experiment links (seeds 10,000 on): the schemes were
 chosen on links 5,000,000 on.
 """

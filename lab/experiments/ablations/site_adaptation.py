@@ -119,7 +119,9 @@ def _rows(
         "quantizer": "rvq",
         "snr_db": 10.0,
     }
-    shipped, refined = (Pooled.of([f], judged.drops) for f in (judged.shipped, judged.refined))
+    shipped, refined = (
+        Pooled.from_seeds([f], judged.drops) for f in (judged.shipped, judged.refined)
+    )
     rows = []
     for label, pooled in (("shipped", shipped), ("refined", refined)):
         of = pooled.figures

@@ -60,7 +60,7 @@ def run(task: str, seeds: int, console: Console) -> Report:
     started = time.monotonic()
     codec = load_codec(task)
     bank = cached_link_dataset(Settings().cache_dir, **LINK_DATASET)
-    tensors = LinkTensors.of(bank)
+    tensors = LinkTensors.from_dataset(bank)
     text = embedded(task, split_data(corpus_named(default_corpus(task)), "val")).text
     snr_db = torch.from_numpy(bank.snr_db)
     table = Table("k", "SNR dB", "split", "unequal: each component", "equal: each component")

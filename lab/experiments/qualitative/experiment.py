@@ -55,7 +55,7 @@ class Plan:
     ``methods``: first the one with knowledge, then the one without. ``drawn``: queries sent of each task; ``queries``:
     the first of them, shown in full; ``differing``: how many are shown at most of those that one method wins.
     ``pictured``: queries a task in the figure for print. ``links``: drops over which the queries are dealt out;
-    with as many as queries, each rides where it does in ``fig6`` to ``fig8``.
+    with as many as queries, each has the link that it has in ``fig6`` to ``fig8``.
     """
 
     tasks: Sequence[str] = ("person", "image", "audio")

@@ -28,7 +28,7 @@ class Panel:
     o2: int
 
     @classmethod
-    def of(cls, num_tx_ant: int) -> Panel:
+    def from_num_ports(cls, num_tx_ant: int) -> Panel:
         """The panel of so many ports. Two ports have one beam, so that Table 5.2.2.2.1-1 needs no special case."""
         _, columns, rows = PANELS[num_tx_ant]
         return cls(columns, rows, 4 if columns > 1 else 1, 4 if rows > 1 else 1)

@@ -88,11 +88,11 @@ class Format:
     combination: int
     num_beams: int
     num_taps: int
-    most_per_layer: int
+    max_per_layer: int
     subband_cqi: bool
 
     @classmethod
-    def of(
+    def from_combination(
         cls, panel: Panel, num_layers: int, combination: int, subband_cqi: bool
     ) -> Format | None:
         """None where the clause does not allow the combination."""
@@ -106,23 +106,23 @@ class Format:
         return cls(panel, num_layers, combination, beams, taps, most, subband_cqi)
 
     @property
-    def most(self) -> int:
+    def max_nonzero(self) -> int:
         """Largest ``K_NZ``: ``K0`` at rank 1, ``2·K0`` above."""
-        return self.most_per_layer * min(self.num_layers, 2)
+        return self.max_per_layer * min(self.num_layers, 2)
 
     @property
     def num_sent(self) -> int:
         """Coefficients with an amplitude and a phase, at most: all but the strongest of each layer."""
-        return self.most - self.num_layers
+        return self.max_nonzero - self.num_layers
 
     @property
     def sections(self) -> dict[str, tuple[int, ...]]:
         """Widths of the fields by name, in the order of the report."""
         p, layers, delays = self.panel, self.num_layers, NUM_SUBBANDS - 1
-        strongest = self.most_per_layer if layers == 1 else 2 * self.num_beams
+        strongest = self.max_per_layer if layers == 1 else 2 * self.num_beams
         return {
             "cqi": cqi_widths(self.subband_cqi),
-            "k_nz": (_bits(self.most),),
+            "k_nz": (_bits(self.max_nonzero),),
             "i11": (_bits(p.o1), _bits(p.o2)),
             "i12": (_bits(math.comb(p.size, self.num_beams)),),
             "i16": (_bits(math.comb(delays, self.num_taps - 1)),) * layers,
@@ -145,7 +145,7 @@ def formats(panel: Panel, num_layers: int) -> dict[int, Format]:
     found: dict[int, Format] = {}
     for subband_cqi in (False, True):
         for combination in COMBINATIONS:
-            entry = Format.of(panel, num_layers, combination, subband_cqi)
+            entry = Format.from_combination(panel, num_layers, combination, subband_cqi)
             if entry is not None and sum(entry.widths) <= MAX_BITS:
                 found.setdefault(sum(entry.widths), entry)
     return found
@@ -225,7 +225,7 @@ class ETypeIIQuantizer(CsiQuantizer):
                 field="link.num_tx_ant",
             )
         layers_allowed(self.name, num_rx_ant, num_tx_ant, num_layers)
-        offered = formats(Panel.of(num_tx_ant), num_layers)
+        offered = formats(Panel.from_num_ports(num_tx_ant), num_layers)
         if bits not in offered:
             raise refuse_bits(self.name, bits, num_tx_ant, num_layers, offered)
         self.bits = bits
@@ -297,10 +297,10 @@ class ETypeIIQuantizer(CsiQuantizer):
         check(fields["i23"] == 0, "an i2,3 that is reserved, allowed: 1…15")
         bitmap = fields["i17"].view(batch, f.num_layers, f.num_taps, 2 * f.num_beams)
         count = bitmap.sum((2, 3))
-        check(count > f.most_per_layer, f"more than {f.most_per_layer} coefficients in a layer")
+        check(count > f.max_per_layer, f"more than {f.max_per_layer} coefficients in a layer")
         total = count.sum(1, keepdim=True)
         check(total != fields["k_nz"] + 1, "another number of coefficients than it says")
-        check(total > f.most, f"more than {f.most} coefficients")
+        check(total > f.max_nonzero, f"more than {f.max_nonzero} coefficients")
         strongest = fields["i18"]
         if f.num_layers == 1:
             at_zero = bitmap[:, 0, 0].cumsum(1)
@@ -375,7 +375,7 @@ class ETypeIIQuantizer(CsiQuantizer):
         # [batch, groups, layers, subbands, 2L]: a quick look at every group, then the best ones in earnest.
         strength = squared(c).sum(3)
         quick = self._aligned(c, strength.argmax(-1))
-        top = squared(quick).flatten(-2).topk(f.most_per_layer, dim=-1, sorted=False).values
+        top = squared(quick).flatten(-2).topk(f.max_per_layer, dim=-1, sorted=False).values
         score = top.sum((2, 3))
         group = score.topk(min(MAX_GROUPS, score.shape[1]), dim=1).indices
         c = _select(c, group, 1)
@@ -410,12 +410,12 @@ class ETypeIIQuantizer(CsiQuantizer):
         delays = energy.sum(-1).topk(f.num_taps, dim=-1, sorted=False).indices
         allowed = torch.zeros_like(energy[..., 0], dtype=torch.bool).scatter(-1, delays, True)
         flat = energy.where(allowed[..., None], -1.0).flatten(-2)
-        top = flat.topk(f.most_per_layer, dim=-1).indices
+        top = flat.topk(f.max_per_layer, dim=-1).indices
         mask = torch.zeros_like(flat, dtype=torch.bool).scatter(-1, top, True)
         if f.num_layers > 2:
             # At least one each, then the strongest of all.
             flat = flat.where(mask, -1.0).scatter(-1, top[..., :1], 9.0).flatten(-2)
-            top = flat.topk(f.most, dim=-1).indices
+            top = flat.topk(f.max_nonzero, dim=-1).indices
             mask = torch.zeros_like(flat, dtype=torch.bool).scatter(-1, top, True)
         mask = mask.view(energy.shape)
         return mask & allowed[..., None]

@@ -270,7 +270,7 @@ def load_weights(
     stored = load_file(path)
     network = TokenTransformer(num_rx_ant, num_tx_ant)
     network.load_state_dict(network_state(stored))
-    tail = TailModel.of((NUM_SUBBANDS, num_rx_ant, num_tx_ant), stored)
+    tail = TailModel.from_tensors((NUM_SUBBANDS, num_rx_ant, num_tx_ant), stored)
     return LearnedWeights(books, stored["order"].long(), tail, network.eval()).to(device)
 
 
@@ -284,7 +284,7 @@ def plan_of(bits: int, shape_bits: int, num_stages: int) -> Plan:
         return Plan(
             level, shape_bits, (8,) * TAIL_STAGES, bits - level - shape_bits - 8 * TAIL_STAGES
         )
-    plan = Plan.of(bits, shape_bits, 8, num_stages)
+    plan = Plan.from_bits(bits, shape_bits, 8, num_stages)
     return Plan(plan.level + plan.tail, plan.shape, plan.stages, 0)
 
 
@@ -334,11 +334,11 @@ class LearnedQuantizer(CsiQuantizer):
         self.bits = bits
         self._given = weights
         self._codebooks = codebooks
-        books = self._on(torch.device("cpu")).books
+        books = self._to_device(torch.device("cpu")).books
         self._plan = plan_of(bits, int(math.log2(len(books.shapes))), books.stages.shape[1])
         self._inner, self._outer = direction_weights(bits)
 
-    def _on(self, device: torch.device) -> LearnedWeights:
+    def _to_device(self, device: torch.device) -> LearnedWeights:
         if self._given is not None:
             return self._given
         return load_weights(self.num_rx_ant, self.num_tx_ant, device, self._codebooks)
@@ -351,13 +351,13 @@ class LearnedQuantizer(CsiQuantizer):
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            weights = self._on(h.device)
+            weights = self._to_device(h.device)
             level, v = self.analysed(weights, in_double(h))
             return bytes_of(self.written(weights, level, v))
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            weights = self._on(payload.device)
+            weights = self._to_device(payload.device)
             level, latent = self.read(weights, bits_of(payload, self.bits))
             return self.rebuilt(weights, level, latent)
 

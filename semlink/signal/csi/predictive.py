@@ -126,7 +126,7 @@ class Track:
         return [Track(self.position, *row) for row in zip(*parts, strict=True)]
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Track]) -> Track:
+    def from_rows(cls, rows: Sequence[Track]) -> Track:
         """The inverse of :meth:`rows`, for rows of one position."""
         parts: dict[str, Any] = {
             name: torch.cat([getattr(row, name) for row in rows]) for name in _STATE

@@ -45,12 +45,12 @@ class Rotated(CsiQuantizer):
         ramp = torch.from_numpy(np.exp(2j * math.pi * ports)).to(torch.complex64)
         return ramp.reshape(ROTATIONS, 1, 1, self.num_tx_ant)
 
-    def _of(self, report_index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    def _phases_of_report(self, report_index: torch.Tensor, device: torch.device) -> torch.Tensor:
         return self._phases[report_index.cpu() % ROTATIONS].to(device)
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        return self._inner.encode(h * self._of(report_index, h.device), report_index)
+        return self._inner.encode(h * self._phases_of_report(report_index, h.device), report_index)
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         turned = self._inner.decode(payload, report_index)
-        return turned * self._of(report_index, payload.device).conj()
+        return turned * self._phases_of_report(report_index, payload.device).conj()

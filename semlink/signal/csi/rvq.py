@@ -163,7 +163,7 @@ class Plan:
     tail: int
 
     @classmethod
-    def of(cls, bits: int, shape_bits: int, stage_bits: int, num_stages: int) -> Plan:
+    def from_bits(cls, bits: int, shape_bits: int, stage_bits: int, num_stages: int) -> Plan:
         """Spend exactly ``bits``: the level first gets a little, the shape its fill, then stages, then the tail."""
         level = 0 if bits < 12 else 2 if bits < 24 else 3
         shape = min(shape_bits, bits - level)
@@ -272,7 +272,7 @@ class RvqQuantizer(CsiQuantizer):
         self._books = codebooks if codebooks is not None else Codebooks.load(path)
         families, num_stages, stage_size, self._dimensions = self._books.stages.shape
         del families
-        self._plan = Plan.of(
+        self._plan = Plan.from_bits(
             bits,
             int(math.log2(len(self._books.shapes))),
             int(math.log2(stage_size)),
@@ -285,7 +285,7 @@ class RvqQuantizer(CsiQuantizer):
     def _placed(self) -> dict[torch.device, Codebooks]:
         return {}
 
-    def _on(self, device: torch.device) -> Codebooks:
+    def _to_device(self, device: torch.device) -> Codebooks:
         if device not in self._placed:
             books = self._books
             self._placed[device] = Codebooks(
@@ -305,7 +305,7 @@ class RvqQuantizer(CsiQuantizer):
     # --- coding ------------------------------------------------------------------------------------------------
 
     def _encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        books, plan = self._on(h.device), self._plan
+        books, plan = self._to_device(h.device), self._plan
         x = in_double(h).flatten(1) @ in_double(books.basis.conj())
         rms = (x.abs().square().mean(1, keepdim=True)).sqrt()
         level, _ = self._level(rms)
@@ -322,7 +322,7 @@ class RvqQuantizer(CsiQuantizer):
         return bytes_of(message)
 
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        books, plan = self._on(payload.device), self._plan
+        books, plan = self._to_device(payload.device), self._plan
         message = bits_of(payload, self.bits)
         fields = fields_of(message, [plan.level, plan.shape, *plan.stages])
         shape = fields[:, 1]

@@ -107,7 +107,9 @@ class TailModel:
     step_cost: NDArray[np.float32]
 
     @classmethod
-    def of(cls, grid: tuple[int, int, int], stored: Mapping[str, torch.Tensor]) -> TailModel:
+    def from_tensors(
+        cls, grid: tuple[int, int, int], stored: Mapping[str, torch.Tensor]
+    ) -> TailModel:
         """From what is stored: ``level_mean``, ``level_cell``, ``level_component``, ``frequency`` and so on."""
         product = stored["level_cell"].long() @ stored["level_component"].long()
         levels = stored["level_mean"].long() + (product >> 10)

@@ -191,7 +191,7 @@ class TypeIQuantizer(CsiQuantizer):
                 field="link.num_tx_ant",
             )
         layers_allowed(self.name, num_rx_ant, num_tx_ant, num_layers)
-        panel = Panel.of(num_tx_ant)
+        panel = Panel.from_num_ports(num_tx_ant)
         offered = formats(panel, num_layers)
         if bits not in offered:
             raise refuse_bits(self.name, bits, num_tx_ant, num_layers, offered)

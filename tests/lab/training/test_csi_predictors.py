@@ -38,7 +38,7 @@ USERS = 8
 def rays() -> Rays:
     config = default_link()
     config.seed = 777_000_001
-    return draw_rays(replace(ChannelKey.of(config), num_users=USERS))
+    return draw_rays(replace(ChannelKey.from_config(config), num_users=USERS))
 
 
 @pytest.fixture(scope="module")
@@ -219,5 +219,5 @@ def test_unknown_names_are_refused() -> None:
         csi_predictors.train_named("oracle")
     assert caught.value.field == "name"
     with pytest.raises(InvalidField) as caught:
-        SemanticLink.of("smell")
+        SemanticLink.from_corpus("smell")
     assert caught.value.field == "task"

@@ -105,7 +105,10 @@ def test_both_ends_agree_after_the_file(statistics: Statistics) -> None:
         for n, t in pack(statistics.tensors()).items()
     }
     for coding in DIGITAL_CODINGS:
-        one, other = SourceCoder(statistics, coding), SourceCoder(Statistics.of(stored), coding)
+        one, other = (
+            SourceCoder(statistics, coding),
+            SourceCoder(Statistics.from_tensors(stored), coding),
+        )
         bits = one.encode(features(20, 7), "image", 127)
         assert torch.allclose(one.decode(bits, "image"), other.decode(bits, "image"), atol=2e-3)
         assert (bits == other.encode(features(20, 7), "image", 127)).float().mean() > 0.97

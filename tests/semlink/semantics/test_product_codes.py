@@ -20,7 +20,7 @@ def test_more_bytes_are_nearer() -> None:
     x = vectors()
     errors = []
     for parts in (1, 4, 8, 16):
-        coded = ProductCodes.of(x, parts)
+        coded = ProductCodes.fit(x, parts)
         assert coded.codes.shape == (len(x), parts)
         assert coded.vectors().shape == x.shape
         errors.append(float(((coded.vectors() - x) ** 2).sum(1).mean()))
@@ -30,7 +30,7 @@ def test_more_bytes_are_nearer() -> None:
 
 def test_codes_say_the_nearest_centroid() -> None:
     x = vectors()
-    coded = ProductCodes.of(x, 5)
+    coded = ProductCodes.fit(x, 5)
     turned = ((x - coded.mean.astype(np.float32)) @ coded.axes.astype(np.float32).T).reshape(
         -1, 5, 4
     )
@@ -41,12 +41,14 @@ def test_codes_say_the_nearest_centroid() -> None:
 
 
 def test_the_same_input_gives_the_same_codes() -> None:
-    assert np.array_equal(ProductCodes.of(vectors(), 4).codes, ProductCodes.of(vectors(), 4).codes)
+    assert np.array_equal(
+        ProductCodes.fit(vectors(), 4).codes, ProductCodes.fit(vectors(), 4).codes
+    )
 
 
 def test_equal_vectors_are_coded_exactly() -> None:
     x = np.repeat(vectors(4), 100, axis=0)
-    np.testing.assert_allclose(ProductCodes.of(x, 2).vectors(), x, atol=5e-3)
+    np.testing.assert_allclose(ProductCodes.fit(x, 2).vectors(), x, atol=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -54,5 +56,5 @@ def test_equal_vectors_are_coded_exactly() -> None:
 )
 def test_bad_input_is_refused(count: int, parts: int, field: str) -> None:
     with pytest.raises(InvalidField) as refusal:
-        ProductCodes.of(vectors(count), parts)
+        ProductCodes.fit(vectors(count), parts)
     assert refusal.value.field == field

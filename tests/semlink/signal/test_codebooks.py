@@ -55,7 +55,7 @@ def quantizer(
 
 def sizes(name: str, num_tx_ant: int, num_layers: int) -> list[int]:
     formats = type1_formats if name == "type1" else etype2_formats
-    return sorted(formats(Panel.of(num_tx_ant), num_layers))
+    return sorted(formats(Panel.from_num_ports(num_tx_ant), num_layers))
 
 
 def gaussian(batch: int, num_tx_ant: int = 16, num_rx_ant: int = 2, seed: int = 0) -> torch.Tensor:
@@ -221,7 +221,7 @@ def naive_beam(n1: int, n2: int, o1: int, o2: int, l: int, m: int) -> np.ndarray
 
 def test_beams_are_those_of_the_standard_in_our_port_order() -> None:
     """The row runs fastest, and a plane wave over the columns alone is v with m = 0."""
-    panel = Panel.of(16)
+    panel = Panel.from_num_ports(16)
     assert (panel.n1, panel.n2, panel.o1, panel.o2) == (4, 2, 4, 4)
     for l, m in ((0, 0), (5, 3), (15, 7)):  # noqa: E741
         ours = steering(panel, torch.tensor(l), torch.tensor(m), 4).numpy() * math.sqrt(8)
