@@ -172,15 +172,15 @@ def _stem(word: str) -> str:
 def _misplaced(source_reading: Reading, claimed: Reading) -> str:
     """Places of one thing against another that the source does not tell."""
     for first, relation, second in claimed.placed:
-        told = {
+        relations = {
             (_same_thing(first, a) and _same_thing(second, c))
             - 2 * (_same_thing(first, c) and _same_thing(second, a))
             for a, r, c in source_reading.placed
             if r == relation
         }
-        if 1 in told:
+        if 1 in relations:
             continue
-        if -2 in told:
+        if -2 in relations:
             return f"turns '{relation}' round"
         return f"adds that '{first}' is {relation} '{second}'"
     return ""

@@ -1,1 +1,1 @@
-"""Lab: training, experiments, benchmarks and the command line; the only room that imports all others."""
+"""Train, evaluate, run experiments and benchmarks; the services never import it."""

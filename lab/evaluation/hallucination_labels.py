@@ -461,11 +461,11 @@ def _scenes(source: Source) -> Pair | None:
     if len(kept) < 2 or len(kept) != len(seen):
         return None
     groups = [_with_colour(g, seen[g.label.name].colour or None) for g in kept]
-    told = _related(source.text, list(seen.values()))
+    stated = _related(source.text, list(seen.values()))
     place = {g.label.name: n for n, g in enumerate(groups)}
     relations = tuple(
         Relation(place[a], name, place[b])  # type: ignore[arg-type]
-        for a, name, b in sorted(told)
+        for a, name, b in sorted(stated)
     )
     said = Scene(whole.setting, tuple(groups), relations)
     setting = _setting(source.text)
@@ -486,7 +486,7 @@ def _scenes(source: Source) -> Pair | None:
         ["colour", "count", "object", "added object", "turned", "added relation", "setting"]
     )
     for change in changes:
-        text = _changed_scene(change, said, told, setting, draws, caption)
+        text = _changed_scene(change, said, stated, setting, draws, caption)
         if text is not None:
             return (faithful, ""), (text, change)
     return None
@@ -514,7 +514,7 @@ def _with_colour(group: Group, colour: str | None) -> Group:
 def _changed_scene(
     change: str,
     said: Scene,
-    told: set[tuple[str, str, str]],
+    stated: set[tuple[str, str, str]],
     setting: str,
     draws: SceneDraws,
     caption: Callable[[Scene, Callable[[str], bool], str], str | None],
@@ -555,7 +555,7 @@ def _changed_scene(
                 groups.append(replace(group, label=label, colour=None, clips=group.clips[:1]))
             shows = lambda text: bool(of(text, label.name))  # noqa: E731
         case "turned":
-            turned = {(b, n, a) for a, n, b in told if n != "next_to"}
+            turned = {(b, n, a) for a, n, b in stated if n != "next_to"}
             if not turned:
                 return None
             relations = tuple(
@@ -564,7 +564,7 @@ def _changed_scene(
             said = Scene(said.setting, said.groups, relations)
             shows = lambda text: bool(_related(text, _objects(text)) & turned)  # noqa: E731
         case "added relation":
-            if told:
+            if stated:
                 return None
             name = draws.choice(("left_of", "above", "in_front_of"))
             said = Scene(said.setting, said.groups, (Relation(0, name, 1),))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Measuring retrieval at many points of the link: every query through the rooms that serve, metrics as products."""
+"""Measuring retrieval at many points of the link: every query through the classes that serve, metrics as products."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def _sweep(
 
 
 class Session:
-    """The rooms of one seed over one kind of channels, with what they remember from point to point."""
+    """The services of one seed over one kind of channels, with what they remember from point to point."""
 
     def __init__(self, part: Part) -> None:
         settings = Settings(redis_url="memory://")
@@ -349,7 +349,7 @@ class Session:
         ]
 
     def close(self) -> None:
-        """Stop the rooms."""
+        """Stop the services."""
         self._runner.run(self._system.close())
         self._runner.close()
 

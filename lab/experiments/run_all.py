@@ -1,4 +1,4 @@
-"""``semlink experiment all``: every experiment, one after the other; what is unchanged is skipped, time left is told.
+"""``semlink experiment all``: every experiment, one after the other; what is unchanged is skipped.
 
 A report is unchanged when it was made by the same plan, weights, corpora and sources of services and lab (``inputs``).
 What did change takes from the caches all points and trainings that are still the same, see
@@ -84,10 +84,10 @@ def run(
         try:
             job.experiment.run(out, console, fresh=fresh, workers=workers)
         except (SemlinkError, RuntimeError, OSError, ValueError) as error:
-            # One that fails must not cost a night of the others: it is told now and counted at the end.
+            # One that fails must not cost a night of the others: it is printed now and counted at the end.
             failed.append(name)
-            told = error.message if isinstance(error, SemlinkError) else traceback.format_exc()
-            console.print(f"[red]{escape(name)} failed:[/red] {escape(told)}")
+            message = error.message if isinstance(error, SemlinkError) else traceback.format_exc()
+            console.print(f"[red]{escape(name)} failed:[/red] {escape(message)}")
             continue
         finally:
             done += expected[number]

@@ -185,9 +185,11 @@ def test_a_new_environment_answers_a_query(wheel: Path, tmp_path: Path) -> None:
 
     folder = tmp_path / "empty"
     folder.mkdir()
-    rooms = ("gateway", "transmitter", "channel", "receiver", "knowledge")
-    ports = {f"SEMLINK_{room}_PORT".upper(): str(_free_port()) for room in rooms}
-    ports |= {f"SEMLINK_{room}_METRICS_PORT".upper(): str(_free_port()) for room in rooms[1:]}
+    services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
+    ports = {f"SEMLINK_{service}_PORT".upper(): str(_free_port()) for service in services}
+    ports |= {
+        f"SEMLINK_{service}_METRICS_PORT".upper(): str(_free_port()) for service in services[1:]
+    }
     places = {f"SEMLINK_{n}_DIR": str(tmp_path / n.lower()) for n in ("CACHE", "STATE", "DATA")}
 
     def semlink(*arguments: str, status: int = 0) -> str:

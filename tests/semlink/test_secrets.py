@@ -182,12 +182,12 @@ def dies():
     embed(["boom"])
 
 async def main():
-    room = KnowledgeBase(open_store(settings), settings, embed=embed)
-    room._load_rewriter = lambda: Rewriter(load_generator(settings), embed)
+    handler = KnowledgeBase(open_store(settings), settings, embed=embed)
+    handler._load_rewriter = lambda: Rewriter(load_generator(settings), embed)
     async def ready():
         threading.Thread(target=dies).start()
         logger("knowledge").debug("ready with", settings=settings, values=settings.environment())
-    await serve("knowledge", grpc_servicer("knowledge", room), settings, ready=ready)
+    await serve("knowledge", grpc_servicer("knowledge", handler), settings, ready=ready)
     if sys.argv[1:] == ["fail"]:
         embed(["boom"])
 

@@ -158,7 +158,7 @@ async def test_the_queue_has_a_bound_and_an_end() -> None:
     assert await waiting == ["1!", "2!"]
 
 
-# --- through all rooms -------------------------------------------------------------------------
+# --- through all services -------------------------------------------------------------------------
 
 
 def crude(contents: list[Content]) -> list[NDArray[np.float32]]:

@@ -41,11 +41,11 @@ def scores_of(variant: str, seed: int, steps: int) -> dict[str, Any]:
     settings, changes = VARIANTS[variant]
     name = "".join(c if c.isalnum() else "-" for c in variant)
     folder = cache_dir() / "compare-cdg" / f"{name}-{seed}-{steps}"
-    told = folder / "csi-cdg-16x1.json"
-    if not told.is_file():
+    metadata = folder / "csi-cdg-16x1.json"
+    if not metadata.is_file():
         recipe = replace(RECIPES["cdg"], steps=steps, **changes)
         run("cdg", seed=seed, out=folder, recipe=recipe, **settings)
-    scores: dict[str, Any] = json.loads(told.read_text())["scores"]
+    scores: dict[str, Any] = json.loads(metadata.read_text())["scores"]
     return scores
 
 

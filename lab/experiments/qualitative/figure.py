@@ -23,7 +23,7 @@ SHADE: Final = "#0072B2"
 PICTURE_IN: Final[Mapping[str, float]] = {"person": 1.04, "image": 0.64, "audio": 0.44}
 """Height of a row of pictures by task: a person stands, a spectrogram lies."""
 LEFT_IN: Final = 0.2
-"""Room for the names of the ways, written upwards."""
+"""Space for the names of the methods, written upwards."""
 BETWEEN_IN: Final = 0.12
 TITLE_IN: Final = 0.2
 LEGEND_IN: Final = 0.22

@@ -62,17 +62,17 @@ class Service:
 
     async def _start(self):
         self.store = MemoryStore()
-        self.room = KnowledgeBase(self.store, load_rewriter=lambda: self.llm, embed=_letters)
+        self.handler = KnowledgeBase(self.store, load_rewriter=lambda: self.llm, embed=_letters)
         settings = Settings(knowledge_port=0, knowledge_metrics_port=0)
         self.server = await start_server(
-            "knowledge", grpc_servicer("knowledge", self.room), settings
+            "knowledge", grpc_servicer("knowledge", self.handler), settings
         )
         await self.server.set_serving()
         return self.server.port
 
     async def _stop(self):
         await self.server.stop(0)
-        await self.room.close()
+        await self.handler.close()
 
     def stop(self):
         asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(20)
