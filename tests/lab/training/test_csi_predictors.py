@@ -72,7 +72,7 @@ def link() -> SemanticLink:
 
 @pytest.fixture
 def own_link(link: SemanticLink, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csi_predictors.SemanticLink, "of", lambda *args, **named: link)
+    monkeypatch.setattr(csi_predictors.SemanticLink, "from_corpus", lambda *args, **named: link)
 
 
 @pytest.fixture
