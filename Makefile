@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 export TORCH TORCH_INDEX_URL
 
-.PHONY: demo test test-wheel check lint types contracts quality docs resolve install models clean
+.PHONY: demo test test-wheel check lint types contracts quality docs resolve install dev models clean
 
 demo: $(STAMP)
 	$(BIN)/semlink demo
@@ -41,6 +41,9 @@ docs: $(DEV_STAMP)
 	$(BIN)/semlink docs
 
 install: $(STAMP)
+
+# and what tests and checks need
+dev: $(DEV_STAMP)
 
 SOURCES := pyproject.toml hatch_build.py $(wildcard scripts/install*.sh semlink/requirements/*.txt proto/semlink/v1/*.proto)
 

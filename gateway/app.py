@@ -44,7 +44,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The Host header is missing or malformed",
         404: "Unknown link, corpus or item",
+        408: "The body took over a minute to arrive",
         413: "Body over 10 MiB",
+        415: "The content type of the body is not application/json",
         421: "The Host header names a host that is not trusted; see SEMLINK_TRUSTED_HOSTS",
         422: "A field is not allowed; `field` names it",
         429: "Overloaded; see Retry-After",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -102,11 +102,17 @@ def install(app: FastAPI) -> None:
         return problem(status, title, error.message, field=field, headers=headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:  # noqa: ARG001
-        errors = [
-            {"field": _path(e["loc"]), "detail": str(e["msg"])} for e in error.errors()[:MAX_ERRORS]
-        ]
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [_described(e) for e in error.errors()[:MAX_ERRORS]]
         first = errors[0]
+        if first["field"] == "body" and not _is_json(request):
+            given = request.headers.get("content-type")
+            return problem(
+                415,
+                "Unsupported media type",
+                f"content-type is {given!r}, allowed: application/json",
+                field="content-type",
+            )
         return problem(
             422,
             "Invalid field",
@@ -132,6 +138,21 @@ def install(app: FastAPI) -> None:
         incident = uuid.uuid4().hex[:12]
         _log.error("unexpected", incident=incident, path=request.url.path, exc_info=error)
         return problem(500, "Internal error", f"incident {incident}; see the gateway's log")
+
+
+def _described(error: Mapping[str, Any]) -> dict[str, str]:
+    """Field and detail of one error of validation; a body that is no JSON says where it stops to be."""
+    if error["type"] == "json_invalid":
+        reason, place = error["ctx"]["error"], error["loc"][-1]
+        return {"field": "body", "detail": f"no JSON: {reason} at character {place}"}
+    return {"field": _path(error["loc"]), "detail": str(error["msg"])}
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (
+        kind.startswith("application/") and kind.endswith("+json")
+    )
 
 
 def _path(location: tuple[int | str, ...]) -> str:

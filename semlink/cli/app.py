@@ -108,6 +108,8 @@ def up(
             )
         values["scenario"] = scenario
     supervisor.up(_with_models(_settings(**values)), detach=detach)
+    if detach:
+        console.print("`semlink down` stops everything", style="dim")
 
 
 @app.command()
@@ -256,7 +258,12 @@ def _print_answer(answer: QueryResult) -> None:
     for place, match in enumerate(answer.results, 1):
         captions = escape("\n".join(match.captions[:2]))
         table.add_row(str(place), match.item_id, f"{match.score:.3f}", captions)
-    console.print(table)
+    if answer.results:
+        console.print(table)
+    if answer.link and answer.link.erased:
+        console.print(
+            "[red]erased[/red]: the channel destroyed the digital message (its CRC failed), nothing is found"
+        )
     for sentence in answer.retrieval.sentences:
         mark = "[green]sent[/green]" if sentence.kept else "[yellow]left out[/yellow]"
         console.print(f"  {mark} {escape(sentence.text)} ({sentence.score:.3f})")
@@ -265,12 +272,11 @@ def _print_answer(answer: QueryResult) -> None:
         known = f"SGCS {link.csi_sgcs:.2f}, " if link.csi_sgcs is not None else ""
         others = link.co_scheduled
         shared = f", user {link.user} beside {others} other(s)" if others else ""
-        erased = ", [red]erased[/red]" if link.erased else ""
         console.print(
             f"link: SNR {link.snr_db:g} dB, after equalising {link.post_eq_snr_db:.1f} dB, "
             f"k = {link.channel_uses}, feedback {link.feedback_bits} bit, {known}"
             f"CSI {answer.knowledge.csi_source}, header {link.header_bytes} B, slot {link.slot}"
-            f"{shared}{erased}"
+            f"{shared}"
         )
     for rewrite in answer.knowledge.rewrites:
         mark = "[green]kept[/green]" if rewrite.kept else "[yellow]dropped[/yellow]"

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ
 from semlink.errors import InvalidField
@@ -251,6 +251,8 @@ def _opened(data: bytes, content_type: str, field: str) -> Iterator[Image.Image]
         with Image.open(io.BytesIO(data), formats=sorted(set(IMAGE_FORMATS.values()))) as image:
             check_image_size(image.size, field)
             yield image
+    except UnidentifiedImageError as error:  # whose message holds an address in memory
+        raise InvalidField(f"{field} does not decode as JPEG, PNG or WebP", field=field) from error
     except _BROKEN_IMAGE as error:
         raise InvalidField(
             f"{field} does not decode as JPEG, PNG or WebP ({error})", field=field

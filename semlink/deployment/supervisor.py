@@ -585,7 +585,6 @@ def _up_detached(
         _state_file(settings.state_dir).unlink(missing_ok=True)
         raise
     _print_addresses(console, settings)
-    console.print("`semlink down` stops everything", style="dim")
 
 
 def _await_detached(
@@ -676,7 +675,8 @@ def _require_free_ports(services: Sequence[Service]) -> None:
 
 def _how_to_move(service: Service, purpose: str) -> str:
     variable = f"{service.name}_{'' if purpose == 'serve' else f'{purpose}_'}port".upper()
-    return f"SEMLINK_{variable} chooses another"
+    option = "`semlink up --port` or " if variable == "GATEWAY_PORT" else ""
+    return f"{option}SEMLINK_{variable} chooses another"
 
 
 def _holder_of(port: int) -> str:

@@ -321,3 +321,18 @@ async def test_docs_need_no_other_host(http: httpx.AsyncClient) -> None:
 )
 def test_field_paths(field: str, batch: bool, expected: str) -> None:
     assert rest_field(field, batch=batch) == expected
+
+
+async def test_a_forgotten_content_type_and_broken_json_are_said(http: httpx.AsyncClient) -> None:
+    body = json.dumps({"task": "image", "query": {"text": "a dog"}})
+    for headers in ({"content-type": "application/x-www-form-urlencoded"}, {}):
+        answer = await http.post("/v1/queries", content=body, headers=headers)
+        assert answer.status_code == 415
+        assert answer.json()["field"] == "content-type"
+        assert "application/json" in answer.json()["detail"]
+    broken = await http.post(
+        "/v1/queries", content="{bad", headers={"content-type": "application/json"}
+    )
+    assert broken.status_code == 422
+    assert broken.json()["field"] == "body"
+    assert "at character 1" in broken.json()["detail"]

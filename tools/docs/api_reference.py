@@ -152,6 +152,7 @@ def _prose(comment: str) -> str:
 
 
 def _contracts() -> list[FileDescriptorProto]:
+    import grpc_tools
     from grpc_tools import protoc
 
     with tempfile.TemporaryDirectory() as folder:
@@ -159,6 +160,7 @@ def _contracts() -> list[FileDescriptorProto]:
         files = sorted((ROOT / "proto").rglob("*.proto"))
         arguments = [
             f"-I{ROOT / 'proto'}",
+            f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
             "--include_source_info",
             f"--descriptor_set_out={out}",
             *map(str, files),
