@@ -391,7 +391,7 @@ def _link_report(frame: CheckedFrame, sinr_db: float) -> channel_pb2.LinkReport:
     report = channel_pb2.LinkReport(
         snr_db=config.snr_db,
         channel_uses=frame.num_symbols,
-        feedback_bits=_feedback_bits(config),
+        feedback_bits=quantizer_for(config).bits,
         header_bytes=len(frame.header),
         post_eq_snr_db=sinr_db,
         slot=frame.slot,
@@ -401,18 +401,6 @@ def _link_report(frame: CheckedFrame, sinr_db: float) -> channel_pb2.LinkReport:
     if usable:
         report.csi_age_slots = frame.slot - usable[-1]
     return report
-
-
-def _feedback_bits(config: common_pb2.LinkConfig) -> int:
-    """Declared bits of one report; what `perfect` would cost is 8 bits for each byte of its payload."""
-    match config.feedback.quantizer:
-        case "perfect":
-            payload_bytes: int = quantizer_for(config).payload_bytes
-            return 8 * payload_bytes
-        case "none":
-            return 0
-        case _:
-            return config.feedback.bits
 
 
 def _add_csi_figures(

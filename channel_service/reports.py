@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from channel_service.estimation import (
 )
 from channel_service.fading import ByteBoundedCache, ChannelBlocks, ChannelKey, block_of
 from semlink.links import BLOCK_SLOTS
-from semlink.signal.csi import PredictiveQuantizer, quantizer_for
+from semlink.signal.csi import CsiQuantizer, State, quantizer_for
 from semlink.signal.feedback import scheme_of
 from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
@@ -54,31 +53,26 @@ class _Observed:
 
 
 class _Group:
-    """Reports of a group with predictive memory, made in order as far as they are asked for. Thread-safe."""
+    """Chunks of reports that are made in order, as far as they are asked for. Thread-safe."""
 
-    def __init__(self, quantizer: PredictiveQuantizer, num_users: int, num_reports: int) -> None:
+    def __init__(self, quantizer: CsiQuantizer, num_users: int, num_reports: int) -> None:
         self._quantizer = quantizer
-        self._track = quantizer.start(num_users)
-        self._blocks: list[_Payloads] = []
+        self._state = quantizer.start(num_users) if quantizer.chained else None
+        self._chunks: list[_Payloads] = []
         self._lock = threading.Lock()
-        # What it will hold when it is full; the track is about ten complex channels a user.
-        channel_bytes = 8 * math.prod(quantizer.shape)
-        self.nbytes = num_users * (num_reports * (quantizer.payload_bytes + 1) + 10 * channel_bytes)
+        # What it will hold when it is full.
+        of_user = num_reports * (quantizer.payload_bytes + 1) + quantizer.state_bytes
+        self.nbytes = num_users * of_user
 
     def chunk(
         self, number: int, estimate: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
     ) -> _Payloads:
         """Chunk ``number``; ``estimate(chunk)`` gives the channels of a chunk and their report indices."""
         with self._lock:
-            while len(self._blocks) <= number:
-                h, report_index = estimate(len(self._blocks))
-                h, made = _finite(h)
-                payloads = [
-                    self._quantizer.encode_next(self._track, h[:, t], int(index)).numpy()
-                    for t, index in enumerate(report_index)
-                ]
-                self._blocks.append(_Payloads(np.stack(payloads, axis=1), made))
-            return self._blocks[number]
+            while len(self._chunks) <= number:
+                channels = estimate(len(self._chunks))
+                self._chunks.append(_encode(self._quantizer, *channels, self._state))
+            return self._chunks[number]
 
 
 class Reports:
@@ -86,10 +80,7 @@ class Reports:
 
     def __init__(self, blocks: ChannelBlocks, max_bytes: int = 64 << 20) -> None:
         self._blocks = blocks
-        self._payloads: ByteBoundedCache[tuple[bytes, int, int], _Payloads] = ByteBoundedCache(
-            max_bytes
-        )
-        self._groups: ByteBoundedCache[tuple[bytes, int], _Group] = ByteBoundedCache(max_bytes)
+        self._groups: ByteBoundedCache[tuple[bytes, int, int], _Group] = ByteBoundedCache(max_bytes)
         self._observed: ByteBoundedCache[tuple[ChannelKey, float, int, int], _Observed] = (
             ByteBoundedCache(max_bytes)
         )
@@ -139,7 +130,8 @@ class Reports:
         period = config.feedback.report_period_slots
         if config.feedback.quantizer == "perfect":
             h = self._blocks.slot(config, slot)
-            made, place = _encode(config, h.unsqueeze(1), torch.tensor([slot // period])), 0
+            index_of_report = torch.tensor([slot // period])
+            made, place = _encode(quantizer_for(config), h.unsqueeze(1), index_of_report), 0
         else:
             first = -(-index * BLOCK_SLOTS // period)
             chunk, place = divmod(slot // period - first, CHUNK_REPORTS)
@@ -150,18 +142,18 @@ class Reports:
         ]
 
     def _chunk(self, config: pb.LinkConfig, index: int, chunk: int) -> _Payloads:
-        """A chunk of a channel block's reports, made when it is not there."""
-        key = config.SerializeToString(deterministic=True)
+        """A chunk of a channel block's reports, made when it is not there, and those before it if it rests on them."""
         quantizer = quantizer_for(config)
-        if not isinstance(quantizer, PredictiveQuantizer):
-            return self._payloads.get(
-                (key, index, chunk), lambda: _encode(config, *self._channels(config, index, chunk))
-            )
-        num_reports = len(report_slots_of_block(config, index))
+        first, num_reports = chunk, CHUNK_REPORTS
+        if quantizer.chained:
+            first, num_reports = 0, len(report_slots_of_block(config, index))
         group = self._groups.get(
-            (key, index), lambda: _Group(quantizer, config.num_users, num_reports)
+            (config.SerializeToString(deterministic=True), index, first),
+            lambda: _Group(quantizer, config.num_users, num_reports),
         )
-        return group.chunk(chunk, lambda number: self._channels(config, index, number))
+        return group.chunk(
+            chunk - first, lambda number: self._channels(config, index, first + number)
+        )
 
     def _channels(
         self, config: pb.LinkConfig, index: int, chunk: int
@@ -201,11 +193,12 @@ def _finite(h: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     return h, made.numpy()
 
 
-def _encode(config: pb.LinkConfig, h: torch.Tensor, report_index: torch.Tensor) -> _Payloads:
-    """Quantise ``[num_users, num_reports, …]`` in one batch."""
-    num_users, num_reports = h.shape[:2]
+def _encode(
+    quantizer: CsiQuantizer,
+    h: torch.Tensor,
+    report_index: torch.Tensor,
+    state: State | None = None,
+) -> _Payloads:
+    """Quantise ``[num_users, num_reports, …]``, from ``state`` on where reports rest on earlier ones."""
     h, made = _finite(h.cpu())
-    payload: torch.Tensor = quantizer_for(config).encode(
-        h.flatten(0, 1), report_index.repeat(num_users)
-    )
-    return _Payloads(payload.view(num_users, num_reports, -1).numpy(), made)
+    return _Payloads(quantizer.encode_group(h, report_index, state).numpy(), made)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from semlink import links, methods
+from semlink import links, methods, quantizers
 from semlink.knowledge import PromptStrategy
+from semlink.scenarios import Scenario
 from semlink.v1 import common_pb2, transmitter_pb2
 
 Task = Literal["person", "image", "audio"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _DEFAULT = links.default_link()
+if TYPE_CHECKING:
+    Quantizer = str
+else:
+    Quantizer = Literal[quantizers.quantizer_names()]
 
 
 MAX_UNKNOWN_FIELDS: Final = 16
@@ -45,16 +50,16 @@ class _Body(ClosedBody):
 class FeedbackBody(_Body):
     """How the receiver reports channel state."""
 
-    quantizer: links.Quantizer = "rvq"
+    quantizer: Quantizer = "rvq"
     bits: int = Field(_DEFAULT.feedback.bits, ge=0, le=links.MAX_BITS, description="of one report")
     report_period_slots: int = Field(
         _DEFAULT.feedback.report_period_slots, ge=1, le=links.HISTORY_SLOTS
     )
     delay_slots: int = Field(_DEFAULT.feedback.delay_slots, ge=0, le=links.HISTORY_SLOTS)
-    memory: links.Memory = Field(
+    memory: quantizers.Memory = Field(
         "none", description="what a report may rest on: itself, reports fused, reports predicted"
     )
-    content: links.Content = Field(
+    content: quantizers.Content = Field(
         "layers",
         description="what a report describes: the rows of H that num_layers layers use, or all of H",
     )
@@ -63,7 +68,7 @@ class FeedbackBody(_Body):
 class LinkConfigBody(_Body):
     """A radio link; slots last 1 ms."""
 
-    scenario: links.Scenario = "umi-los"
+    scenario: Scenario = "umi-los"
     snr_db: float = Field(
         _DEFAULT.snr_db,
         ge=links.SNR_DB_RANGE[0],

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from semlink.errors import NotFound
 from semlink.settings import Settings
+from semlink.signal.csi import content_of
 from semlink.v1 import common_pb2
 
 FILE_NAME: Final = "predictors.json"
@@ -40,11 +41,10 @@ class Setting:
     def from_config(cls, config: common_pb2.LinkConfig, age_slots: int) -> Self:
         """The setting of a (validated) link whose newest usable report is ``age_slots`` old."""
         feedback = config.feedback
-        content = feedback.content or "layers"
         return cls(
             config.num_tx_ant,
-            config.num_layers if content == "layers" else config.num_rx_ant,
-            content,
+            content_of(config).num_rows,
+            feedback.content or "layers",
             feedback.quantizer,
             feedback.memory or "none",
             feedback.bits,

@@ -9,28 +9,10 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from semlink.errors import InvalidField
+from semlink.quantizers import CONTENTS, MEMORIES, quantizer_spec
+from semlink.scenarios import SCENARIOS
 from semlink.v1 import common_pb2 as pb
 
-Scenario = Literal[
-    "umi-los",
-    "umi-nlos",
-    "uma-los",
-    "uma-nlos",
-    "cdl-a",
-    "cdl-b",
-    "cdl-c",
-    "cdl-d",
-    "cdl-e",
-    "rayleigh",
-    "awgn",
-]
-SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
-Quantizer = Literal["none", "perfect", "scalar", "type1", "etype2", "rvq", "learned"]
-QUANTIZERS: Final[tuple[Quantizer, ...]] = get_args(Quantizer)
-Memory = Literal["none", "fused", "predictive"]
-MEMORIES: Final[tuple[Memory, ...]] = get_args(Memory)
-Content = Literal["layers", "channel"]
-CONTENTS: Final[tuple[Content, ...]] = get_args(Content)
 PowerAllocation = Literal["equal", "water-filling"]
 POWER_ALLOCATIONS: Final[tuple[PowerAllocation, ...]] = get_args(PowerAllocation)
 NUM_TX_ANT: Final = (1, 2, 4, 8, 16, 32)
@@ -107,8 +89,8 @@ def validate_link(config: pb.LinkConfig, *, field: str = "link") -> None:
         _within(config.delay_spread_s, *DELAY_SPREAD_RANGE_S, f"{field}.delay_spread_s", " s")
     _one_of(config.power_allocation, ("", *POWER_ALLOCATIONS), f"{field}.power_allocation")
     feedback = config.feedback
-    _one_of(feedback.quantizer, QUANTIZERS, f"{field}.feedback.quantizer")
-    if feedback.quantizer not in ("none", "perfect"):
+    spec = quantizer_spec(feedback.quantizer, field=f"{field}.feedback.quantizer")
+    if not spec.bound:
         _within(feedback.bits, 1, MAX_BITS, f"{field}.feedback.bits")
     _one_of(feedback.memory, ("", *MEMORIES), f"{field}.feedback.memory")
     _one_of(feedback.content, ("", *CONTENTS), f"{field}.feedback.content")

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 import semlink
 from semlink.errors import InvalidField
 from semlink.hosts import LOOPBACK_NAMES, bare_host_name
-from semlink.links import SCENARIOS
+from semlink.scenarios import SCENARIOS
 
 ServiceName = Literal["transmitter", "channel", "receiver", "knowledge", "gateway"]
 SERVICE_NAMES: Final[tuple[ServiceName, ...]] = get_args(ServiceName)
@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     """Longest time that the endpoint may take for one answer."""
     llm_retries: int = Field(3, ge=0, le=10)
     """Tries after the first when the endpoint answers 429 or 5xx, or cannot be reached."""
+
+    # modules of one's own
+    plugins: str = ""
+    """Modules, comma-separated, that every process imports: they register quantisers (:mod:`semlink.quantizers`)."""
 
     # files
     cache_dir: Path = Path("~/.cache/semlink")
@@ -208,6 +212,14 @@ class Settings(BaseSettings):
                 bare_host_name(name)
         return names
 
+    @field_validator("plugins")
+    @classmethod
+    def _module_names(cls, names: str) -> str:
+        for name in _split(names):
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is no name of a module")
+        return names
+
     @field_validator("llm_url")
     @classmethod
     def _http_url(cls, url: SecretUrl) -> SecretUrl:
@@ -233,6 +245,11 @@ class Settings(BaseSettings):
         if scenario not in SCENARIOS:
             raise ValueError(f"allowed: {', '.join(SCENARIOS)}")
         return scenario
+
+    @property
+    def plugin_modules(self) -> tuple[str, ...]:
+        """The modules of ``plugins``."""
+        return tuple(_split(self.plugins))
 
     @property
     def llm_kind(self) -> Literal["embedded", "hub", "endpoint"]:

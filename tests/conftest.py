@@ -5,11 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
-import httpx
 import pytest
-from tests_live import Live
-
-from semlink.settings import Settings
+from tests_live import Live, running
 
 PROGRAMS = {"prometheus": "prometheus", "promtool": "prometheus", "chromium": "chromium"}
 """Programs that tests look for, and the Debian packages that bring them (scripts/install_test_programs.sh)."""
@@ -46,15 +43,5 @@ def _own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    from semlink.deployment import supervisor
-
-    services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
-    ports = {f"{service}_port": 0 for service in services}
-    ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
-    asked = Settings(**ports, state_dir=tmp_path_factory.mktemp("state"))
-    settings = supervisor.with_ports_chosen(asked)
-    supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
-    url = f"http://127.0.0.1:{settings.gateway_port}"
-    with httpx.Client(base_url=url, timeout=120) as http:
-        yield Live(settings, http)
-    assert supervisor.down(settings)
+    with running(tmp_path_factory.mktemp("state")) as system:
+        yield system

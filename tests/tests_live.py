@@ -1,8 +1,11 @@
-"""What the `live` fixture gives a test."""
+"""What the `live` fixture gives a test, and how it starts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
@@ -19,3 +22,19 @@ class Live:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.gateway_port}"
+
+
+@contextmanager
+def running(state_dir: Path) -> Iterator[Live]:
+    """A system of its own, on free ports, with the settings of the environment; nothing of it is left behind."""
+    from semlink.deployment import supervisor
+
+    services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
+    ports = {f"{service}_port": 0 for service in services}
+    ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
+    settings = supervisor.with_ports_chosen(Settings(**ports, state_dir=state_dir))
+    supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
+    url = f"http://127.0.0.1:{settings.gateway_port}"
+    with httpx.Client(base_url=url, timeout=120) as http:
+        yield Live(settings, http)
+    assert supervisor.down(settings)

@@ -13,18 +13,12 @@ from rich.table import Table
 from lab.evaluation.report import Report, Row
 from lab.training.channel_dataset import drop
 from semlink.errors import InvalidField
-from semlink.links import QUANTIZERS, default_link
-from semlink.signal.csi import CsiQuantizer, PredictiveQuantizer, quantizer_for
+from semlink.links import default_link
+from semlink.quantizers import quantizer_specs
+from semlink.signal.csi import CsiQuantizer, quantizer_for
 
 BATCH: Final = 256
 BITS: Final = (16, 64, 256, 512)
-BITS_OF: Final = {
-    "none": (0,),
-    "perfect": (0,),
-    "type1": (13, 27, 57),
-    "etype2": (37, 63, 123, 170),
-}
-"""Of bounds, and of schemes with sizes of their own."""
 PREDICTIVE_BITS: Final = (16, 64)
 GROUP: Final = 24
 """Reports of a group with predictive memory that are timed, one after the other for all users."""
@@ -58,7 +52,7 @@ def measure(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
     }
 
 
-def measure_group(quantizer: PredictiveQuantizer, h: torch.Tensor) -> dict[str, float]:
+def measure_group(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
     """As :func:`measure`, per report of a group of ``GROUP`` reports that follow one another, the batch in step."""
     reports = h.unsqueeze(1).expand(-1, GROUP, -1, -1, -1)
     index = torch.arange(GROUP)
@@ -94,8 +88,18 @@ def run(threads: int, console: Console) -> Report:
     table = Table(title=f"ms a report, {config.num_tx_ant}×{config.num_rx_ant}, {variant}")
     for column in ("quantiser", "bits", "quantise", "dequantise", "both", f"≤ {BAR_MS}"):
         table.add_column(column, justify="left" if column == "quantiser" else "right")
-    cells = [(name, bits, "") for name in QUANTIZERS for bits in BITS_OF.get(name, BITS)]
-    cells += [("rvq", bits, "predictive") for bits in PREDICTIVE_BITS]
+    specs = quantizer_specs()
+    cells = [
+        (spec.name, bits, "")
+        for spec in specs
+        for bits in ((0,) if spec.bound else spec.typical_bits or BITS)
+    ]
+    cells += [
+        (spec.name, bits, "predictive")
+        for spec in specs
+        if "predictive" in spec.memories
+        for bits in PREDICTIVE_BITS
+    ]
     for name, bits, memory in cells:
         config.feedback.quantizer, config.feedback.bits = name, bits
         config.feedback.memory = memory
@@ -105,11 +109,7 @@ def run(threads: int, console: Console) -> Report:
         except InvalidField as error:
             table.add_row(label, str(bits), "–", "–", "–", error.message[:60])
             continue
-        found = (
-            measure_group(quantizer, h)
-            if isinstance(quantizer, PredictiveQuantizer)
-            else measure(quantizer, h)
-        )
+        found = (measure_group if quantizer.chained else measure)(quantizer, h)
         report.rows += [
             Row(
                 metric=metric,

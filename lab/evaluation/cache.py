@@ -14,6 +14,7 @@ from lab.evaluation.jsonl import append_line, whole_lines
 from lab.evaluation.report import ROOT
 from semlink.errors import Unavailable
 from semlink.models import cache_dir
+from semlink.quantizers import quantizer_specs
 from semlink.settings import Settings
 
 SOURCES: Final = (
@@ -23,6 +24,7 @@ SOURCES: Final = (
     "channel_service/estimation.py",
     "channel_service/fading.py",
     "semlink/links.py",
+    "semlink/quantizers.py",
     "semlink/signal",
 )
 
@@ -92,8 +94,8 @@ def sources_hash(sources: tuple[str, ...] = SOURCES) -> str:
         place = ROOT / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [Path(place)]:
             digest.update(path.read_bytes())
+    codebooks = tuple(prefix for spec in quantizer_specs() for prefix in spec.weights)
     for path in sorted(Settings().weights_dir.glob("*-1*.safetensors")):
-        # codebooks of CSI reports
-        if path.name.startswith(("rvq", "learned")):
+        if path.name.startswith(codebooks):
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from kb_service.prediction import CsiPredictor
 from semlink.links import default_link, stable_seed
-from semlink.signal.csi import PredictiveQuantizer, content_of, quantizer_for
+from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import Content
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.metrics import precoding_gain_db, sgcs
@@ -112,25 +112,22 @@ def decoded(config: pb.LinkConfig, drops: Drops, arrived: torch.Tensor | None = 
     users, count = drops.estimates.shape[:2]
     here = torch.ones(users, count, dtype=torch.bool) if arrived is None else arrived
     index = torch.arange(count)
-    if isinstance(quantizer, PredictiveQuantizer):
+    if quantizer.chained:
         payload = quantizer.encode_group(drops.estimates, index)
         csi = quantizer.decode_group(payload, here, index)[:, -HISTORY_REPORTS:]
         return Reports(csi, csi.abs().square().sum((2, 3, 4)) > 0)
-    estimates = drops.estimates[:, -HISTORY_REPORTS:].flatten(0, 1)
-    repeated = index[-HISTORY_REPORTS:].repeat(users)
-    csi = quantizer.decode(quantizer.encode(estimates, repeated), repeated)
-    csi = csi.view(users, HISTORY_REPORTS, *quantizer.shape)
-    known = here[:, -HISTORY_REPORTS:]
-    return Reports(torch.where(known[..., None, None, None], csi, 0), known)
+    index, known = index[-HISTORY_REPORTS:], here[:, -HISTORY_REPORTS:]
+    payload = quantizer.encode_group(drops.estimates[:, -HISTORY_REPORTS:], index)
+    return Reports(quantizer.decode_group(payload, known, index), known)
 
 
 def decoded_all(config: pb.LinkConfig, drops: Drops) -> torch.Tensor:
     """Every report through a quantiser whose reports stand for themselves: complex64 ``[users, reports, …]``."""
     quantizer = quantizer_for(config)
     users, count = drops.estimates.shape[:2]
-    index = torch.arange(count).repeat(users)
-    csi = quantizer.decode(quantizer.encode(drops.estimates.flatten(0, 1), index), index)
-    return csi.view(users, count, *quantizer.shape)
+    index = torch.arange(count)
+    payload = quantizer.encode_group(drops.estimates, index)
+    return quantizer.decode_group(payload, torch.ones((users, count), dtype=torch.bool), index)
 
 
 def predicted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lab.evaluation.csi_samples import CsiSamples
-from semlink.signal.csi import PredictiveQuantizer, content_of, doppler_hz, quantizer_for
+from semlink.signal.csi import content_of, doppler_hz, quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.tracking import fuse_reports
 from semlink.v1 import common_pb2
@@ -18,7 +18,7 @@ def reconstruct(config: common_pb2.LinkConfig, samples: CsiSamples, age_slots: i
     ``[users, judged, num_subbands, num_rx_ant, num_tx_ant]``.
     """
     quantizer = quantizer_for(config)
-    if isinstance(quantizer, PredictiveQuantizer):
+    if quantizer.chained:
         payload = quantizer.encode_group(samples.estimates, samples.report_index)
         present = torch.ones(payload.shape[:2], dtype=torch.bool)
         return quantizer.decode_group(payload, present, samples.report_index)[:, samples.judged]

@@ -33,11 +33,11 @@ from lab.evaluation.report import Report, Row, over_seeds, pick
 from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.runner import drawn
-from lab.experiments.sweep import QUANTIZER_TITLES
 from lab.experiments.tables import print_panel
 from semlink.errors import InvalidField
 from semlink.links import MAX_BITS
 from semlink.progress import track
+from semlink.quantizers import quantizer_spec
 from semlink.signal.csi import quantizer_for
 
 NAME: Final = "csi-rate"
@@ -50,12 +50,11 @@ SOURCES: Final = (
     "channel_service/estimation.py",
     "channel_service/fading.py",
     "semlink/links.py",
+    "semlink/quantizers.py",
     "semlink/signal",
 )
 """What the figures depend on; the rest draws and prints."""
 BITS: Final = (8, 16, 32, 64, 128, 256, 512, 1024)
-CODEBOOKS: Final = ("type1", "etype2")
-"""Schemes of TS 38.214: a few sizes of their own."""
 FORMS: Final[tuple[tuple[str, str], ...]] = (
     ("scalar", ""),
     ("type1", ""),
@@ -69,8 +68,6 @@ FORMS: Final[tuple[tuple[str, str], ...]] = (
     ("learned", "channel"),
 )
 """Quantiser and form of each line: a memory, or reports of the whole channel instead of the layers' rows."""
-OF_A_CHANNEL: Final = ("scalar", "rvq", "learned")
-"""Quantisers that can describe the layers' rows or the whole channel."""
 WHOLE_RVQ: Final = ("rvq", "channel")
 MEMORY_BITS: Final = (8, 16, 32, 64, 128)
 """Memory is for small reports; following a history costs a hundred times a report that stands for itself."""
@@ -160,7 +157,9 @@ Cell = tuple[Condition, int]
 def codebook_sizes() -> dict[str, tuple[int, ...]]:
     """Every size that the codebooks of TS 38.214 offer on the default link."""
     condition = Condition("sizes", "umi-los")
-    sizes: dict[str, list[int]] = {name: [] for name in CODEBOOKS}
+    sizes: dict[str, list[int]] = {
+        name: [] for name, _ in FORMS if quantizer_spec(name).typical_bits
+    }
     for name, found in sizes.items():
         for bits in range(1, MAX_BITS + 1):
             with suppress(InvalidField):
@@ -175,7 +174,7 @@ def offered_reports(bits: tuple[int, ...]) -> tuple[list[Form], list[str]]:
     found: list[Form] = []
     refused = []
     for quantizer, memory in FORMS:
-        sizes = codebook_sizes()[quantizer] if quantizer in CODEBOOKS else bits
+        sizes = codebook_sizes().get(quantizer, bits)
         refusals = {b: _refusal(quantizer, b, memory) for b in sizes or bits[:1]}
         found += [(quantizer, b, memory) for b, why in refusals.items() if why is None]
         refused += [why for why in refusals.values() if why is not None]
@@ -186,7 +185,7 @@ def _refusal(quantizer: str, bits: int, memory: str) -> str | None:
     try:
         quantizer_for(Condition("offered", "umi-los").link(20.0, quantizer, bits, memory))
     except InvalidField as error:
-        label = f"{QUANTIZER_TITLES[quantizer]} {bits} bits {memory}".rstrip()
+        label = f"{quantizer_spec(quantizer).title} {bits} bits {memory}".rstrip()
         return f"{label}: {error.message}"
     return None
 
@@ -295,7 +294,7 @@ def _row(
         content="channel"
         if memory == "channel"
         else "layers"
-        if quantizer in OF_A_CHANNEL
+        if len(quantizer_spec(quantizer).contents) > 1 and not quantizer_spec(quantizer).bound
         else None,
         reference=reference,
         condition=condition.name if plan.held_out else None,
@@ -373,7 +372,7 @@ def _loss_rows(plan: Plan, measured: dict[Condition, list[Seed]]) -> list[Row]:
 
 def form_label(quantizer: str, memory: str) -> str:
     """A line's name."""
-    title = QUANTIZER_TITLES[quantizer]
+    title = quantizer_spec(quantizer).title
     return f"{title}, {memory}" if memory else title
 
 
@@ -397,7 +396,7 @@ def _line(
     condition: Condition, plan: Plan, metric: str, form: tuple[str, str], rows: Sequence[Row]
 ) -> Line:
     found = _picked(condition, plan, metric, form, rows)
-    if form[0] in CODEBOOKS:
+    if quantizer_spec(form[0]).typical_bits:
         found = _worth_their_bits(found)
     return Line(form_label(*form), [float(row.bits or 0) for row in found], found)
 
@@ -445,7 +444,7 @@ def _bound_line(
 ) -> Line:
     found = _picked(condition, plan, metric, (quantizer, ""), rows)
     bits = [float(b) for b in plan.bits]
-    return Line(QUANTIZER_TITLES[quantizer], bits, found * len(bits), bound=True)
+    return Line(quantizer_spec(quantizer).title, bits, found * len(bits), bound=True)
 
 
 def print_losses(rows: Sequence[Row], plan: Plan, console: Console) -> None:
@@ -457,7 +456,7 @@ def print_losses(rows: Sequence[Row], plan: Plan, console: Console) -> None:
     for bits in plan.report_bits:
         table = Table(title=f"SGCS (change against the default), {bits} bits, when used")
         table.add_column("condition")
-        forms = [f for f in FORMS if f[0] not in CODEBOOKS]
+        forms = [f for f in FORMS if quantizer_spec(f[0]).any_bits]
         for form in forms:
             table.add_column(form_label(*form), justify="right")
         for condition, default in plan.held_out_pairs():

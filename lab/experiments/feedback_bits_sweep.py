@@ -18,6 +18,7 @@ from lab.experiments.sweep import (
     Scheme,
     report_scheme,
 )
+from semlink.quantizers import quantizer_spec
 
 BITS: Final = (8, 16, 32, 64, 128, 512)
 FORMS: Final = (
@@ -32,9 +33,8 @@ FORMS: Final = (
 BITS_OF: Final = {
     ("rvq", "fused"): (16, 64),
     ("rvq", "predictive"): (16, 64),
-    ("etype2", ""): (37, 63, 123, 170),
 }
-"""Lines with bits of their own: memory is slow to measure, a codebook has its sizes."""
+"""Lines with bits of their own: memory is slow to measure."""
 REFERENCE: Final = report_scheme("scalar", 512)
 SAMPLING: Final = replace(PERSON, links=16)
 """Fewer drops than elsewhere: with memory every drop's history is followed, which takes most of the time."""
@@ -75,7 +75,8 @@ class Plan:
         self, quantizer: str, memory: str, link: tuple[float, int, float]
     ) -> list[tuple[float, Point]]:
         """A curve's points by bits."""
-        bits = BITS_OF.get((quantizer, memory), self.bits)
+        own = BITS_OF.get((quantizer, memory)) or quantizer_spec(quantizer).typical_bits
+        bits = own or self.bits
         return [(b, self.point(report_scheme(quantizer, b, memory), link)) for b in bits]
 
 

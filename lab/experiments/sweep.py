@@ -19,6 +19,7 @@ from semlink.links import (
     validate_link,
 )
 from semlink.methods import method_named
+from semlink.quantizers import quantizer_spec
 from semlink.signal.csi import quantizer_for
 from semlink.v1 import common_pb2
 
@@ -52,20 +53,11 @@ NO_FEEDBACK: Final = Scheme("no feedback", quantizer="none", bits=0)
 JSCC: Final = Scheme("JSCC")
 SEPARATION: Final = Scheme("separation (LDPC)", "separation")
 VQ_DIGITAL: Final = Scheme("VQ indices (LDPC)", "vq-digital")
-QUANTIZER_TITLES: Final = {
-    "scalar": "scalar",
-    "type1": "Type I",
-    "etype2": "eType II",
-    "rvq": "RVQ",
-    "learned": "learned",
-    "perfect": "perfect CSI",
-    "none": "no feedback",
-}
 
 
 def report_scheme(quantizer: str, bits: int, memory: str = "") -> Scheme:
     """JSCC with reports of one form."""
-    title = f"{QUANTIZER_TITLES[quantizer]} {bits} bits"
+    title = f"{quantizer_spec(quantizer).title} {bits} bits"
     return Scheme(f"{title}, {memory}" if memory else title, "deepsc-mimo", quantizer, bits, memory)
 
 

@@ -24,9 +24,10 @@ from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, Rays, draw_rays, frequency_response
 from kb_service.generators import context_of
 from lab.training.channel_dataset import MOMENTS_APART_SLOTS, TRAIN_MIX, USERS_PER_DROP
-from semlink.links import SCENARIOS, default_link, stable_seed
+from semlink.links import default_link, stable_seed
 from semlink.models import cache_dir
 from semlink.progress import progress
+from semlink.scenarios import SCENARIOS
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.v1 import common_pb2

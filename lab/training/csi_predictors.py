@@ -28,9 +28,10 @@ from lab.training.csi_history_dataset import (
 from lab.training.data import learning_rate_factor, rounded, save_weights
 from lab.training.differentiable_link import SemanticLink
 from semlink.errors import InvalidField
-from semlink.links import SCENARIOS, default_link
+from semlink.links import default_link
 from semlink.models import cache_dir
 from semlink.progress import progress
+from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.signal.csi import content_of
 from semlink.signal.metrics import direction_similarity

@@ -27,7 +27,8 @@ from kb_service.generators import Antennas, ChannelGenerator, context_of, load_g
 from kb_service.prediction import Generated, default_predictor
 from lab.training.csi_predictors import phase_free_nmse, some_missing
 from semlink.errors import InvalidField, NotFound
-from semlink.links import SCENARIOS, default_link
+from semlink.links import default_link
+from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS, ReportHistory, decode_histories

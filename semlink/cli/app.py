@@ -21,8 +21,10 @@ from semlink.cli.knowledge import bench_kb, kb_app
 from semlink.cli.site_adaptation import learn_channel
 from semlink.errors import InvalidField, SemlinkError
 from semlink.knowledge import PROMPT_STRATEGIES
-from semlink.links import CONTENTS, MEMORIES, POWER_ALLOCATIONS, QUANTIZERS, SCENARIOS
+from semlink.links import POWER_ALLOCATIONS
 from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
+from semlink.quantizers import BUILT_IN, CONTENTS, MEMORIES
+from semlink.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from semlink.client import QueryResult
@@ -165,7 +167,10 @@ def query(
     scenario: Annotated[str | None, typer.Option(help="umi-los, uma-nlos, cdl-c, …")] = None,
     snr: Annotated[float | None, typer.Option(help="dB")] = None,
     bits: Annotated[int | None, typer.Option(help="of one CSI report")] = None,
-    quantizer: Annotated[str | None, typer.Option(help=", ".join(QUANTIZERS))] = None,
+    quantizer: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(BUILT_IN)}, or registered by SEMLINK_PLUGINS"),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help=f"across CSI reports: {', '.join(MEMORIES)}")
     ] = None,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from semlink.errors import InvalidField
-from semlink.signal.csi import CsiQuantizer, PredictiveQuantizer, quantizer_for
-from semlink.signal.csi.predictive import Track
+from semlink.signal.csi import CsiQuantizer, State, quantizer_for
+from semlink.signal.csi.interface import GROUP_SLOTS
 from semlink.v1 import common_pb2 as pb
 
 HISTORY_REPORTS: Final = 8
@@ -47,8 +47,7 @@ def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORT
 
 def _first_of_group(slot: int, period: int) -> int:
     """Index of the first report of the group that ``slot`` lies in."""
-    group_slots = PredictiveQuantizer.group_slots
-    return -(-(slot // group_slots * group_slots) // period)
+    return -(-(slot // GROUP_SLOTS * GROUP_SLOTS) // period)
 
 
 def needed_report_slots(
@@ -149,7 +148,7 @@ def decode_histories(histories: Sequence[ReportHistory]) -> list[DecodedHistory]
         _, entries = gathered.setdefault(id(quantizer), (quantizer, []))
         entries += good
     for quantizer, entries in gathered.values():
-        if isinstance(quantizer, PredictiveQuantizer):
+        if quantizer.chained:
             members = {entry.history for entry in entries}
             _track(quantizer, {i: histories[i] for i in members}, entries, decoded)
         else:
@@ -205,7 +204,7 @@ class _Sequence:
 
 
 def _track(
-    quantizer: PredictiveQuantizer,
+    quantizer: CsiQuantizer,
     histories: dict[int, ReportHistory],
     entries: Sequence[_Entry],
     decoded: list[DecodedHistory],
@@ -237,7 +236,7 @@ def _track(
 
 
 def _sequences(
-    quantizer: PredictiveQuantizer,
+    quantizer: CsiQuantizer,
     i: int,
     history: ReportHistory,
     user: int,
@@ -268,18 +267,14 @@ class _TrackCache:
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
-        self._rows: OrderedDict[tuple[object, ...], Track] = OrderedDict()
+        self._rows: OrderedDict[tuple[object, ...], State] = OrderedDict()
         self._lock = threading.Lock()
 
     @staticmethod
-    def _key(
-        quantizer: PredictiveQuantizer, first_index: int, payloads: bytes
-    ) -> tuple[object, ...]:
+    def _key(quantizer: CsiQuantizer, first_index: int, payloads: bytes) -> tuple[object, ...]:
         return quantizer.identity, first_index, hashlib.blake2b(payloads, digest_size=16).digest()
 
-    def get(
-        self, quantizer: PredictiveQuantizer, first_index: int, payloads: bytes
-    ) -> Track | None:
+    def get(self, quantizer: CsiQuantizer, first_index: int, payloads: bytes) -> State | None:
         """The track after ``payloads``, if it is here."""
         key = self._key(quantizer, first_index, payloads)
         with self._lock:
@@ -287,9 +282,7 @@ class _TrackCache:
                 self._rows.move_to_end(key)
             return self._rows.get(key)
 
-    def put(
-        self, quantizer: PredictiveQuantizer, first_index: int, payloads: bytes, row: Track
-    ) -> None:
+    def put(self, quantizer: CsiQuantizer, first_index: int, payloads: bytes, row: State) -> None:
         """Keep ``row``, the track after ``payloads``."""
         with self._lock:
             self._rows[self._key(quantizer, first_index, payloads)] = row
@@ -301,11 +294,11 @@ _tracks = _TrackCache(MAX_CHECKPOINTS)
 
 
 def _track_batch(
-    quantizer: PredictiveQuantizer, sequences: Sequence[_Sequence], decoded: list[DecodedHistory]
+    quantizer: CsiQuantizer, sequences: Sequence[_Sequence], decoded: list[DecodedHistory]
 ) -> None:
     """Track sequences that begin at one report, those that have a checkpoint at the same place together."""
     width = 1 + quantizer.payload_bytes
-    begun: dict[int, list[tuple[_Sequence, Track]]] = {}
+    begun: dict[int, list[tuple[_Sequence, State]]] = {}
     for sequence in sequences:
         earliest = min(position for *_, position in sequence.places)
         start = quantizer.start(1)
@@ -316,13 +309,14 @@ def _track_batch(
                 break
         begun.setdefault(start.position, []).append((sequence, start))
     for members in begun.values():
-        track = Track.from_rows([start for _, start in members])
+        states = [start for _, start in members]
+        track = type(states[0]).from_rows(states)
         _follow(quantizer, track, [sequence for sequence, _ in members], decoded)
 
 
 def _follow(
-    quantizer: PredictiveQuantizer,
-    track: Track,
+    quantizer: CsiQuantizer,
+    track: State,
     sequences: Sequence[_Sequence],
     decoded: list[DecodedHistory],
 ) -> None:
@@ -345,7 +339,7 @@ def _follow(
         if places:
             rows = torch.tensor([row for row, *_ in places])
             for csi, (_, i, user, column) in zip(
-                quantizer.csi_of(track.now[rows, None])[:, 0], places, strict=True
+                quantizer.csi_of(track, rows), places, strict=True
             ):
                 decoded[i].csi[user, column] = csi
         if (position + 1) % CHECKPOINT_REPORTS == 0:
@@ -361,7 +355,7 @@ def _sift(
     """Good reports of the slots that are asked for, or needed for those (column −1), and why others are refused."""
     column = {slot: i for i, slot in enumerate(history.slots)}
     period = history.config.feedback.report_period_slots
-    if isinstance(quantizer, PredictiveQuantizer):
+    if quantizer.chained:
         for slot in history.slots:
             for needed in range(_first_of_group(slot, period) * period, slot, period):
                 column.setdefault(needed, -1)

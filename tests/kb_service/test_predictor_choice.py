@@ -18,7 +18,8 @@ from kb_service.prediction import (
 from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
 from lab.training.select_predictor import ranked, settled
 from semlink.errors import NotFound
-from semlink.links import SCENARIOS, default_link
+from semlink.links import default_link
+from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.v1 import common_pb2 as pb
 

@@ -18,14 +18,14 @@ from semlink.links import (
     MAX_SPEED_MPS,
     NUM_RX_ANT,
     NUM_TX_ANT,
-    QUANTIZERS,
-    SCENARIOS,
     default_link,
     link_id_of,
     slot_of_query,
     stable_seed,
     validate_link,
 )
+from semlink.quantizers import quantizer_names
+from semlink.scenarios import SCENARIOS
 from semlink.v1 import common_pb2 as pb
 
 
@@ -55,7 +55,7 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("num_rx_ant", list(NUM_RX_ANT), [0, 3, 5, 8]),
     ("num_layers", [1, 2], [0, 3, 5]),
     ("num_users", [1, 8], [0, 9]),
-    ("feedback_quantizer", list(QUANTIZERS), ["", "RVQ", "typeII"]),
+    ("feedback_quantizer", list(quantizer_names()), ["", "RVQ", "typeII"]),
     ("feedback_bits", [1, 64, 1024], [0, 1025]),
     ("feedback_report_period_slots", [1, 5, HISTORY_SLOTS], [0, HISTORY_SLOTS + 1]),
     ("feedback_delay_slots", [0, 5, HISTORY_SLOTS], [HISTORY_SLOTS + 1]),

@@ -23,8 +23,9 @@ from rich.table import Table
 from channel_service.estimation import estimate_reports, report_slots_of_block
 from channel_service.fading import generate_block
 from lab.evaluation.report import Report, Row, over_seeds
-from semlink.links import BLOCK_SLOTS, CONTENTS, HISTORY_SLOTS, default_link
-from semlink.signal.csi import PredictiveQuantizer, content_of, doppler_hz, quantizer_for
+from semlink.links import BLOCK_SLOTS, HISTORY_SLOTS, default_link
+from semlink.quantizers import CONTENTS, MEMORIES
+from semlink.signal.csi import content_of, doppler_hz, quantizer_for
 from semlink.signal.csi.layers import Content
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.metrics import sgcs
@@ -37,7 +38,6 @@ SLOTS: Final = 64
 FIRST_SLOT: Final = 10
 """Of use: the first report of the longest period can be used."""
 BITS: Final = (8, 16, 32, 64)
-MEMORIES: Final = ("none", "fused", "predictive")
 LOSS: Final = 0.1
 
 
@@ -56,12 +56,11 @@ def transmitter_csi(
     users, count = estimate.shape[:2]
     index = torch.arange(count)
     newest = (slots - config.feedback.delay_slots) // config.feedback.report_period_slots
-    if isinstance(quantizer, PredictiveQuantizer):
-        payload = quantizer.encode_group(estimate, index)
+    payload = quantizer.encode_group(estimate, index)
+    if quantizer.chained:
         return [quantizer.decode_group(payload, here, index)[:, newest] for here in arrivals]
-    flat = index.repeat(users)
-    decoded = quantizer.decode(quantizer.encode(estimate.flatten(0, 1), flat), flat)
-    decoded = decoded.view(estimate.shape)
+    everything = torch.ones((users, count), dtype=torch.bool)
+    decoded = quantizer.decode_group(payload, everything, index)
     return [_without_state(config, decoded, here, newest, slots) for here in arrivals]
 
 

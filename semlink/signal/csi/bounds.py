@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from semlink.signal.csi.interface import CsiQuantizer
+from semlink.signal.csi.request import QuantizerRequest
 
 
 class NoFeedback(CsiQuantizer):
@@ -40,3 +41,13 @@ class PerfectFeedback(CsiQuantizer):
     def _decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         data = np.ascontiguousarray(payload.cpu().numpy()).view("<c8").astype(np.complex64)
         return torch.from_numpy(data.reshape(-1, *self.shape)).to(payload.device)
+
+
+def no_feedback(request: QuantizerRequest) -> CsiQuantizer:
+    """``none`` as a link asks for it."""
+    return NoFeedback(request.num_rx_ant, request.num_tx_ant)
+
+
+def perfect_feedback(request: QuantizerRequest) -> CsiQuantizer:
+    """``perfect`` as a link asks for it."""
+    return PerfectFeedback(request.num_rx_ant, request.num_tx_ant)

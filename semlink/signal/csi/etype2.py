@@ -52,8 +52,8 @@ from semlink.signal.csi.beams import (
 from semlink.signal.csi.cqi import cqi_widths, decode_cqi, encode_cqi
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.packing import pack, unpack
+from semlink.signal.csi.request import QuantizerRequest
 
-OFFERED_TX: Final = (4, 8, 16, 32)
 MAX_GROUPS: Final = 2
 REFERENCES: Final = {1: 2, 2: 1, 3: 1, 4: 1}
 ITERATIONS: Final = 6
@@ -212,18 +212,13 @@ class ETypeIIQuantizer(CsiQuantizer):
     that the row space is the standard's precoder's and the first direction is exactly layer 1; a layer that is
     quantised to the same vector as an earlier one has a zero row. Re-quantised CSI mostly gives the same precoder, else
     one close to it: the phase over subbands is lost and the search for it is not exhaustive. Raises InvalidField
-    naming ``link.feedback.bits`` (with the nearest size), ``link.num_layers`` or ``link.num_tx_ant``.
+    naming ``link.feedback.bits`` (with the nearest size) or ``link.num_layers``.
     """
 
     name = "etype2"
 
     def __init__(self, num_rx_ant: int, num_tx_ant: int, bits: int, num_layers: int) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
-        if num_tx_ant not in OFFERED_TX:
-            raise InvalidField(
-                f"link.num_tx_ant is {num_tx_ant}, etype2 has codebooks for 4, 8, 16, 32",
-                field="link.num_tx_ant",
-            )
         layers_allowed(self.name, num_rx_ant, num_tx_ant, num_layers)
         offered = formats(Panel.from_num_ports(num_tx_ant), num_layers)
         if bits not in offered:
@@ -513,3 +508,10 @@ class ETypeIIQuantizer(CsiQuantizer):
             amplitude.to(torch.int64) * bitmap,
             phase * bitmap,
         )
+
+
+def etype2(request: QuantizerRequest) -> CsiQuantizer:
+    """``etype2`` as a link asks for it: its reports are made for a rank, the number of layers."""
+    return ETypeIIQuantizer(
+        request.num_rx_ant, request.num_tx_ant, request.bits, request.content.num_rows
+    )

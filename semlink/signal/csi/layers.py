@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -55,9 +57,17 @@ def phase_factor(z: torch.Tensor) -> torch.Tensor:
 class Content(ABC):
     """What a link's reports describe: how it comes from the channel, and what about it is arbitrary in each report."""
 
-    num_rows: int
-    weights: str
+    weights: ClassVar[str]
     """What codebooks for it are called."""
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """Rows that schemes code."""
+
+    @abstractmethod
+    def quantizer(self, inner: CsiQuantizer) -> CsiQuantizer:
+        """``inner``, a scheme for ``num_rows`` receive antennas, as a quantiser of channels."""
 
     @abstractmethod
     def rows(self, h: torch.Tensor) -> torch.Tensor:
@@ -95,13 +105,21 @@ class Content(ABC):
         return 10 * torch.log10(ratio.clamp_min(1e-30))
 
 
+@dataclass(frozen=True, slots=True)
 class WholeChannel(Content):
     """The channel matrix; one phase is free in each report."""
 
-    weights = "rvq"
+    weights: ClassVar[str] = "rvq"
+    num_rx_ant: int
 
-    def __init__(self, num_rx_ant: int) -> None:
-        self.num_rows = num_rx_ant
+    @property
+    def num_rows(self) -> int:
+        """The receive antennas."""
+        return self.num_rx_ant
+
+    def quantizer(self, inner: CsiQuantizer) -> CsiQuantizer:
+        """``inner`` as it is."""
+        return inner
 
     def rows(self, h: torch.Tensor) -> torch.Tensor:
         """The channel as it is."""
@@ -117,19 +135,30 @@ class WholeChannel(Content):
         return inner
 
 
+@dataclass(frozen=True, slots=True)
 class LayerRows(Content):
     """The ``num_layers`` strongest rows; every row of every subband has a free phase.
 
     CSI holds the rows where the first receive antennas would be, zeros behind: the precoder's directions and gains.
     """
 
-    weights = "rvq-rows"
+    weights: ClassVar[str] = "rvq-rows"
+    num_layers: int
+    num_rx_ant: int
 
-    def __init__(self, num_layers: int, num_rx_ant: int) -> None:
-        self.num_rows = num_layers
-        self._missing = num_rx_ant - num_layers
+    @property
+    def num_rows(self) -> int:
+        """The layers."""
+        return self.num_layers
+
+    @property
+    def _scale(self) -> float:
         # Rows hold what all antennas receive: brought to a power of about 1, for which schemes are made.
-        self._scale = math.sqrt(num_rx_ant / num_layers)
+        return math.sqrt(self.num_rx_ant / self.num_layers)
+
+    def quantizer(self, inner: CsiQuantizer) -> CsiQuantizer:
+        """``inner`` over the rows of the layers."""
+        return LayerQuantizer(inner, self.num_rx_ant)
 
     def rows(self, h: torch.Tensor) -> torch.Tensor:
         """See :func:`rows_of_layers`, scaled."""
@@ -137,7 +166,9 @@ class LayerRows(Content):
 
     def csi(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows first, zeros behind."""
-        return torch.nn.functional.pad(rows * self._scale, (0, 0, 0, self._missing))
+        return torch.nn.functional.pad(
+            rows * self._scale, (0, 0, 0, self.num_rx_ant - self.num_layers)
+        )
 
     def inner(self, rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """One for each row of each subband: ``[..., num_subbands, num_rows, 1]``."""
@@ -145,7 +176,7 @@ class LayerRows(Content):
         return inner
 
 
-def content_of(config: pb.LinkConfig) -> Content:
+def content_of(config: pb.LinkConfig) -> WholeChannel | LayerRows:
     """What the reports of a (validated) link describe."""
     if config.feedback.content == "channel":
         return WholeChannel(config.num_rx_ant)

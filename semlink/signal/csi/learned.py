@@ -42,6 +42,7 @@ from semlink.settings import Settings
 from semlink.signal.csi.arithmetic import Integers
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.packing import bits_of, bytes_of, fields_of, message_of
+from semlink.signal.csi.request import QuantizerRequest
 from semlink.signal.csi.rvq import Codebooks, Plan, block_matmul, in_double, search
 from semlink.signal.csi.tail import NUM_STEPS, TailModel, step_sizes
 
@@ -465,3 +466,12 @@ class LearnedQuantizer(CsiQuantizer):
         return Latent(
             self._on_grid(weights, y), self._on_grid(weights, word), condition, unit[:, None, None]
         )
+
+
+def learned(request: QuantizerRequest) -> CsiQuantizer:
+    """``learned`` as a link asks for it."""
+    content = request.content
+    inner = LearnedQuantizer(
+        content.num_rows, request.num_tx_ant, request.bits, codebooks=content.weights
+    )
+    return request.over_rows(inner)

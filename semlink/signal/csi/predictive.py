@@ -27,25 +27,24 @@ single precision.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
 from safetensors import safe_open
 
 from semlink.errors import InvalidField
-from semlink.links import BLOCK_SLOTS, NUM_SUBBANDS, SLOT_SECONDS, stable_seed
+from semlink.links import NUM_SUBBANDS, SLOT_SECONDS, stable_seed
 from semlink.settings import Settings
-from semlink.signal.csi.interface import CsiQuantizer
+from semlink.signal.csi.interface import GROUP_SLOTS, ChainedQuantizer, CsiQuantizer, State
 from semlink.signal.csi.layers import Content, WholeChannel
 from semlink.signal.csi.packing import bits_of, bytes_of, fields_of, message_of
+from semlink.signal.csi.request import QuantizerRequest
 from semlink.signal.csi.rvq import BLOCK_ROWS, Codebooks, RvqQuantizer, block_matmul
 
-GROUP_SLOTS: Final = BLOCK_SLOTS
 BITS_RANGE: Final = (8, 256)
 SPEEDS: Final = (1.0, 0.7, 0.45, 0.25)
 """``s``: how fast a user's fading turns, in units of the Doppler shift."""
@@ -98,7 +97,7 @@ def clarke_correlation(doppler_hz: float, still: float, lag_s: float) -> float:
 
 
 @dataclass(slots=True)
-class Track:
+class Track(State):
     """What one end knows of a group so far; ``encode_next`` and ``decode_next`` move it on by one report.
 
     For every item of a batch: the channel now and one report ago (``now``, ``before``, complex64 ``[batch,
@@ -106,7 +105,17 @@ class Track:
     coefficients; ``header`` and ``received`` are the profile's bits received.
     """
 
-    position: int
+    of_item: ClassVar[tuple[str, ...]] = (
+        "now",
+        "before",
+        "p11",
+        "p12",
+        "p22",
+        "power",
+        "fading",
+        "header",
+        "received",
+    )
     now: torch.Tensor
     before: torch.Tensor
     p11: torch.Tensor
@@ -120,33 +129,15 @@ class Track:
     past_power: torch.Tensor | None = None
     correlation: torch.Tensor | None = None
 
-    def rows(self) -> list[Track]:
-        """The decoder's track of every item by itself; what only an encoder needs stays behind."""
-        parts = [getattr(self, name).clone().split(1) for name in _STATE]
-        return [Track(self.position, *row) for row in zip(*parts, strict=True)]
 
-    @classmethod
-    def from_rows(cls, rows: Sequence[Track]) -> Track:
-        """The inverse of :meth:`rows`, for rows of one position."""
-        parts: dict[str, Any] = {
-            name: torch.cat([getattr(row, name) for row in rows]) for name in _STATE
-        }
-        return cls(rows[0].position, **parts)
-
-
-_STATE: Final = ("now", "before", "p11", "p12", "p22", "power", "fading", "header", "received")
-"""What a decoder keeps of each item."""
-
-
-class PredictiveQuantizer(CsiQuantizer):
-    """See the module. ``encode`` and ``decode`` are those of a first report; sequences use the ``_group`` methods.
+class PredictiveQuantizer(ChainedQuantizer):
+    """See the module.
 
     ``doppler_hz``: the largest Doppler shift, known to both ends; ``period_slots``: slots from report to report.
     Raises InvalidField for antennas without codebooks and for bits outside ``BITS_RANGE``.
     """
 
     name = "rvq"
-    group_slots = GROUP_SLOTS
 
     def __init__(
         self,
@@ -167,16 +158,8 @@ class PredictiveQuantizer(CsiQuantizer):
                 field="link.feedback.bits",
             )
         self.bits = bits
-        self.identity = (
-            self._content.weights,
-            self._content.num_rows,
-            num_rx_ant,
-            num_tx_ant,
-            bits,
-            doppler_hz,
-            period_slots,
-        )
-        """All that its tracks depend on."""
+        # about ten complex channels
+        self.state_bytes = 10 * 8 * math.prod(self.shape)
         num_rows, weights = self._content.num_rows, self._content.weights
         self._num_rows = num_rows
         self._intra = RvqQuantizer(num_rows, num_tx_ant, bits, weights=weights)
@@ -240,18 +223,6 @@ class PredictiveQuantizer(CsiQuantizer):
             received=torch.zeros((batch, self._pieces), dtype=torch.bool),
         )
 
-    def encode_group(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
-        """Reports of whole groups from their start.
-
-        ``h``: complex64 ``[batch, reports, num_subbands, num_rx_ant, num_tx_ant]``; ``report_index``: int64
-        ``[reports]``. Returns uint8 ``[batch, reports, payload_bytes]``. Raises InvalidField as ``encode`` does.
-        """
-        track = self.start(len(h))
-        payloads = [
-            self.encode_next(track, h[:, t], int(index)) for t, index in enumerate(report_index)
-        ]
-        return torch.stack(payloads, dim=1)
-
     def decode_group(
         self,
         payload: torch.Tensor,
@@ -259,13 +230,7 @@ class PredictiveQuantizer(CsiQuantizer):
         report_index: torch.Tensor,
         last: int | None = None,
     ) -> torch.Tensor:
-        """CSI tracked through whole groups from their start.
-
-        ``payload``: uint8 ``[batch, reports, payload_bytes]``; ``present``: bool ``[batch, reports]``, False where a
-        report is lost (its payload is not looked at); ``report_index``: int64 ``[reports]``. Returns complex64
-        ``[batch, reports, num_subbands, num_rx_ant, num_tx_ant]`` of the ``last`` reports (default: all): after a lost
-        report the filter's prediction, zeros before anything has arrived.
-        """
+        """See :class:`CsiQuantizer`: after a lost report the filter's prediction, zeros before anything has arrived."""
         track = self.start(len(payload))
         kept = len(report_index) - (len(report_index) if last is None else last)
         tracked = []
@@ -273,12 +238,12 @@ class PredictiveQuantizer(CsiQuantizer):
             self.decode_next(track, payload[:, t], present[:, t], int(index))
             if t >= kept:
                 tracked.append(track.now)
-        return self.csi_of(torch.stack(tracked, dim=1))
+        csi = self._content.csi(self._rows_of(torch.stack(tracked, dim=1).flatten(0, 1)))
+        return csi.view(len(payload), -1, *self.shape)
 
-    def csi_of(self, components: torch.Tensor) -> torch.Tensor:
-        """``[batch, reports, components]`` of a track to CSI ``[batch, reports, …]``."""
-        rows = self._rows_of(components.flatten(0, 1))
-        return self._content.csi(rows).view(*components.shape[:2], *self.shape)
+    def csi_of(self, track: Track, items: torch.Tensor) -> torch.Tensor:
+        """CSI of some items of a track: ``[len(items), …]``."""
+        return self._content.csi(self._rows_of(track.now[items]))
 
     def _rows_of(self, components: torch.Tensor) -> torch.Tensor:
         """``[batch, components]`` to rows ``[batch, num_subbands, num_rows, num_tx_ant]``."""
@@ -634,3 +599,20 @@ def _dominant(h: torch.Tensor) -> torch.Tensor:
 def _similarity(truth: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
     """SGCS of CSI ``[batch, …]`` against dominant directions ``truth``."""
     return (truth.conj() * _dominant(csi)).sum(-1).abs().square().mean(-1)
+
+
+def rvq(request: QuantizerRequest) -> CsiQuantizer:
+    """``rvq`` as a link asks for it, with each of its memories."""
+    if request.memory == "predictive":
+        return PredictiveQuantizer(
+            request.num_rx_ant,
+            request.num_tx_ant,
+            request.bits,
+            request.max_doppler_hz,
+            request.period_slots,
+            request.content,
+        )
+    inner = RvqQuantizer(
+        request.content.num_rows, request.num_tx_ant, request.bits, weights=request.content.weights
+    )
+    return request.over_rows(inner)

@@ -22,6 +22,7 @@ from semlink.errors import InvalidField
 from semlink.links import MAX_BITS, NUM_SUBBANDS
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.packing import pack, unpack
+from semlink.signal.csi.request import QuantizerRequest
 from semlink.signal.csi.transform import from_angular_delay, to_angular_delay
 
 LEVEL_RANGE_DB: Final = (-21.0, 3.0)
@@ -192,3 +193,10 @@ class ScalarQuantizer(CsiQuantizer):
         )
         x = x.scatter(1, others, values).scatter(1, strongest[:, None], peak.to(x.dtype))
         return from_angular_delay(x.to(torch.complex64), self.num_rx_ant, self.num_tx_ant)
+
+
+def scalar(request: QuantizerRequest) -> CsiQuantizer:
+    """``scalar`` as a link asks for it."""
+    return request.over_rows(
+        ScalarQuantizer(request.content.num_rows, request.num_tx_ant, request.bits)
+    )

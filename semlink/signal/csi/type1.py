@@ -36,6 +36,7 @@ from semlink.signal.csi.beams import (
 from semlink.signal.csi.cqi import cqi_widths, decode_cqi, encode_cqi
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.packing import pack, unpack
+from semlink.signal.csi.request import QuantizerRequest
 
 ASSUMED_SNR_DB: Final = 10.0
 """At which the encoder compares rates. The reports of the standard depend on the UE's SNR, ours must not."""
@@ -178,18 +179,13 @@ class TypeIQuantizer(CsiQuantizer):
 
     Decodes to CSI whose first ``num_layers`` rows are the reported precoding vectors, conjugated, at the reported
     gain, layers in the codebook's order. Re-quantising decoded CSI gives the same precoder. Raises InvalidField naming
-    ``link.feedback.bits`` (with the nearest size), ``link.num_layers`` or ``link.num_tx_ant``.
+    ``link.feedback.bits`` (with the nearest size) or ``link.num_layers``.
     """
 
     name = "type1"
 
     def __init__(self, num_rx_ant: int, num_tx_ant: int, bits: int, num_layers: int) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
-        if num_tx_ant < 2:
-            raise InvalidField(
-                f"link.num_tx_ant is {num_tx_ant}, type1 has codebooks for 2, 4, 8, 16, 32",
-                field="link.num_tx_ant",
-            )
         layers_allowed(self.name, num_rx_ant, num_tx_ant, num_layers)
         panel = Panel.from_num_ports(num_tx_ant)
         offered = formats(panel, num_layers)
@@ -297,3 +293,10 @@ class TypeIQuantizer(CsiQuantizer):
         rates = -torch.log2(_inverse_diagonal(gram + eye))
         weights = 1 - LAYER_WEIGHT_STEP * torch.arange(self.num_layers, device=rates.device)
         return (weights[:, None, None, None] * rates).sum(0)
+
+
+def type1(request: QuantizerRequest) -> CsiQuantizer:
+    """``type1`` as a link asks for it: its reports are made for a rank, the number of layers."""
+    return TypeIQuantizer(
+        request.num_rx_ant, request.num_tx_ant, request.bits, request.content.num_rows
+    )

@@ -13,8 +13,9 @@ from kb_service.prediction import LINEAR
 from lab.training.channel_dataset import drop, fewer_antennas
 from semlink.errors import InvalidField
 from semlink.links import NUM_SUBBANDS, default_link
-from semlink.signal.csi import PredictiveQuantizer, content_of, quantizer_for
+from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import LayerRows, WholeChannel, phase_factor, rows_of_layers
+from semlink.signal.csi.predictive import PredictiveQuantizer
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.v1 import common_pb2 as pb
 
@@ -250,7 +251,7 @@ def test_both_ends_stay_in_step(layers: int) -> None:
         quantizer.decode_next(theirs, payload, here, t)
         for name in ("now", "before", "p11", "p12", "p22", "power", "fading"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), (t, name)
-    assert not quantizer.csi_of(theirs.now[:, None])[..., layers:, :].any()
+    assert not quantizer.csi_of(theirs, torch.arange(len(h)))[..., layers:, :].any()
 
 
 def test_a_still_channel_becomes_clear_and_beats_reports_alone() -> None:

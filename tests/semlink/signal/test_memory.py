@@ -17,13 +17,12 @@ from semlink.services import ReceiverService
 from semlink.settings import Settings
 from semlink.signal import feedback
 from semlink.signal.csi import (
-    PredictiveQuantizer,
     content_of,
     doppler_hz,
     quantizer_for,
 )
 from semlink.signal.csi.layers import Content, LayerRows, WholeChannel
-from semlink.signal.csi.predictive import Track
+from semlink.signal.csi.predictive import PredictiveQuantizer, Track
 from semlink.signal.csi.rvq import RvqQuantizer
 from semlink.signal.feedback import (
     ReportHistory,
@@ -137,9 +136,8 @@ def test_a_little_rounding_stays_little() -> None:
             value = getattr(rough, name)
             noise = torch.randn(value.shape, generator=generator)
             setattr(rough, name, value * (1 + 1e-6 * noise))
-    assert (
-        error_db(quantizer.csi_of(exact.now[:, None]), quantizer.csi_of(rough.now[:, None])) < -70
-    )
+    users = torch.arange(8)
+    assert error_db(quantizer.csi_of(exact, users), quantizer.csi_of(rough, users)) < -70
 
 
 def test_a_still_channel_becomes_clear() -> None:

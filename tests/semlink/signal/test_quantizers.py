@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from semlink.errors import InvalidField
-from semlink.links import MAX_BITS, NUM_RX_ANT, NUM_SUBBANDS, NUM_TX_ANT, QUANTIZERS, default_link
+from semlink.links import MAX_BITS, NUM_RX_ANT, NUM_SUBBANDS, NUM_TX_ANT, default_link
+from semlink.quantizers import quantizer_spec, quantizer_specs
 from semlink.signal.csi import CsiQuantizer, quantizer_for
 from semlink.signal.csi.packing import pack, unpack
 from semlink.signal.csi.rvq import (
     OFFERED_RX,
-    OFFERED_TX,
     block_matmul,
     gaussian_cells,
     spread_bits,
@@ -26,7 +26,7 @@ from semlink.signal.csi.rvq import (
 from semlink.signal.csi.transform import PANELS, from_angular_delay, to_angular_delay
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 
-ANY_LENGTH = [name for name in QUANTIZERS if name not in ("type1", "etype2")]
+ANY_LENGTH = [spec.name for spec in quantizer_specs() if spec.any_bits or spec.bound]
 """Schemes of any number of bits; the codebooks of TS 38.214 have a few (test_codebooks)."""
 
 
@@ -119,7 +119,7 @@ def test_any_configuration_gives_exactly_its_bits_or_names_the_field(
     position = int(math.log2(taps))
     offered = {
         "scalar": position <= bits <= position + 24 + 2 * 16 * (taps - 1),
-        "rvq": num_tx_ant in OFFERED_TX and num_rx_ant in OFFERED_RX,
+        "rvq": num_tx_ant in quantizer_spec("rvq").num_tx_ant and num_rx_ant in OFFERED_RX,
     }[name]
     if not offered:
         with pytest.raises(InvalidField) as error:
@@ -317,7 +317,7 @@ def test_gaussian_cells_are_centroids() -> None:
     assert errors[1] == pytest.approx(1 - 2 / math.pi, rel=1e-6)
 
 
-@given(st.lists(st.floats(1e-3, 10), min_size=1, max_size=30), st.integers(0, 200))
+@given(st.lists(st.floats(2**-10, 10, width=32), min_size=1, max_size=30), st.integers(0, 200))
 def test_tail_bits_go_where_they_help_most(variance: list[float], bits: int) -> None:
     bits = min(bits, 6 * len(variance))
     # A row's bits depend on the row alone.
