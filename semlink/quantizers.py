@@ -183,3 +183,8 @@ register_quantizer(
 
 BUILT_IN: Final = tuple(_specs)
 """Names of the quantisers that come with the system."""
+
+
+def weight_prefixes() -> tuple[str, ...]:
+    """How the names of all quantisers' files in ``weights_dir`` begin."""
+    return tuple(prefix for spec in quantizer_specs() for prefix in spec.weights)

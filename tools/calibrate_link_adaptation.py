@@ -70,7 +70,7 @@ def run(
         threshold, width = known.threshold_db, known.width_db
     else:
         threshold, width = thresholds(blocks, seed)
-    dataset = cached_link_dataset(Settings().cache_dir, **LINK_DATASET)
+    dataset = cached_link_dataset(**LINK_DATASET)
     shift, log_spread = fit_promise(dataset, dataset_links())
     content = {
         "command": "python -m tools.calibrate_link_adaptation",

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from lab.evaluation.cache import ROOT
 from lab.evaluation.compare_reports import MARGINS, Pooled, compare_pooled, print_pooled, read
-from lab.evaluation.report import ROOT, write_compact
+from lab.evaluation.report import write_compact
 from semlink.errors import InvalidField, NotFound
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from lab.benchmarks.gallery_samples import VERSION, GallerySampler, real_vectors
+from lab.benchmarks.gallery_samples import GallerySampler, real_vectors
+from lab.evaluation.cache import Cache
 from lab.evaluation.report import Report, Row
 from receiver.building import build_index
 from receiver.index import VectorIndex
@@ -33,7 +34,6 @@ from semlink.errors import InvalidField
 from semlink.progress import progress
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.spaces import space_of, task_of
-from semlink.settings import Settings
 
 K: Final = 10
 MARGIN: Final = 0.001
@@ -66,8 +66,8 @@ def run(
     """Measure and write ``out/bench-gallery.json``. The vectors and indices stay in ``folder`` (default: the cache)."""
     started = time.monotonic()
     real = real_vectors(corpus)
-    label = f"{corpus}-{heads_sha256(space_of(corpus))[:12]}-{items}-{VERSION}"
-    folder = (folder or Settings().cache_dir / "bench-gallery") / label
+    label = f"{corpus}-{heads_sha256(space_of(corpus))[:12]}-{items}"
+    folder = folder / label if folder else Cache("bench-gallery", GallerySampler).path(label)
     sampler = GallerySampler(real)
     vectors = _vectors(folder, sampler, items)
     queries, owner = sampler.queries()

@@ -31,8 +31,6 @@ from semlink.semantics.encoders import load_heads
 from semlink.semantics.spaces import space_of
 
 COMPONENTS: Final = 64
-VERSION: Final = 2
-"""Raised when other vectors are drawn from the same real ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
+from kb_service.channel_knowledge import fingerprint
 from kb_service.prediction import CsiPredictor
+from lab.evaluation.cache import Cache
+from semlink.errors import Unavailable
 from semlink.links import default_link, stable_seed
+from semlink.quantizers import weight_prefixes
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import Content
 from semlink.signal.feedback import HISTORY_REPORTS
@@ -193,3 +197,33 @@ def measured(
         )
         for name, predictor in predictors.items()
     }
+
+
+class PredictorFigures:
+    """Measured figures of predictors, cached: what depends on a predictor's weights beside sources.
+
+    ``measure``: the function that measures them.
+    """
+
+    def __init__(self, measure: Callable[..., object]) -> None:
+        self._table = Cache("csi-figures", measure, weights=weight_prefixes()).table("predictors")
+        self._fingerprints: dict[str, str] = {}
+
+    def key(self, predictor: str, *place: object) -> list[object]:
+        """Of a predictor's figures at a place: the weights that it had at first are part of it."""
+        known = self._fingerprints.setdefault(predictor, fingerprint(predictor))
+        return [predictor, known, *place]
+
+    def missing(self, predictors: Sequence[str], *place: object) -> list[str]:
+        """The predictors without figures at a place."""
+        return [name for name in predictors if self.key(name, *place) not in self._table]
+
+    def get(self, predictor: str, *place: object) -> Any:
+        """Figures that are there. Raises KeyError where they are not."""
+        return self._table.get(self.key(predictor, *place))
+
+    def put(self, value: Any, predictor: str, *place: object) -> None:
+        """Add figures. Raises Unavailable where the predictor got other weights meanwhile."""
+        if fingerprint(predictor) != self._fingerprints.get(predictor, fingerprint(predictor)):
+            raise Unavailable(f"{predictor} got other weights while it was measured; run it again")
+        self._table.put(value, self.key(predictor, *place))

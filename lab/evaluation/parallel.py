@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import psutil
 
-from lab.evaluation.report import program_hash, weights_hash
+from lab.evaluation.cache import program_hash, weights_hash
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.progress import progress
 

@@ -19,19 +19,7 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
-from semlink.settings import Settings
-
-ROOT = Path(__file__).resolve().parents[2]
-SERVICES: Final = ("semlink", "transmitter", "channel_service", "receiver", "kb_service")
-MEASURING: Final = (
-    "lab/experiments/sweep.py",
-    "lab/experiments/retrieval_sweep.py",
-    "lab/evaluation/rewrite_cache.py",
-    "lab/evaluation/local_system.py",
-)
-"""The lab's part in what is measured over the link; the rest draws and prints."""
-TABLES: Final = ("link-adaptation.json", "predictors.json")
-"""Files of ``weights/`` beside tensors that the services read."""
+from lab.evaluation.cache import ROOT, program_hash, weights_hash, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,36 +167,10 @@ def pick(rows: Iterable[Row], **coordinates: object) -> list[Row]:
     return [r for r in rows if all(getattr(r, k) == v for k, v in coordinates.items())]
 
 
-def weights_hash() -> str:
-    """A hash over every shipped weight file and table: figures of different weights are not compared by mistake."""
-    digest = blake2b(digest_size=8)
-    tables = [path for name in TABLES if (path := Settings().weights_dir / name).exists()]
-    for path in sorted([*Settings().weights_dir.glob("*.safetensors"), *tables]):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def program_hash() -> str:
-    """A hash over the sources that a figure over the link can depend on."""
-    digest = blake2b(digest_size=8)
-    for folder in (*SERVICES, "lab"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if folder == "lab" and path.relative_to(ROOT).as_posix() not in MEASURING:
-                continue
-            digest.update(path.relative_to(ROOT).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def inputs_hash(plan: Mapping[str, Any]) -> str:
     """A hash over all that a report comes from: plan, weights, all sources, an added corpus's files."""
     digest = blake2b(json.dumps(plan, sort_keys=True).encode(), digest_size=8)
-    digest.update(weights_hash().encode())
-    for folder in (*SERVICES, "lab"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode())
-            digest.update(path.read_bytes())
+    digest.update((weights_hash() + program_hash()).encode())
     if corpus := plan.get("corpus"):
         digest.update(corpus_hash(corpus).encode())
     return digest.hexdigest()
@@ -267,9 +229,7 @@ def sign(
         measured_s = max(measured_s, before.get("measured_s", before["seconds"]))
     content |= {"plan": plan, "inputs": inputs_hash(plan), "measured_s": measured_s}
     content |= {"quick": True} if quick else {}
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, lambda part: part.write_text(json.dumps(content, indent=1) + "\n"))
 
 
 def _commit() -> str:

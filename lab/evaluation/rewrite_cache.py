@@ -18,11 +18,10 @@ from rich.console import Console
 
 from kb_service.llm import MODEL_NAME
 from kb_service.rewriting import PROMPT_VERSION, Rewriter, Task, task_of
-from lab.evaluation.jsonl import append_line, whole_lines
+from lab.evaluation.cache import Cache, append_line, whole_lines
 from semlink.corpora.corpus import Item, Split
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import NotFound
-from semlink.models import cache_dir
 from semlink.progress import progress
 from semlink.settings import Settings
 from semlink.store import Store
@@ -111,7 +110,8 @@ class RewriteCache:
 
     def __init__(self, path: Path | None = None) -> None:
         name = f"rewrites-{MODEL_NAME}-{PROMPT_VERSION}.jsonl"
-        self.path = path or cache_dir() / "rewrite-bank" / name
+        # an entry is named by all that it depends on, as in the store of the knowledge base
+        self.path = path or Cache("rewrite-bank").path(name)
         self._known: dict[tuple[str, float], knowledge_pb2.RewriteSet] = {}
         for entry in whole_lines(self.path):
             found = knowledge_pb2.RewriteSet()

@@ -24,9 +24,9 @@ from rich.table import Table
 
 from kb_service.prediction import predictors_for
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
-from lab.evaluation.cache import FigureCache
 from lab.evaluation.csi_prediction_samples import (
     Figures,
+    PredictorFigures,
     Reports,
     decoded,
     draw_drops,
@@ -35,8 +35,7 @@ from lab.evaluation.csi_prediction_samples import (
 )
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds, pick
-from lab.experiments.plotting import Line, Panel, draw
-from lab.experiments.runner import drawn
+from lab.experiments.plotting import Line, Panel, draw, drawn
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
@@ -171,7 +170,7 @@ def run(
 def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> CellFigures:
     """Figures of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
     # samples are drawn once a cell, and not at all where nothing is missing
-    kept = FigureCache(NAME)
+    kept = PredictorFigures(measure_cell)
     names = [_predictors(plan, cell, where) for where in plan.places()]
     todo = [
         (where, asked if fresh else kept.missing(asked, cell, where, plan.drops))
@@ -206,7 +205,7 @@ def _measure(
     plan: Plan,
     cell: Cell,
     todo: Sequence[tuple[Mapping[str, Any], Sequence[str]]],
-    kept: FigureCache,
+    kept: PredictorFigures,
 ) -> None:
     """Measure some predictors at some places, each kept as it comes."""
     config = link(cell[0], cell[1], GOAL_BITS)

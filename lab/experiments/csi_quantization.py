@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lab.evaluation.cache import JsonlCache, csi_figures_path, sources_hash
+from lab.evaluation.cache import Cache, JsonlTable
 from lab.evaluation.csi_metrics import (
     BOUNDS,
     CHANNEL,
@@ -30,30 +30,16 @@ from lab.evaluation.csi_metrics import (
 from lab.evaluation.csi_samples import Condition, draw_samples
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds, pick
-from lab.experiments.plotting import Line, Panel, draw
+from lab.experiments.plotting import Line, Panel, draw, drawn
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
-from lab.experiments.runner import drawn
 from lab.experiments.tables import print_panel
 from semlink.errors import InvalidField
 from semlink.links import MAX_BITS
 from semlink.progress import track
-from semlink.quantizers import quantizer_spec
+from semlink.quantizers import quantizer_spec, weight_prefixes
 from semlink.signal.csi import quantizer_for
 
 NAME: Final = "csi-rate"
-SOURCES: Final = (
-    "lab/training/channel_dataset.py",
-    "lab/evaluation/csi_metrics.py",
-    "lab/evaluation/csi_samples.py",
-    "lab/evaluation/feedback_memory.py",
-    "lab/experiments/rate_distortion.py",
-    "channel_service/estimation.py",
-    "channel_service/fading.py",
-    "semlink/links.py",
-    "semlink/quantizers.py",
-    "semlink/signal",
-)
-"""What the figures depend on; the rest draws and prints."""
 BITS: Final = (8, 16, 32, 64, 128, 256, 512, 1024)
 FORMS: Final[tuple[tuple[str, str], ...]] = (
     ("scalar", ""),
@@ -220,8 +206,9 @@ def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> Seed:
     }
 
 
-def _kept() -> JsonlCache:
-    return JsonlCache(csi_figures_path(NAME, sources_hash(SOURCES)))
+def _kept() -> JsonlTable:
+    producers = (measured, references, draw_samples, training_spectrum)
+    return Cache("csi-figures", *producers, weights=weight_prefixes()).table(NAME)
 
 
 def run(
@@ -329,7 +316,7 @@ def _reference_rows(plan: Plan, *, fresh: bool) -> list[Row]:
     ]
 
 
-def _spectrum(plan: Plan, scenario: str, kept: JsonlCache, *, fresh: bool) -> NDArray[np.float64]:
+def _spectrum(plan: Plan, scenario: str, kept: JsonlTable, *, fresh: bool) -> NDArray[np.float64]:
     link = Condition(scenario, scenario).link(plan.snr_db, "none", 0)
     antennas = (link.num_tx_ant, link.num_rx_ant)
     place = ["spectrum", scenario, *antennas, plan.training_drops]

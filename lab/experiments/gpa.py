@@ -7,7 +7,6 @@ is drawn with as many clips as test: choices made on 300 clips would be choices 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
+from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds
 from lab.experiments.tables import print_rows
@@ -44,12 +44,9 @@ from lab.training.prototypes import (
 from lab.training.sinkhorn_biases import TEMPERATURES, TRAINING_QUERIES
 from semlink.corpora.corpus import Corpus, Split
 from semlink.errors import InvalidField
-from semlink.models import cache_dir
 from semlink.semantics.sinkhorn import sinkhorn_bias
 
 NAME: Final = "gpa"
-RANKS_VERSION: Final = 1
-"""Raised whenever the same model would give other ranks."""
 CUTOFFS: Final = (1, 5, 10)
 WAYS: Final = {"t2a": "text-to-audio", "a2t": "audio-to-text", "a2t+sk": "audio-to-text, Sinkhorn"}
 
@@ -271,10 +268,9 @@ def _corpus(train: int, val: int, test: int) -> Corpus:
 
 
 def ranks_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
-    """Where :func:`ranks_of` keeps ranks: a name by all that they depend on."""
-    key = json.dumps([model_path(recipe, corpus, seed).name, TEMPERATURES, RANKS_VERSION])
-    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    return cache_dir() / "gpa" / f"{corpus.info.name}-ranks-{digest}.safetensors"
+    """Where :func:`ranks_of` keeps ranks: a name by all that they depend on beside the sources."""
+    key = key_of(json.dumps([model_path(recipe, corpus, seed).name, TEMPERATURES]))
+    return Cache("gpa-ranks", _measured).path(f"{corpus.info.name}-{key}.safetensors")
 
 
 def ranks_of(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Ranks:
@@ -282,12 +278,9 @@ def ranks_of(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Ranks:
     path = ranks_path(recipe, corpus, seed)
     if not path.is_file():
         model, _ = trained(recipe, corpus, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with one_thread():
-            found = _measured(model, corpus, recipe.start)
-        temporary = path.with_suffix(".part")
-        save_file(asdict(found), temporary)
-        temporary.replace(path)
+            found = asdict(_measured(model, corpus, recipe.start))
+        write_whole(path, partial(save_file, found))
     return Ranks(**load_file(path))
 
 

@@ -11,7 +11,6 @@ captions of other pictures, which no style gives away.
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 import time
@@ -29,7 +28,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
-from lab.evaluation.cache import JsonlCache
+from lab.evaluation.cache import Cache, JsonlTable, key_of
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds
 from lab.experiments.tables import print_rows
@@ -58,7 +57,7 @@ from semlink.corpora.corpus import Split
 from semlink.corpora.noisy import N_KEY, NOISE_KINDS, NoiseKind, NoisyText
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
-from semlink.models import cache_dir, file_sha256
+from semlink.models import file_sha256
 from semlink.progress import track
 from semlink.semantics.encoders import load_heads, text_tokens
 from semlink.semantics.heads import Head
@@ -68,8 +67,6 @@ from semlink.semantics.student import SentenceScorer
 
 NAME: Final = "itrieval"
 SPACE: Final = "image"
-FIGURES_VERSION: Final = 1
-"""Raised whenever the same heads, students and texts would give other figures."""
 SETTINGS: Final = ("zero-shot", "fine-tuned")
 STUDENTS: Final[dict[str, Recipe]] = {
     "itrieval-kd": Recipe(),
@@ -81,8 +78,6 @@ SERVED: Final = "itrieval-kd"
 FINE_RATES: Final = (1e-4, 5e-4)
 FINE_EPOCHS: Final = 2
 FINE_BATCH: Final = 128
-FINE_VERSION: Final = 1
-"""Raised whenever the same rate, data and seed would train another head."""
 LONG_NOISE: Final = 12
 """Captions of other pictures in a long text: 15 sentences, some 200 word pieces."""
 
@@ -244,25 +239,23 @@ class Bench:
     def head(self, rate: float, epochs: int, seed: int, *, fresh: bool = False) -> Head:
         """A fine-tuned text head, from the cache or trained now."""
         sha256 = file_sha256(weights_of(SPACE, "heads"))
-        key = [FINE_VERSION, rate, epochs, FINE_BATCH, seed, sha256, *self.keys["train"]]
-        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
-        path = cache_dir() / "students" / f"{SPACE}-head-{digest}.safetensors"
-        if fresh or not path.is_file():
+        key = key_of(json.dumps([1, rate, epochs, FINE_BATCH, seed, sha256, *self.keys["train"]]))
+
+        def make(path: Path) -> None:
             with one_thread():
                 tuned = fine_tuned(self.heads["text"], self.train, rate, seed, epochs=epochs)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part")
-            save_file(tuned.state_dict(), temporary)
-            temporary.replace(path)
+            save_file(tuned.state_dict(), path)
+
+        cache = Cache("students", fine_tuned)
+        path = cache.entry(f"{SPACE}-head-{key}.safetensors", make, fresh=fresh)
         head = copy.deepcopy(self.heads["text"])
         head.load_state_dict(load_file(path))
         return head.eval().requires_grad_(False)
 
-    def kept(self) -> JsonlCache:
+    def kept(self) -> JsonlTable:
         """What was measured on these splits with the shipped heads."""
-        key = [FIGURES_VERSION, file_sha256(weights_of(SPACE, "heads")), self.keys]
-        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
-        return JsonlCache(cache_dir() / "students" / f"{SPACE}-figures-{digest}.jsonl")
+        key = key_of(json.dumps([file_sha256(weights_of(SPACE, "heads")), self.keys]))
+        return Cache("student-figures", measure_cell).table(f"{SPACE}-{key}")
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,6 @@ keeps.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import time
@@ -27,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 from kb_service.filtering import accept_all, filter_rewrites
 from kb_service.rewriting import task_of
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
-from lab.evaluation.cache import sources_hash
+from lab.evaluation.cache import Cache, key_of
 from lab.evaluation.filter_calibration import ALPHAS, Judged, chosen_alpha, detection, judged
 from lab.evaluation.hallucination_labels import Labelled, controlled, hallucinates, read_labels
 from lab.evaluation.parallel import one_thread
@@ -48,7 +47,7 @@ from semlink.corpora.corpus import Split
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.methods import METHODS, Fusion
-from semlink.models import MODELS, cache_dir, file_sha256
+from semlink.models import MODELS, file_sha256
 from semlink.progress import track
 from semlink.semantics.encoders import load_heads, semantic_encoder
 from semlink.semantics.fusion import fuse
@@ -64,7 +63,6 @@ VAL_QUERIES: Final = 100
 TEST_QUERIES: Final = 50
 """Of each of three seeds' queries."""
 TRAINING_TASKS: Final[tuple[Task, ...]] = ("person",)
-SOURCES: Final = ("kb_service", "lab/evaluation/filter_calibration.py", "semlink/semantics")
 """What judging labels and encoding texts depend on."""
 
 
@@ -157,19 +155,19 @@ def asked(
     corpus = corpus_named(default_corpus(task))
     items = corpus.items(split)
     key = [task, split, texts, describe_data(corpus), file_sha256(weights_of(task, "heads"))]
-    path = _cache_path(f"encoded-{task}-{split}", key, "safetensors")
-    if fresh or not path.is_file():
+
+    def make(path: Path) -> None:
         with one_thread():
             data = split_data(corpus, split)
             found = {
                 "texts": semantic_encoder(task).components("text", texts)[:, 0].copy(),
                 "gallery": embed(load_heads(task)["media"], data.media)[: len(items)].copy(),
             }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file(found, temporary)
-        temporary.replace(path)
-    encoded = load_file(path)
+        save_file(found, path)
+
+    name = f"encoded-{task}-{split}-{key_of(json.dumps(key))}.safetensors"
+    producers = (semantic_encoder, split_data, embed)
+    encoded = load_file(Cache(NAME, *producers).entry(name, make, fresh=fresh))
     ends = np.cumsum([1 + len(found.rewrites) for found in sets])
     theirs = np.array([item.identity for item in items])
     return Asked(
@@ -179,12 +177,6 @@ def asked(
         encoded["gallery"],
         np.array([source.item.identity for source in chosen])[:, None] == theirs[None, :],
     )
-
-
-def _cache_path(name: str, key: object, kind: str) -> Path:
-    whole = json.dumps([sources_hash(SOURCES), key])
-    digest = hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
-    return cache_dir() / NAME / f"{name}-{digest}.{kind}"
 
 
 def fused_features(queries: Asked, way: Way, alpha: float) -> NDArray[np.float32]:
@@ -319,15 +311,13 @@ def labelled(split: Split, number: int = 0) -> list[Labelled]:
 def judged_labels(labels: Sequence[Labelled], *, fresh: bool = False) -> Judged:
     """:func:`lab.evaluation.filter_calibration.judged`: from the cache or judged now."""
     key = [[label.source, label.text, label.hallucinated] for label in labels]
-    path = _cache_path("judged", [key, MODELS["minilm"].sha256], "safetensors")
-    if fresh or not path.is_file():
+
+    def make(path: Path) -> None:
         with one_thread():
-            found = judged(labels)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file(asdict(found), temporary)
-        temporary.replace(path)
-    return Judged(**load_file(path))
+            save_file(asdict(judged(labels)), path)
+
+    name = f"judged-{key_of(json.dumps([key, MODELS['minilm'].sha256]))}.safetensors"
+    return Judged(**load_file(Cache(NAME, judged).entry(name, make, fresh=fresh)))
 
 
 def filter_rows(

@@ -9,8 +9,8 @@ from typing import Any, Final
 from kb_service.rewriting import task_of
 from lab.evaluation.report import Row
 from lab.evaluation.rewrite_cache import RewriteCache, item_of, load_rewriter
-from lab.experiments.plotting import Line, Panel
-from lab.experiments.runner import Figure, Figures, Study, drawn, line
+from lab.experiments.plotting import Line, Panel, drawn
+from lab.experiments.runner import Figure, Figures, Study, line
 from lab.experiments.sweep import IDEAL, PERFECT, PERSON, Point, Sampling, Scheme
 from semlink.errors import InvalidField
 from semlink.methods import METHODS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -282,3 +282,8 @@ def _errors(rows: Sequence[Row], scale: float) -> list[list[float]]:
         [scale * max(row.mean - low, 0.0) for row, (low, _) in zip(rows, ends, strict=True)],
         [scale * max(high - row.mean, 0.0) for row, (_, high) in zip(rows, ends, strict=True)],
     ]
+
+
+def drawn(lines: Iterable[Line]) -> list[Line]:
+    """The lines that have anything to show."""
+    return [one for one in lines if one.x]

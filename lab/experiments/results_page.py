@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from lab.evaluation.cache import ROOT, weights_hash
 from lab.evaluation.claims import Reports, judge_all
-from lab.evaluation.report import ROOT, Row, csv_text, pick, weights_hash, write_compact
+from lab.evaluation.report import Row, csv_text, pick, write_compact
 from lab.evaluation.templating import render
 from lab.experiments.plotting import Line, Panel, draw
 from lab.experiments.registry import TITLES

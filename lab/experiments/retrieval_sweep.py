@@ -7,18 +7,16 @@ import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lab.evaluation.jsonl import append_line, whole_lines
+from lab.evaluation.cache import Cache, JsonlTable, key_of
 from lab.evaluation.local_system import RecordingReceiver, RememberingEncoder, System, build_system
 from lab.evaluation.parallel import spread
-from lab.evaluation.report import corpus_hash, program_hash, weights_hash
+from lab.evaluation.report import corpus_hash
 from lab.experiments.sweep import Point, Sampling
 from lab.training.data import caption_groups
 from semlink.corpora.registry import (
@@ -173,43 +171,20 @@ async def _send(
     return judge(np.stack(receiver.features), np.array(erased), queries)
 
 
-class Measurements:
-    """What has been measured, kept in a file as it is measured: interrupted runs go on, other runs need not repeat it.
+def measurements(sampling: Sampling) -> JsonlTable:
+    """What this program measured with these weights and this sampling, by point and seed.
 
-    The file's name is a hash of all that a figure depends on beside its point: sampling, weights and program, and of an
-    added corpus its heads, codec and gallery. Lines are appended whole, never rewritten, so that experiments that run
-    at once may share it.
+    Interrupted runs go on, and experiments that run at once share it. Of an added corpus its heads, codec and gallery
+    count as well.
     """
+    head = {"sampling": repr(sampling)}
+    if sampling.corpus_name not in EMBEDDED:
+        head["corpus"] = corpus_hash(sampling.corpus_name)
+    return Cache("measurements", measure, weights=[""]).table(key_of(json.dumps(head), 10))
 
-    def __init__(self, folder: Path, sampling: Sampling) -> None:
-        head = {"sampling": repr(sampling), "weights": weights_hash(), "program": program_hash()}
-        if sampling.corpus_name not in EMBEDDED:
-            head["corpus"] = corpus_hash(sampling.corpus_name)
-        name = blake2b(json.dumps(head).encode(), digest_size=10).hexdigest()
-        self.path = folder / f"{name}.jsonl"
-        if not self.path.exists():
-            append_line(self.path, head)
-        self._done = {
-            line[0]: _from_text(line[1])
-            for line in whole_lines(self.path)
-            if isinstance(line, list)
-        }
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._done
-
-    def __getitem__(self, key: str) -> NDArray[np.float32]:
-        return self._done[key]
-
-    def keep(self, key: str, figures: NDArray[np.float32]) -> None:
-        """Append one point of one seed."""
-        self._done[key] = figures
-        append_line(self.path, [key, base64.b64encode(figures.tobytes()).decode()])
-
-    def forget(self) -> None:
-        """Remove the file and measure everything again."""
-        self.path.unlink(missing_ok=True)
-        self._done.clear()
+def _to_text(figures: NDArray[np.float32]) -> str:
+    return base64.b64encode(figures.tobytes()).decode()
 
 
 def _from_text(text: str) -> NDArray[np.float32]:
@@ -253,7 +228,7 @@ class Part:
 def measure(
     points: Iterable[Point],
     sampling: Sampling,
-    measurements: Measurements,
+    done: JsonlTable,
     title: str,
     prepare: Prepare | None = None,
     workers: str = "1",
@@ -265,14 +240,14 @@ def measure(
     points = list(points)
     needed = dict.fromkeys(point.measured() for point in points)
     cells = [(seed, point) for seed in range(sampling.seeds) for point in needed]
-    missing = [cell for cell in cells if _key(cell[1], cell[0]) not in measurements]
+    missing = [cell for cell in cells if _key(cell[1], cell[0]) not in done]
     # Points of the same channels follow each other, so that those are drawn once and need not stay.
     # Points of the same SNR share the users' observations.
     missing.sort(key=lambda cell: (cell[0], *_channels(cell[1]), cell[1].snr_db))
-    _sweep(missing, sampling, measurements, title, prepare, workers)
+    _sweep(missing, sampling, done, title, prepare, workers)
     outcomes = {
         point: Outcome(
-            *np.stack([measurements[_key(point, s)] for s in range(sampling.seeds)], axis=1)
+            *np.stack([_from_text(done.get(_key(point, s))) for s in range(sampling.seeds)], axis=1)
         )
         for point in needed
     }
@@ -286,7 +261,7 @@ def _channels(point: Point) -> tuple[str, float, int]:
 def _sweep(
     cells: Sequence[tuple[int, Point]],
     sampling: Sampling,
-    measurements: Measurements,
+    done: JsonlTable,
     title: str,
     prepare: Prepare | None,
     workers: str,
@@ -315,7 +290,7 @@ def _sweep(
             for number, figures in spread(measure_part, parts, workers):
                 part = parts[number]
                 for point, found in zip(part.points, figures, strict=True):
-                    measurements.keep(_key(point, part.seed), found)
+                    done.put(_to_text(found), _key(point, part.seed))
                     bar.advance(task)
     finally:
         _close_sessions()

@@ -2,7 +2,7 @@
 
 A report is unchanged when it was made by the same plan, weights, corpora and sources of services and lab (``inputs``).
 What did change takes from the caches all points and trainings that are still the same, see
-:class:`lab.experiments.retrieval_sweep.Measurements`.
+:func:`lab.experiments.retrieval_sweep.measurements`.
 """
 
 from __future__ import annotations

@@ -18,10 +18,15 @@ from lab.experiments.retrieval_metrics import (
     gap_closed_row,
     metric_rows,
 )
-from lab.experiments.retrieval_sweep import Measurements, Outcome, Prepare, measure, offered
+from lab.experiments.retrieval_sweep import (
+    Outcome,
+    Prepare,
+    measure,
+    measurements,
+    offered,
+)
 from lab.experiments.sweep import IDEAL, Point, Sampling
 from lab.experiments.tables import print_claims, print_panel
-from semlink.models import cache_dir
 
 Figures = Mapping[tuple[Point, str], Row]
 """The row of each measured point and metric."""
@@ -77,10 +82,10 @@ def run(
     """
     started = time.monotonic()
     points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
-    measurements = Measurements(cache_dir() / "measurements", study.sampling)
+    done = measurements(study.sampling)
     if fresh:
-        measurements.forget()
-    outcomes = measure(points, study.sampling, measurements, study.name, study.prepare, workers)
+        done.clear()
+    outcomes = measure(points, study.sampling, done, study.name, study.prepare, workers)
     report = Report(study.name)
     figures: dict[tuple[Point, str], Row] = {}
     for point, outcome in outcomes.items():
@@ -136,8 +141,3 @@ def line(
     """A line through the measured of ``(x, point)``."""
     found = [(x, figures[point, metric]) for x, point in points if (point, metric) in figures]
     return Line(label, [x for x, _ in found], [row for _, row in found], bound)
-
-
-def drawn(lines: Iterable[Line]) -> list[Line]:
-    """The lines that have anything to show."""
-    return [one for one in lines if one.x]

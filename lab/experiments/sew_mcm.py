@@ -6,7 +6,6 @@ what is trained already is kept in the cache directory. Test is read once, after
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.bootstrap import paired_difference
+from lab.evaluation.cache import Cache, key_of
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds
 from lab.experiments.tables import print_rows
@@ -33,13 +33,11 @@ from semlink.corpora.corpus import Corpus
 from semlink.corpora.pedestrians import Pedestrians
 from semlink.corpora.pedestrians.corpus import DEFAULT_IDENTITIES
 from semlink.errors import InvalidField
-from semlink.models import cache_dir
 from semlink.semantics.metrics import CUTOFFS, average_precision, ranked_relevance
 from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS, nearest, reranked
 
 NAME: Final = "sew-mcm"
 METRICS: Final = (*(f"r_at_{k}" for k in CUTOFFS), "map", "minp")
-FIGURES_VERSION: Final = 1
 """Raised whenever the same heads would give other figures."""
 PLAIN: Final = "plain"
 """What files call candidates as they come."""
@@ -233,8 +231,8 @@ def trained(
     if recipe and not before:
         what = [asdict(OBJECTIVES[objective]), asdict(recipe)]
     key = [objective, *what, describe_data(corpus), seed]
-    digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
-    folder = cache_dir() / NAME / f"{objective}-{seed}-{digest}"
+    digest = key_of(json.dumps(key, sort_keys=True))
+    folder = Cache(NAME, train, alignment_heads.run).path(f"{objective}-{seed}-{digest}")
     if fresh:
         for kept in folder.glob("*"):
             kept.unlink()
@@ -249,19 +247,17 @@ def trained(
 
 
 def _figures_on(folder: Path, corpus: Corpus) -> QueryFigures:
-    """Figures of trained heads on the test split of a corpus, kept beside the heads."""
-    key = json.dumps([FIGURES_VERSION, describe_data(corpus)], sort_keys=True)
-    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    path = folder / f"figures-{digest}.safetensors"
-    if not path.is_file():
+    """Figures of trained heads on the test split of a corpus, cached."""
+    key = key_of(json.dumps([folder.name, describe_data(corpus)], sort_keys=True))
+
+    def make(path: Path) -> None:
         heads, data = load_heads(folder), split_data(corpus, "test")
         found = query_figures(
             embed(heads["text"], data.text), embed(heads["media"], data.media), data
         )
-        temporary = path.with_suffix(".part")
-        save_file({kind or PLAIN: values for kind, values in found.items()}, temporary)
-        temporary.replace(path)
-    stored = load_file(path)
+        save_file({kind or PLAIN: values for kind, values in found.items()}, path)
+
+    stored = load_file(Cache(f"{NAME}-figures", query_figures).entry(f"{key}.safetensors", make))
     return {kind: stored[kind or PLAIN] for kind in KINDS}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lab.experiments.plotting import Panel
-from lab.experiments.runner import Figure, Figures, Study, drawn, line
+from lab.experiments.plotting import Panel, drawn
+from lab.experiments.runner import Figure, Figures, Study, line
 from lab.experiments.sweep import (
     IDEAL,
     JSCC,

@@ -40,7 +40,6 @@ from semlink.semantics.encoders import heads_sha256, load_heads
 from semlink.semantics.int8_tensors import pack, unpack
 from semlink.semantics.metrics import retrieval_metrics
 from semlink.semantics.spaces import weights_file
-from semlink.settings import Settings
 from semlink.tasks import TASKS
 
 SCORED_SNR_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
@@ -211,11 +210,8 @@ def _link_dataset(space: str) -> tuple[LinkDataset, str]:
     A task's: the emulated link, drawn now where it is not kept yet (many minutes). An added corpus's: the same where it
     is kept, else Rayleigh fading of the same sizes and SNRs, which is there at once.
     """
-    folder = Settings().cache_dir
-    if space in TASKS or link_dataset_path(folder, **LINK_DATASET).is_file():
-        return cached_link_dataset(
-            folder, **LINK_DATASET
-        ), "emulated link (lab.training.link_dataset)"
+    if space in TASKS or link_dataset_path(**LINK_DATASET).is_file():
+        return cached_link_dataset(**LINK_DATASET), "emulated link (lab.training.link_dataset)"
     return rayleigh_dataset(
         RAYLEIGH_FRAMES
     ), "Rayleigh fading (lab.training.codec.rayleigh_dataset)"

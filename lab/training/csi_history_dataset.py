@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -23,9 +24,9 @@ from safetensors.torch import load_file, save_file
 from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, Rays, draw_rays, frequency_response
 from kb_service.generators import context_of
+from lab.evaluation.cache import Cache, write_whole
 from lab.training.channel_dataset import MOMENTS_APART_SLOTS, TRAIN_MIX, USERS_PER_DROP
 from semlink.links import default_link, stable_seed
-from semlink.models import cache_dir
 from semlink.progress import progress
 from semlink.scenarios import SCENARIOS
 from semlink.signal.csi import content_of, quantizer_for
@@ -51,7 +52,6 @@ VALIDATION_BITS: Final = (16, 64, 256)
 VALIDATION_AGES: Final = (5, 6, 7, 8, 9)
 """The default link's; one drop each."""
 DROPS_PER_PART: Final = 16
-VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +88,12 @@ class Histories:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all, complex numbers as pairs of float16."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write a file, complex numbers as pairs of float16."""
         stored = {}
         for f in fields(self):
             value = getattr(self, f.name)
             stored[f.name] = torch.view_as_real(value).half() if value.is_complex() else value
-        part = path.with_suffix(".part")
-        save_file(stored, part)
-        part.replace(path)
+        save_file(stored, path)
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Self:
@@ -188,21 +185,17 @@ def _parts_of_training(rounds: int) -> list[list[tuple[str, int]]]:
     return [drops[i : i + DROPS_PER_PART] for i in range(0, len(drops), DROPS_PER_PART)]
 
 
-def folder() -> Path:
-    """Where the cache keeps the dataset."""
-    return cache_dir() / "csi-histories"
+def _save_drops(drops: Sequence[tuple[str, int]], path: Path) -> None:
+    Histories.joined([_training_drop(*drop) for drop in drops]).save(path)
 
 
 def training_histories(rounds: int = ROUNDS) -> Histories:
     """The training dataset, made on first use (minutes): ``rounds`` rounds of the training mix."""
-    paths = []
+    paths, cache = [], Cache("csi-histories", training_histories)
     parts = _parts_of_training(rounds)
     with progress() as bar:
         for i, drops in enumerate(bar.track(parts, description="CSI histories to train on")):
-            path = folder() / f"v{VERSION}-train-{i:03d}.safetensors"
-            paths.append(path)
-            if not path.is_file():
-                Histories.joined([_training_drop(*drop) for drop in drops]).save(path)
+            paths.append(cache.entry(f"v1-train-{i:03d}.safetensors", partial(_save_drops, drops)))
     return Histories.load(paths)
 
 
@@ -211,7 +204,7 @@ def validation_histories() -> Histories:
 
     Drops do not depend on the bits, so that the axis of bits is a paired comparison.
     """
-    path = folder() / f"v{VERSION}-val.safetensors"
+    path = Cache("csi-histories", training_histories).path("v1-val.safetensors")
     if not path.is_file():
         parts = []
         cases = list(itertools.product(VALIDATION_SCENARIOS, VALIDATION_SPEEDS_KMH))
@@ -232,7 +225,7 @@ def validation_histories() -> Histories:
                         bits=VALIDATION_BITS,
                         seed=stable_seed("csi-histories", "val", i),
                     )
-        Histories.joined(parts).save(path)
+        write_whole(path, Histories.joined(parts).save)
     return Histories.load([path])
 
 

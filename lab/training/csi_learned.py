@@ -8,6 +8,7 @@ configuration that is there is not made again.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,12 +21,13 @@ import typer
 from rich.progress import Progress
 from torch import nn
 
+from lab.evaluation.cache import Cache, key_of
 from lab.training.channel_dataset import TRAIN_MIX, drop, fewer_antennas
 from lab.training.csi_rvq import (
     SCORED_BITS,
     TEST_SEED,
     TRAIN_SEED,
-    _kept,
+    cached,
     drawn_channels,
     nmse_db_and_sgcs,
 )
@@ -374,16 +376,16 @@ def scores(name: str, weights: LearnedWeights, channels: dict[str, torch.Tensor]
     return table
 
 
-def scored_drops(work: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def scored_drops() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Validation and test channels ``[512, 8, 2, 32]`` by scenario. CDL-C's clusters are in the training mix."""
 
     def drawn(seed: int, scenarios: tuple[str, ...]) -> dict[str, torch.Tensor]:
         return {s: torch.cat([drop(s, seed + i, moments=1) for i in range(16)]) for s in scenarios}
 
     trained = ("umi-los", "umi-nlos", "uma-los", "uma-nlos")
-    validation = _kept(work / "validation.pt", lambda: drawn(VALIDATION_SEED, (*trained, "cdl-c")))
-    test = _kept(work / "test.pt", lambda: drawn(TEST_SEED, trained))
-    other = _kept(work / "test-cdl.pt", lambda: drawn(TEST_SEED, ("cdl-b", "cdl-c", "cdl-e")))
+    validation = cached("validation.pt", lambda: drawn(VALIDATION_SEED, (*trained, "cdl-c")))
+    test = cached("test.pt", lambda: drawn(TEST_SEED, trained))
+    other = cached("test-cdl.pt", lambda: drawn(TEST_SEED, ("cdl-b", "cdl-c", "cdl-e")))
     return validation, test | other
 
 
@@ -395,7 +397,7 @@ def train_learned(
     nmse_weight: Annotated[float, typer.Option(help="of NMSE against 1 − SGCS")] = 1.0,
     rounds: Annotated[int, typer.Option(help="of the training mix")] = 20,
     seed: int = 1,
-    work: Annotated[Path, typer.Option(help="where channels and checkpoints are kept")] = Path(
+    work: Annotated[Path, typer.Option(help="where checkpoints are kept")] = Path(
         "~/.cache/semlink/train-rvq"
     ),
     out: Annotated[Path | None, typer.Option(help="where the weights go")] = None,
@@ -412,16 +414,15 @@ def train_learned(
             field="configurations",
         )
     with progress() as bar:
-        full = drawn_channels(work, rounds, bar)
-        validation, test = scored_drops(work)
+        full = drawn_channels(rounds, bar)
+        validation, test = scored_drops()
         for name in names:
             path = out / f"learned-{name}.safetensors"
             checkpoint = work / f"learned-{name}.pt"
             if path.exists() and not fresh:
                 continue
             if fresh:
-                for kept in work.glob(f"learned-{name}*.pt"):
-                    kept.unlink()
+                checkpoint.unlink(missing_ok=True)
             torch.manual_seed(seed)
             h = seen_by(name, full)
             weights, stored, seconds = _trained(
@@ -476,10 +477,14 @@ def _trained(
 
     some = _shuffled(h, 7)[:24_000]
     with torch.no_grad():
-        tables = _kept(
-            checkpoint.with_name(checkpoint.stem + "-tables.pt"),
-            lambda: count_tables(weights_with(blank | _blank_tables()), some, seed),
+        key = [checkpoint.stem, codebooks_digest(codebooks), len(h), seed]
+        path = Cache("train-rvq", count_tables).entry(
+            f"tables-{key_of(json.dumps(key))}.pt",
+            lambda path: torch.save(
+                count_tables(weights_with(blank | _blank_tables()), some, seed), path
+            ),
         )
+        tables: dict[str, torch.Tensor] = torch.load(path)
     seconds = train_network(
         weights_with(tables),
         h,

@@ -1,7 +1,7 @@
 """Train the codebooks of the ``rvq`` quantiser: ``python -m lab.training.csi_rvq`` (about 15 minutes on two cores).
 
-Channels are drawn once (``--rounds`` rounds of :data:`lab.training.channel_dataset.TRAIN_MIX`, kept in the work
-directory) and seen by every antenna configuration. Each configuration is written when it is done; an interrupted run
+Channels are drawn once (``--rounds`` rounds of :data:`lab.training.channel_dataset.TRAIN_MIX`, kept in the cache)
+and seen by every antenna configuration. Each configuration is written when it is done; an interrupted run
 goes on from there.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,6 +22,7 @@ from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from lab.evaluation.cache import Cache
 from lab.training.channel_dataset import TRAIN_MIX, drop, fewer_antennas, training_drops
 from semlink.errors import InvalidField
 from semlink.settings import Settings
@@ -326,26 +328,27 @@ def configurations() -> list[tuple[str, int, int, int]]:
     ]
 
 
-def _kept(path: Path, make: Any) -> Any:
-    """What ``path`` keeps, made first when it is not there."""
-    if not path.exists():
-        part = path.with_suffix(".part")
-        torch.save(make(), part)
-        os.replace(part, path)
-    return torch.load(path)
+def cached(name: str, make: Callable[[], Any]) -> Any:
+    """Drawn channels of a name: from the cache, or drawn now."""
+    cache = Cache("train-rvq", training_drops)
+    return torch.load(cache.entry(name, lambda path: torch.save(make(), path)))
 
 
-def drawn_channels(work: Path, rounds: int, bar: Progress) -> torch.Tensor:
-    """``rounds`` rounds of the training mix, ``[n, 8, 2, 32]``, drawn once and kept in ``work``."""
+def _round(seed: int) -> torch.Tensor:
+    return torch.cat(list(training_drops(1, seed)))
+
+
+def drawn_channels(rounds: int, bar: Progress) -> torch.Tensor:
+    """``rounds`` rounds of the training mix, ``[n, 8, 2, 32]``, drawn once and cached."""
     per_round = sum(TRAIN_MIX.values())
     task = bar.add_task("channels", total=rounds)
     drawn = []
     for i in range(rounds):
         seed = TRAIN_SEED + i * per_round
         drawn.append(
-            _kept(
-                work / f"round-{seed}.pt",
-                lambda seed=seed: torch.cat(list(training_drops(1, seed))),
+            cached(
+                f"round-{seed}.pt",
+                partial(_round, seed),
             )
         )
         bar.advance(task)
@@ -354,19 +357,15 @@ def drawn_channels(work: Path, rounds: int, bar: Progress) -> torch.Tensor:
 
 def train_rvq(
     rounds: Annotated[int, typer.Option(help="Rounds of the training mix.")] = 20,
-    work: Annotated[Path, typer.Option(help="Keeps the drawn channels.")] = Path(
-        "~/.cache/semlink/train-rvq"
-    ),
     out: Annotated[Path | None, typer.Option(help="Where the weights go.")] = None,
     fresh: Annotated[bool, typer.Option(help="Train also what is there already.")] = False,
 ) -> None:
     """Train the codebooks of every antenna configuration."""
-    work, out = work.expanduser(), out or Settings().weights_dir
-    work.mkdir(parents=True, exist_ok=True)
+    out = out or Settings().weights_dir
     with Progress() as progress:
-        channels = drawn_channels(work, rounds, progress)
-        test = _kept(
-            work / "test.pt",
+        channels = drawn_channels(rounds, progress)
+        test = cached(
+            "test.pt",
             lambda: {
                 scenario: torch.cat([drop(scenario, TEST_SEED + i, moments=1) for i in range(16)])
                 for scenario in ("umi-los", "umi-nlos", "uma-los", "uma-nlos")

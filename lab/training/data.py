@@ -25,8 +25,7 @@ from lab.training.features import (
     other_takes,
 )
 from semlink.corpora.corpus import Corpus, Item, Split
-from semlink.corpora.registry import EMBEDDED
-from semlink.semantics.gallery import generator_version
+from semlink.corpora.registry import EMBEDDED, generator_version
 from semlink.semantics.int8_tensors import SCALE
 from semlink.semantics.metrics import retrieval_metrics
 

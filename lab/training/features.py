@@ -1,16 +1,16 @@
 """Frozen features of a corpus, computed once and kept in shards: what the heads are trained on.
 
-A shard is named by a digest of all that its content depends on (generator version and seed of an embedded corpus, the
-files of any other, item ids, captions, the backbone's SHA-256, the layout's version), so that a stale one is never
-read, an interrupted run goes on, and a set may move to another folder.
+A shard is an entry of the cache, named by a digest of what it is made from (generator version and seed of an embedded
+corpus, the files of any other, item ids, captions, the backbone's SHA-256), so that an interrupted run goes on and a
+set may move to another folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,21 +19,26 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.training import augmentation
 from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
 from semlink.corpora.media_io import fit_image
-from semlink.corpora.registry import EMBEDDED
-from semlink.models import MODELS, cache_dir
+from semlink.corpora.registry import EMBEDDED, generator_version
+from semlink.models import MODELS
 from semlink.progress import track
 from semlink.semantics.encoders import CANVAS, backbone_of, media_tokens, text_tokens
-from semlink.semantics.gallery import generator_version
 from semlink.semantics.tokens import Tokens, pad
 
 SHARD_ITEMS: Final = 128
-LAYOUT_VERSION: Final = {"minilm": 1, "efficientnet-lite0": 1, "whisper-tiny": 2}
-"""Raised whenever :mod:`semlink.semantics` computes other tokens from the same input."""
+LAYOUT: Final = {"minilm": 1, "efficientnet-lite0": 1, "whisper-tiny": 2}
+"""Part of the names by which shards are found since before sources were hashed; never raised."""
 
 Kind = Literal["media", "text"]
+
+
+def feature_cache() -> Cache:
+    """The cache of frozen features."""
+    return Cache("features", media_features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +90,19 @@ def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
 
 def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFeatures:
     items = corpus.items(split)
-    folder = cache_dir() / "features" / corpus.info.name
-    folder.mkdir(parents=True, exist_ok=True)
+    cache = feature_cache()
     groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
     paths = [
-        folder / f"{split}-{kind}-{_digest(corpus, group, kind, take)}.safetensors"
+        cache.path(
+            f"{corpus.info.name}/{split}-{kind}-{_digest(corpus, group, kind, take)}.safetensors"
+        )
         for group in groups
     ]
     missing = [(g, p) for g, p in zip(groups, paths, strict=True) if not p.is_file()]
     title = f"{corpus.info.name} {split} {kind} features" + (f", take {take}" if take else "")
     for group, path in track(missing, title):
         tokens = _media_tokens(corpus, group, take) if kind == "media" else _caption_tokens(group)
-        _save(tokens, path)
+        write_whole(path, partial(_save, tokens))
     shards = [load_file(path) for path in paths]
     lengths = np.concatenate([shard["lengths"] for shard in shards])
     values = np.concatenate([shard["values"] for shard in shards])
@@ -109,14 +115,14 @@ def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFe
 def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str:
     task = corpus.info.task
     model = backbone_of(task) if kind == "media" else "minilm"
-    parts: list[object] = [LAYOUT_VERSION[model], kind, task, MODELS[model].sha256]
+    parts: list[object] = [LAYOUT[model], kind, task, MODELS[model].sha256]
     if kind == "media":
         parts += [*_origin(corpus, group), [i.item_id for i in group]]
     else:
         parts += [[item.captions for item in group]]
     if take:
-        parts += ["take", take, augmentation.VERSION]
-    return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+        parts += ["take", take, 1]
+    return key_of(repr(parts), 10)
 
 
 def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
@@ -162,7 +168,4 @@ def _save(tokens: Tokens, path: Path) -> None:
         "values": np.concatenate(rows),
         "lengths": np.array([len(row) for row in rows], dtype=np.int64),
     }
-    # Renamed when whole: an interrupted run leaves no half shard.
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    save_file(content, temporary)
-    temporary.replace(path)
+    save_file(content, path)

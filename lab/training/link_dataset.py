@@ -22,6 +22,7 @@ from rich.progress import track
 from safetensors.numpy import load_file, save_file
 
 from channel_service.handler import Channel
+from lab.evaluation.cache import Cache, write_whole
 from receiver.decoding import Samples, check_frame
 from semlink.links import NUM_SUBBANDS, default_link, stable_seed
 from semlink.settings import Settings
@@ -36,7 +37,6 @@ from transmitter.framing import open_loop_sinr_db
 NUM_SYMBOLS = 128
 TRAINING_LINK_SEEDS = 1_000_000
 """Links that train the codec have seeds from here on; no experiment uses them."""
-VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,6 @@ class LinkDataset:
 
     def save(self, path: Path) -> None:
         """Write all tensors to one file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: getattr(self, name) for name in _FIELDS}, path)
 
     @classmethod
@@ -216,17 +215,15 @@ def build_link_dataset(
     )
 
 
-def link_dataset_path(cache_dir: Path, **arguments: int) -> Path:
+def link_dataset_path(**arguments: int) -> Path:
     """Where the cache keeps a dataset, or would."""
     name = "-".join(f"{k}{v}" for k, v in sorted(arguments.items())) or "default"
-    return cache_dir.expanduser() / "link-bank" / f"v{VERSION}-{name}.safetensors"
+    return Cache("link-bank", build_link_dataset).path(f"v2-{name}.safetensors")
 
 
-def cached_link_dataset(cache_dir: Path, **arguments: int) -> LinkDataset:
+def cached_link_dataset(**arguments: int) -> LinkDataset:
     """The dataset from the cache, drawn on first use."""
-    path = link_dataset_path(cache_dir, **arguments)
-    if path.exists():
-        return LinkDataset.load(path)
-    dataset = build_link_dataset(**arguments)
-    dataset.save(path)
-    return dataset
+    path = link_dataset_path(**arguments)
+    if not path.exists():
+        write_whole(path, build_link_dataset(**arguments).save)
+    return LinkDataset.load(path)

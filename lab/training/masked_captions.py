@@ -6,11 +6,10 @@ reads ``[MASK]`` in their place, and a few maskings of each caption are encoded 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lab.training.features import LAYOUT_VERSION, FrozenFeatures
-from semlink.models import MODELS, cache_dir, locate
+from lab.evaluation.cache import key_of
+from lab.training.features import LAYOUT, FrozenFeatures, feature_cache
+from semlink.models import MODELS, locate
 from semlink.progress import track
 from semlink.semantics.encoders import text_tokens
 from semlink.semantics.text import MAX_TOKENS
@@ -102,23 +102,11 @@ def masked_captions(captions: Sequence[str], seed: int = 0) -> MaskedCaptions:
             {t for c in captions for t in _tokenizer().encode(c, add_special_tokens=False).tokens}
         )
     )
-    folder = cache_dir() / "features" / "masked"
-    folder.mkdir(parents=True, exist_ok=True)
+    cache = feature_cache()
     values, lengths = [], []
     shards = [maskings[i : i + _SHARD] for i in range(0, len(maskings), _SHARD)]
     for shard in track(shards, "masked captions"):
-        path = folder / f"{_digest(shard)}.safetensors"
-        if not path.is_file():
-            tokens = text_tokens([masking.text for masking in shard])
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            save_file(
-                {
-                    "values": tokens.values[tokens.mask].half(),
-                    "lengths": tokens.mask.sum(1),
-                },
-                temporary,
-            )
-            temporary.replace(path)
+        path = cache.entry(f"masked/{_digest(shard)}.safetensors", partial(_save, shard))
         content = load_file(path)
         values.append(content["values"])
         lengths.append(content["lengths"])
@@ -217,5 +205,11 @@ def _tokenizer() -> Any:
 
 
 def _digest(shard: Sequence[Masking]) -> str:
-    parts = [LAYOUT_VERSION["minilm"], MODELS["minilm"].sha256, [m.text for m in shard]]
-    return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
+    parts = [LAYOUT["minilm"], MODELS["minilm"].sha256, [m.text for m in shard]]
+    return key_of(repr(parts), 12)
+
+
+def _save(shard: Sequence[Masking], path: Path) -> None:
+    tokens = text_tokens([masking.text for masking in shard])
+    values, lengths = tokens.values[tokens.mask].half(), tokens.mask.sum(1)
+    save_file({"values": values, "lengths": lengths}, path)

@@ -9,10 +9,10 @@ give the same text; another machine's matrix library may differ where a draw fal
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from kb_service.llm import MODEL_NAME, prepare_language_model, sample_top_p
+from lab.evaluation.cache import Cache, key_of, write_whole
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.corpora.noisy import (
     N_KEY,
@@ -29,15 +30,12 @@ from semlink.corpora.noisy import (
     draw,
     write_texts,
 )
-from semlink.corpora.registry import EMBEDDED
+from semlink.corpora.registry import EMBEDDED, generator_version
 from semlink.errors import InvalidField
 from semlink.links import stable_seed
 from semlink.models import MODELS, cache_dir
 from semlink.progress import track
-from semlink.semantics.gallery import generator_version
 
-VERSION: Final = 1
-"""Raised whenever the same seed would give other sentences."""
 MAX_NEW_TOKENS: Final = 35
 MIN_NEW_TOKENS: Final = 5
 """Before them a sentence does not end: a continuation of one word is no sentence."""
@@ -89,7 +87,7 @@ def make_pool(
         "corpus": corpus.info.name,
         "generator_version": generator_version(corpus) if corpus.info.name in EMBEDDED else None,
         "split": split,
-        "version": VERSION,
+        "version": 1,
         "model": MODEL_NAME,
         "model_sha256": MODELS["smollm2"].sha256,
         "seed": seed,
@@ -106,7 +104,8 @@ def make_pool(
         writer = _Writer() if missing else None
         for group, path in track(missing, f"{corpus.info.name} {split} noise"):
             assert writer is not None
-            _save(path, writer.continuations(group, n_noise, seed))
+            new = json.dumps(writer.continuations(group, n_noise, seed), ensure_ascii=False)
+            write_whole(path, partial(Path.write_text, data=new))
         for path in paths:
             for item_id, noise in json.loads(path.read_text()).items():
                 made[item_id] = tuple(Continuation(n, text) for n, text in noise)
@@ -116,15 +115,7 @@ def make_pool(
 def _chunk_path(provenance: dict[str, Any], group: Sequence[Item], n_noise: int) -> Path:
     """Where a chunk is kept: named by all that its text depends on."""
     parts = [provenance, n_noise, [(item.item_id, item.captions) for item in group]]
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
-    return cache_dir() / "noisy" / f"{digest}.json"
-
-
-def _save(path: Path, made: dict[str, list[tuple[int, str]]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(made, ensure_ascii=False))
-    temporary.replace(path)
+    return Cache("noisy", run).path(f"{key_of(repr(parts), 10)}.json")
 
 
 @dataclass(slots=True)
@@ -174,7 +165,7 @@ class _Writer:
         continues = number % len(item.captions)
         opening = item.captions[continues].strip().rstrip(".!? ") + " and"
         prompt = [self._start, *self._tokenizer(opening, add_special_tokens=False).input_ids]
-        key = stable_seed("noise", VERSION, seed, item.item_id, number)
+        key = stable_seed("noise", 1, seed, item.item_id, number)
         draws = np.random.Generator(np.random.Philox(key=key)).random(MAX_NEW_TOKENS)
         return _Row(item.item_id, continues, prompt, draws, [])
 

@@ -29,6 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lab.evaluation.cache import Cache, key_of
 from lab.evaluation.parallel import one_thread
 from lab.training import alignment_heads
 from lab.training.alignment_heads import contrastive_loss
@@ -46,7 +47,6 @@ from semlink.corpora.corpus import Corpus, Split
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.corpora.soundscapes import Soundscapes
 from semlink.errors import InvalidField
-from semlink.models import cache_dir
 from semlink.progress import progress, track
 from semlink.semantics.encoders import heads_path, num_components, read_heads
 from semlink.semantics.heads import FEATURE_DIM, Head
@@ -65,10 +65,6 @@ from semlink.settings import Settings
 Scoring = Literal["dp", "mean", "softmax", "lass"]
 Loss = Literal["nt-xent", "triplet-sum"]
 Start = Literal["plain", "installed"]
-VERSION: Final = 3
-"""Raised whenever the same recipe, data and seed would train another model."""
-PLAIN_VERSION: Final = 2
-"""The same of the baseline "dp", which no later change touched."""
 LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
     ("dp", "nt-xent"): 3e-3,
     ("dp", "triplet-sum"): 3e-3,
@@ -299,6 +295,10 @@ def trained(recipe: GpaRecipe, corpus: Corpus, seed: int) -> tuple[GpaModel, dic
     return model.eval().requires_grad_(False), sidecar
 
 
+def _cache() -> Cache:
+    return Cache("gpa", trained)
+
+
 def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
     """Where :func:`trained` keeps a model: a name by all that it depends on."""
     what = asdict(recipe)
@@ -306,10 +306,10 @@ def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
         # as models were named before there was another start
         del what["start"]
     encoder = encoder_digest(corpus.info.task, recipe.start)
-    version = PLAIN_VERSION if recipe.scoring == "dp" else VERSION
-    key = json.dumps([version, what, describe_data(corpus), encoder, seed], sort_keys=True)
-    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    return cache_dir() / "gpa" / f"{corpus.info.name}-{recipe.scoring}-{digest}.safetensors"
+    number = 2 if recipe.scoring == "dp" else 3
+    key = json.dumps([number, what, describe_data(corpus), encoder, seed], sort_keys=True)
+    name = f"{corpus.info.name}-{recipe.scoring}-{key_of(key)}.safetensors"
+    return _cache().path(name)
 
 
 def plain_heads(task: str) -> Path:
@@ -317,7 +317,7 @@ def plain_heads(task: str) -> Path:
 
     The installed heads where they are plain, else trained now as ``semlink train heads`` does.
     """
-    path = cache_dir() / "gpa" / f"heads-{task}.safetensors"
+    path = _cache().path(f"heads-{task}.safetensors")
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         if num_components(task) > 1:
@@ -357,9 +357,8 @@ def encoded(corpus: Corpus, split: Split, start: Start = "plain") -> EncodedSpli
     """A split's states under the heads' frozen part, computed once and cached."""
     data = split_data(corpus, split)
     key = json.dumps([encoder_digest(corpus.info.task, start), describe_data(corpus), split])
-    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    path = cache_dir() / "gpa" / f"{corpus.info.name}-states-1-{split}-{digest}.safetensors"
-    if not path.is_file():
+
+    def make(path: Path) -> None:
         heads = read_heads(start_heads(corpus.info.task, start))
         with one_thread():
             found = {
@@ -367,11 +366,10 @@ def encoded(corpus: Corpus, split: Split, start: Start = "plain") -> EncodedSpli
                 for side, features in (("text", data.text), ("media", data.media))
                 for name, tensor in _states(heads[side], features, f"{split} {side} states").items()
             }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file(found, temporary)
-        temporary.replace(path)
-    stored = load_file(path)
+        save_file(found, path)
+
+    name = f"{corpus.info.name}-states-1-{split}-{key_of(key)}.safetensors"
+    stored = load_file(_cache().entry(name, make))
     text, media = (
         States(
             FrozenFeatures(stored[f"{side}.values"], stored[f"{side}.offsets"]),

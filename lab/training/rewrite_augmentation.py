@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,12 +23,12 @@ import torch
 from torch import nn
 
 from kb_service.filtering import accept_all, filter_rewrites
+from lab.evaluation.cache import Cache
 from lab.evaluation.rewrite_cache import RewriteCache, Source
 from lab.training.alignment_heads import RECIPES, contrastive_loss, evaluate, follow, thinned
 from lab.training.data import SplitData, learning_rate_factor, split_data
 from lab.training.features import FrozenFeatures
 from semlink.corpora.registry import corpus_named, default_corpus
-from semlink.models import cache_dir
 from semlink.progress import track
 from semlink.semantics.encoders import text_tokens
 from semlink.semantics.heads import Head, HeadConfig
@@ -227,13 +228,11 @@ def _cached_scores(
         digest.update(token.numpy().tobytes())
     recipe = RECIPES[data.task]
     digest.update(repr((data.task, row, seed, steps, BATCH, data.kept, recipe)).encode())
-    path = cache_dir() / "augmented" / f"{digest.hexdigest()}.json"
-    if fresh or not path.exists():
-        scores = _scores(fit(data, row, seed, steps=steps), test)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(scores))
-        unfinished.replace(path)
+
+    def make(path: Path) -> None:
+        path.write_text(json.dumps(_scores(fit(data, row, seed, steps=steps), test)))
+
+    path = Cache("augmented", compare).entry(f"{digest.hexdigest()}.json", make, fresh=fresh)
     found: dict[str, float] = json.loads(path.read_text())
     return found
 

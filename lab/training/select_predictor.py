@@ -25,10 +25,10 @@ from rich.table import Table
 
 from kb_service.prediction import LINEAR, predictors_for
 from kb_service.predictor_choice import FILE_NAME, Setting
-from lab.evaluation.cache import FigureCache
 from lab.evaluation.csi_prediction_samples import (
     Drops,
     Figures,
+    PredictorFigures,
     decoded,
     draw_drops,
     link,
@@ -164,7 +164,12 @@ class _DropsOfOne:
 
 
 def _measured_at(
-    scheme: Scheme, bits: int, speed_kmh: float, number: int, drops: _DropsOfOne, kept: FigureCache
+    scheme: Scheme,
+    bits: int,
+    speed_kmh: float,
+    number: int,
+    drops: _DropsOfOne,
+    kept: PredictorFigures,
 ) -> dict[int, dict[str, dict[str, float]]]:
     """Scores of every predictor by age."""
     parts: dict[int, dict[str, list[dict[str, float]]]] = {age: {} for age in AGES_SLOTS}
@@ -198,7 +203,7 @@ def entries(schemes: Sequence[Scheme], number: int) -> Iterator[dict[str, Any]]:
         for scheme in schemes
         if scheme.num_tx_ant == wanted
     ]
-    drops, kept = _DropsOfOne(), FigureCache("choose")
+    drops, kept = _DropsOfOne(), PredictorFigures(_measured_at)
     with progress() as bar:
         for scheme, speed in bar.track(todo, description="predictors on validation drops"):
             for bits in offered(scheme):

@@ -12,9 +12,7 @@ Frozen token states and the teacher's scores are computed once; every epoch draw
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,10 +27,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.evaluation.parallel import one_thread
 from lab.training.alignment_heads import embed
 from lab.training.data import learning_rate_factor, rounded, save_weights
-from lab.training.features import FrozenFeatures, caption_features, media_features
+from lab.training.features import (
+    FrozenFeatures,
+    caption_features,
+    feature_cache,
+    media_features,
+)
 from lab.training.noisy_texts import make_pool
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.corpora.noisy import (
@@ -46,7 +50,7 @@ from semlink.corpora.noisy import (
     embedded_pool,
 )
 from semlink.corpora.registry import corpus_named, default_corpus
-from semlink.models import MODELS, cache_dir, file_sha256
+from semlink.models import MODELS, file_sha256
 from semlink.progress import progress
 from semlink.semantics.encoders import load_heads, text_tokens
 from semlink.semantics.heads import Head
@@ -211,18 +215,14 @@ def _states(sentences: Sequence[str]) -> list[torch.Tensor]:
     """The trunk's states of sentences, kept in the cache."""
     if not sentences:
         return []
-    key = repr((MODELS["minilm"].sha256, list(sentences)))
-    digest = hashlib.blake2b(key.encode(), digest_size=10).hexdigest()
-    path = cache_dir() / "features" / "sentences" / f"{digest}.safetensors"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(path: Path) -> None:
         rows = [torch.from_numpy(r).half() for r in text_tokens(sentences).rows()]
-        # processes may encode the same sentences at once
-        temporary = path.with_suffix(f".{os.getpid()}.part")
         lengths = torch.tensor([len(r) for r in rows])
-        save_file({"values": torch.cat(rows), "lengths": lengths}, temporary)
-        temporary.replace(path)
-    stored = load_file(path)
+        save_file({"values": torch.cat(rows), "lengths": lengths}, path)
+
+    name = key_of(repr((MODELS["minilm"].sha256, list(sentences))), 10)
+    stored = load_file(feature_cache().entry(f"sentences/{name}.safetensors", save))
     return list(torch.split(stored["values"], stored["lengths"].tolist()))
 
 
@@ -286,10 +286,8 @@ def trained(
     if not path.is_file():
         with one_thread():
             scorer, history = fit(train, val, recipe, logit_scale(space), seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        save_file(scorer.state_dict(), temporary, {"history": json.dumps(history)})
-        temporary.replace(path)
+        metadata = {"history": json.dumps(history)}
+        write_whole(path, lambda part: save_file(scorer.state_dict(), part, metadata))
     return load_student(path, recipe)
 
 
@@ -298,8 +296,8 @@ def student_path(
 ) -> Path:
     """Where :func:`trained` keeps a student: a name by all that it depends on. ``train``, ``val``: the splits' keys."""
     key = [asdict(recipe), seed, file_sha256(weights_of(space, "heads")), *train, *val]
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
-    return cache_dir() / "students" / f"{space}-{digest}.safetensors"
+    cache = Cache("students", student_path)
+    return cache.path(f"{space}-{key_of(json.dumps(key))}.safetensors")
 
 
 def load_student(path: Path, recipe: Recipe) -> tuple[SentenceScorer, list[dict[str, float]]]:

@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from semlink.cli.cache import cache_app
 from semlink.cli.console import Out, ReportsFolder, console, errors
 from semlink.cli.corpora import corpora_app, evaluate
 from semlink.cli.experiments import experiment_app
@@ -48,6 +49,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(kb_app, name="kb")
+app.add_typer(cache_app, name="cache")
 kb_app.command("learn-channel")(learn_channel)
 bench_app.command("kb")(bench_kb)
 

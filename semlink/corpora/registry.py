@@ -211,3 +211,13 @@ def task_of_corpus(name: str) -> Task:
     if name not in known:
         raise NotFound(f"corpus {name!r} is unknown, known: {', '.join(known)}", field="corpus")
     return known[name]
+
+
+def generator_version(corpus: object) -> int:
+    """``GENERATOR_VERSION`` of the module or package that defines a corpus's class."""
+    module = type(corpus).__module__
+    for name in (module, module.rpartition(".")[0]):
+        version = getattr(importlib.import_module(name), "GENERATOR_VERSION", None)
+        if version is not None:
+            return int(version)
+    raise TypeError(f"{module} has no GENERATOR_VERSION")

@@ -17,6 +17,7 @@ from semlink.corpora.registry import (
     added_corpora,
     corpus_folder,
     corpus_named,
+    generator_version,
     known_corpora,
 )
 from semlink.errors import InvalidField, NotFound, SemlinkError
@@ -201,18 +202,6 @@ def provenance(corpus: str) -> dict[str, str]:
         "generator_version": str(generator_version(made)),
         "seed": str(getattr(made, "seed", "")),
     }
-
-
-def generator_version(corpus: object) -> int:
-    """``GENERATOR_VERSION`` of the module or package that defines a corpus's class."""
-    import importlib
-
-    module = type(corpus).__module__
-    for name in (module, module.rpartition(".")[0]):
-        version = getattr(importlib.import_module(name), "GENERATOR_VERSION", None)
-        if version is not None:
-            return int(version)
-    raise TypeError(f"{module} has no GENERATOR_VERSION")
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

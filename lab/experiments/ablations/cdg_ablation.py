@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab.evaluation.cache import Cache
 from lab.training.csi_history_dataset import GROUP_USERS, validation_histories
 from lab.training.csi_predictors import JOINT_TASK, RECIPES, by_condition, linear_rivals, run
 from lab.training.differentiable_link import SemanticLink
-from semlink.models import cache_dir
 
 VARIANTS: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cdg": ({}, {}),
@@ -40,7 +40,7 @@ def scores_of(variant: str, seed: int, steps: int) -> dict[str, Any]:
     """Validation's scores of a variant, trained where it is not in the cache."""
     settings, changes = VARIANTS[variant]
     name = "".join(c if c.isalnum() else "-" for c in variant)
-    folder = cache_dir() / "compare-cdg" / f"{name}-{seed}-{steps}"
+    folder = Cache("compare-cdg", run).path(f"{name}-{seed}-{steps}")
     metadata = folder / "csi-cdg-16x1.json"
     if not metadata.is_file():
         recipe = replace(RECIPES["cdg"], steps=steps, **changes)

@@ -23,7 +23,6 @@ from lab.training.link_dataset import cached_link_dataset
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.semantics.codec import Codec, load_codec
 from semlink.semantics.message import component_symbols, decode_message, encode_message
-from semlink.settings import Settings
 
 COMPONENTS: Final = 4
 SYMBOLS: Final = (32, 64, 128)
@@ -59,7 +58,7 @@ def run(task: str, seeds: int, console: Console) -> Report:
     report = Report("protection")
     started = time.monotonic()
     codec = load_codec(task)
-    bank = cached_link_dataset(Settings().cache_dir, **LINK_DATASET)
+    bank = cached_link_dataset(**LINK_DATASET)
     tensors = LinkTensors.from_dataset(bank)
     text = embedded(task, split_data(corpus_named(default_corpus(task)), "val")).text
     snr_db = torch.from_numpy(bank.snr_db)

@@ -11,18 +11,15 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
-from lab.evaluation.jsonl import append_line, whole_lines
+from lab.evaluation.cache import Cache
 from lab.evaluation.local_system import System, build_system
-from lab.evaluation.report import program_hash, weights_hash
 from lab.experiments.method_comparison import Plan, study
 from lab.experiments.retrieval_sweep import draw_queries
 from lab.experiments.sweep import Point
-from semlink.models import cache_dir
 from semlink.progress import progress
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.v1 import transmitter_pb2
@@ -104,39 +101,12 @@ class Example:
     links: tuple[int, ...]
 
 
-class AnswerCache:
-    """Answers of this program with these weights, kept in a file: the same request need not cross again.
-
-    A whole batch is one request, so that an answer never depends on what it was batched with before.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        head = [weights_hash(), program_hash()]
-        name = blake2b(repr(head).encode(), digest_size=10).hexdigest()
-        self._path = folder / f"{name}.jsonl"
-        self._known: dict[str, str] = dict(whole_lines(self._path))
-
-    def get(self, request: transmitter_pb2.RetrieveRequest) -> list[transmitter_pb2.Answer] | None:
-        """The answers to a request, None where it never crossed."""
-        text = self._known.get(_key(request))
-        if text is None:
-            return None
-        found = transmitter_pb2.RetrieveResponse.FromString(base64.b64decode(text))
-        return list(found.answers)
-
-    def put(
-        self,
-        request: transmitter_pb2.RetrieveRequest,
-        response: transmitter_pb2.RetrieveResponse,
-    ) -> None:
-        """Keep the answers to a request."""
-        text = base64.b64encode(response.SerializeToString()).decode()
-        self._known[_key(request)] = text
-        append_line(self._path, [_key(request), text])
-
-
 def _key(request: transmitter_pb2.RetrieveRequest) -> str:
     return blake2b(request.SerializeToString(deterministic=True), digest_size=16).hexdigest()
+
+
+def _answers(text: str) -> list[transmitter_pb2.Answer]:
+    return list(transmitter_pb2.RetrieveResponse.FromString(base64.b64decode(text)).answers)
 
 
 def collect_examples(
@@ -160,7 +130,8 @@ def collect_examples(
 async def _collect_examples(
     plans: Sequence[Plan], console: Console, seed: int, top_k: int, symbols: int, *, fresh: bool
 ) -> list[Example]:
-    kept = AnswerCache(cache_dir() / "answers")
+    # a whole batch is one request, so that an answer never depends on what it was batched with before
+    kept = Cache("answers", collect_examples, weights=[""]).table("answers")
     system = build_system()
     examples = []
     try:
@@ -172,10 +143,12 @@ async def _collect_examples(
                 for method in plan.methods:
                     point = replace(plan.point(method, plan.snrs_db[0], plan.bits), symbols=symbols)
                     request = _request(plan, point, seed, top_k, texts)
-                    found = None if fresh else kept.get(request)
-                    if found is None:
-                        found = await _send(system, plan, request, texts, kept)
-                    answers[method] = found
+                    place = _key(request)
+                    if fresh or place not in kept:
+                        response = await _send(system, plan, request, texts)
+                        text = base64.b64encode(response.SerializeToString()).decode()
+                        kept.put(text, place)
+                    answers[method] = _answers(kept.get(place))
                     bar.advance(line)
                 examples.append(_example(plan, seed, answers))
     finally:
@@ -213,8 +186,7 @@ async def _send(
     plan: Plan,
     request: transmitter_pb2.RetrieveRequest,
     texts: Iterable[str],
-    kept: AnswerCache,
-) -> list[transmitter_pb2.Answer]:
+) -> transmitter_pb2.RetrieveResponse:
     prepare = study(plan).prepare
     if prepare is not None:
         cached_rewrites = await asyncio.to_thread(prepare, texts)
@@ -226,8 +198,7 @@ async def _send(
     for answer in response.answers:
         # How long it took is not part of what was found.
         del answer.timings[:]
-    kept.put(request, response)
-    return list(response.answers)
+    return response
 
 
 def _example(
