@@ -40,6 +40,9 @@ from semlink.quantizers import quantizer_spec, weight_prefixes
 from semlink.signal.csi import quantizer_for
 
 NAME: Final = "csi-rate"
+CACHE: Final = Cache(
+    "csi-figures", measured, references, draw_samples, training_spectrum, weights=weight_prefixes()
+)
 BITS: Final = (8, 16, 32, 64, 128, 256, 512, 1024)
 FORMS: Final[tuple[tuple[str, str], ...]] = (
     ("scalar", ""),
@@ -186,7 +189,7 @@ def cells(plan: Plan) -> list[Cell]:
 
 def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> Seed:
     """Every figure of a cell: from the cache, or measured now and kept there; ``fresh``: measured in any case."""
-    kept = _kept()
+    kept = CACHE.table(NAME)
     condition, seed = cell
     forms, _ = offered_reports(plan.report_bits)
     at = [asdict(condition), plan.snr_db, seed, plan.drops]
@@ -204,11 +207,6 @@ def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> Seed:
         for place in places.values()
         for quantizer, bits, memory, reference, metric, value in kept.get(place)
     }
-
-
-def _kept() -> JsonlTable:
-    producers = (measured, references, draw_samples, training_spectrum)
-    return Cache("csi-figures", *producers, weights=weight_prefixes()).table(NAME)
 
 
 def run(
@@ -296,7 +294,7 @@ def _rows(condition: Condition, plan: Plan, per_seed: Sequence[Seed]) -> list[Ro
 
 def _reference_rows(plan: Plan, *, fresh: bool) -> list[Row]:
     """The Gaussian line of each scenario: ``quantizer`` "gaussian-rd"."""
-    scenarios, kept = list(dict.fromkeys(plan.scenarios)), _kept()
+    scenarios, kept = list(dict.fromkeys(plan.scenarios)), CACHE.table(NAME)
     spectra = {
         scenario: _spectrum(plan, scenario, kept, fresh=fresh)
         for scenario in track(scenarios, "Gaussian reference")

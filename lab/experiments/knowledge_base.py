@@ -57,6 +57,8 @@ from semlink.tasks import TASKS, Task
 from semlink.v1 import knowledge_pb2
 
 NAME: Final = "knowledge"
+ENCODED: Final = Cache(NAME, semantic_encoder, split_data, embed)
+JUDGED: Final = Cache(NAME, judged)
 SPLITS: Final[tuple[Split, ...]] = ("val", "test")
 TEMPERATURES: Final = (0.003, 0.01, 0.03, 0.1, 0.3)
 VAL_QUERIES: Final = 100
@@ -166,8 +168,7 @@ def asked(
         save_file(found, path)
 
     name = f"encoded-{task}-{split}-{key_of(json.dumps(key))}.safetensors"
-    producers = (semantic_encoder, split_data, embed)
-    encoded = load_file(Cache(NAME, *producers).entry(name, make, fresh=fresh))
+    encoded = load_file(ENCODED.entry(name, make, fresh=fresh))
     ends = np.cumsum([1 + len(found.rewrites) for found in sets])
     theirs = np.array([item.identity for item in items])
     return Asked(
@@ -317,7 +318,7 @@ def judged_labels(labels: Sequence[Labelled], *, fresh: bool = False) -> Judged:
             save_file(asdict(judged(labels)), path)
 
     name = f"judged-{key_of(json.dumps([key, MODELS['minilm'].sha256]))}.safetensors"
-    return Judged(**load_file(Cache(NAME, judged).entry(name, make, fresh=fresh)))
+    return Judged(**load_file(JUDGED.entry(name, make, fresh=fresh)))
 
 
 def filter_rows(

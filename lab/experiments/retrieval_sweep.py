@@ -36,6 +36,7 @@ from semlink.v1 import transmitter_pb2
 BATCH: Final = 256
 Prepare = Callable[[Iterable[str]], Mapping[str, bytes]]
 """What a seed's texts need in the store, by key."""
+CACHE: Final = Cache("measurements", __name__, weights=[""])
 CACHE_BYTES: Final = 4 << 30
 """At most, for channels of a session: a sweep comes back to every one of its drops at each point."""
 CELLS_AT_ONCE: Final = 6
@@ -180,7 +181,7 @@ def measurements(sampling: Sampling) -> JsonlTable:
     head = {"sampling": repr(sampling)}
     if sampling.corpus_name not in EMBEDDED:
         head["corpus"] = corpus_hash(sampling.corpus_name)
-    return Cache("measurements", measure, weights=[""]).table(key_of(json.dumps(head), 10))
+    return CACHE.table(key_of(json.dumps(head), 10))
 
 
 def _to_text(figures: NDArray[np.float32]) -> str:

@@ -22,7 +22,7 @@ import pytest
 import typer
 from tests_live import Live
 
-from lab.evaluation.report import ROOT
+from lab.evaluation.cache import ROOT
 from lab.experiments.registry import TITLES, plan_of
 from semlink.cli.app import app
 from semlink.corpora.registry import corpus_named

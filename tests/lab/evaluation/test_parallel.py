@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lab.evaluation import parallel
+from lab.evaluation.cache import JsonlTable
 from lab.evaluation.parallel import check_workers, count_of, spread
 from lab.experiments.method_comparison import study
 from lab.experiments.registry import plan_of
-from lab.experiments.retrieval_sweep import Measurements, measure
+from lab.experiments.retrieval_sweep import measure
 from lab.experiments.sweep import Sampling
 from semlink.errors import InvalidField, NotFound, Unavailable
 
@@ -97,7 +98,7 @@ def test_a_figure_is_the_same_bit_for_bit_in_processes_and_on_a_local_ray(
     points = study(plan).points
     found = []
     for asked in ("1", "2", "ray"):
-        kept = Measurements(tmp_path / asked, sampling)
+        kept = JsonlTable(tmp_path / asked)
         outcomes = measure(points, sampling, kept, asked, workers=asked)
         found.append(
             np.stack([[o.per_query(m) for m in ("map", "r_at_1")] for o in outcomes.values()])

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from lab.evaluation import csi_metrics
-from lab.evaluation.cache import JsonlCache
+from lab.evaluation.cache import JsonlTable
 from lab.experiments import csi_quantization
 from lab.experiments.csi_quantization import QUICK, QUICK_HELD_OUT, Plan, cells, measure_cell, run
 
@@ -90,15 +90,15 @@ def test_an_interrupted_run_goes_on_and_a_second_measures_nothing(
 
 def test_figures_come_back_as_they_were_and_the_last_line_counts(tmp_path: Path) -> None:
     path, value = tmp_path / "a" / "kept.jsonl", [["x", 0.1 + 0.2], 1e-320]
-    kept = JsonlCache(path)
+    kept = JsonlTable(path)
     place = ["cell", 1, {"bits": 3.0}]
     assert place not in kept
     kept.put(0, place)
     kept.put(value, place)
     assert kept.get(place) == value
-    assert JsonlCache(path).get(("cell", 1, {"bits": 3.0})) == value
+    assert JsonlTable(path).get(("cell", 1, {"bits": 3.0})) == value
     with pytest.raises(KeyError):
-        JsonlCache(path).get(["cell", 2, {"bits": 3.0}])
+        JsonlTable(path).get(["cell", 2, {"bits": 3.0}])
 
 
 def test_quick_plans_measure_less_and_held_out_takes_its_own_bits() -> None:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from lab.evaluation import cache
 from lab.evaluation.bootstrap import paired_difference, resampled_means, share_of_gap
+from lab.evaluation.cache import JsonlTable
 from lab.evaluation.csi_metrics import CHANNEL, ESTIMATE, WHEN_USED
 from lab.evaluation.csi_samples import Condition, draw_samples
 from lab.evaluation.report import pick, read_rows
@@ -18,16 +20,15 @@ from lab.experiments import (
     channel_uses_sweep,
     csi_quantization,
     feedback_bits_sweep,
-    retrieval_sweep,
     snr_sweep,
 )
 from lab.experiments.rate_distortion import covariance_spectrum, gaussian_nmse_db
 from lab.experiments.retrieval_sweep import (
     GalleryEncoder,
-    Measurements,
     draw_queries,
     judge,
     measure,
+    measurements,
     offered,
 )
 from lab.experiments.runner import run
@@ -198,25 +199,23 @@ def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, 
     # From another, empty cache: interrupted after the fifth point, its last line cut short; then resumed.
     monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "second"))
     study = snr_sweep.study(plan)
-    kept = Measurements.keep
+    kept = JsonlTable.put
     count = 0
 
-    def stop(self, key, figures):
+    def stop(self, value, place):
         nonlocal count
         count += 1
         if count > 5:
             raise KeyboardInterrupt
-        kept(self, key, figures)
+        kept(self, value, place)
 
-    monkeypatch.setattr(Measurements, "keep", stop)
+    monkeypatch.setattr(JsonlTable, "put", stop)
     with pytest.raises(KeyboardInterrupt):
         run(study, tmp_path / "b", console)
-    (partial,) = (tmp_path / "second" / "measurements").glob("*.jsonl")
+    (partial,) = (tmp_path / "second" / "measurements").glob("*/*.jsonl")
     partial.write_text(partial.read_text()[:-9])
     remade = []
-    monkeypatch.setattr(
-        Measurements, "keep", lambda self, k, f: (remade.append(k), kept(self, k, f))
-    )
+    monkeypatch.setattr(JsonlTable, "put", lambda self, v, k: (remade.append(k), kept(self, v, k)))
     second = run(study, tmp_path / "b", console)
     assert second.rows == first.rows
     points = {p.measured() for p in offered(study.points, console)}
@@ -231,20 +230,20 @@ def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, 
 
 
 def test_another_sampling_weights_or_program_do_not_use_what_was_kept(tmp_path, monkeypatch):
-    kept = Measurements(tmp_path, TINY)
-    kept.keep("a", np.ones((4, 12), np.float32))
-    assert "a" in Measurements(tmp_path, TINY)
-    assert "a" not in Measurements(tmp_path, dataclasses.replace(TINY, links=4))
-    for name in ("weights_hash", "program_hash"):
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    measurements(TINY).put(1, "a")
+    assert "a" in measurements(TINY)
+    assert "a" not in measurements(dataclasses.replace(TINY, links=4))
+    for name in ("weights_hash", "source_hash"):
         with monkeypatch.context() as other:
-            other.setattr(retrieval_sweep, name, lambda: "other")
-            assert "a" not in Measurements(tmp_path, TINY)
+            other.setattr(cache, name, lambda *_: "other")
+            assert "a" not in measurements(TINY)
 
 
 def test_the_ideal_link_is_the_gallery_search_and_perfect_csi_is_near_it(tmp_path):
     points = [Point(IDEAL, snr_db=7.0), Point(PERFECT, num_users=1, snr_db=30.0)]
     points += [Point(NO_FEEDBACK, num_users=4, snr_db=-15.0)]
-    outcomes = measure(points, TINY, Measurements(tmp_path, TINY), "test")
+    outcomes = measure(points, TINY, JsonlTable(tmp_path / "kept.jsonl"), "test")
     ideal, perfect, blind = (np.mean(outcomes[p].per_seed("map")) for p in points)
     vectors = GalleryEncoder("pedestrians")._known
     expected = []

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lab.evaluation.cache import ROOT
 from lab.evaluation.claims import Reports, judge_all
-from lab.evaluation.report import CSV_COLUMNS, ROOT, Report, Row, csv_row, read_rows, sign
+from lab.evaluation.report import CSV_COLUMNS, Report, Row, csv_row, read_rows, sign
 from lab.experiments import results_page
 from lab.experiments.results_page import (
     NAMES,
