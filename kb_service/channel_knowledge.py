@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from kb_service.generators.base import Antennas, weights_file
 from semlink.errors import NotFound
+from semlink.formats import CHANNEL_KNOWLEDGE, FORMATS, check_format
 from semlink.settings import Settings
 
 FOLDER: Final = "channel-knowledge"
@@ -56,7 +57,10 @@ def refined_weights(generator: str, scenario: str) -> Mapping[str, torch.Tensor]
 
 @lru_cache(maxsize=32)
 def _load(path: Path, made_ns: int, base: str) -> Mapping[str, torch.Tensor]:  # noqa: ARG001 - the key of the cache
-    if json.loads(path.with_suffix(".json").read_text())[BASE] != base:
+    metadata = json.loads(path.with_suffix(".json").read_text())
+    advice = "forget it (`semlink kb learn-channel --forget`) or start the semlink that wrote it"
+    check_format(CHANNEL_KNOWLEDGE, metadata.get("format"), path.name, advice)
+    if metadata[BASE] != base:
         return {}
     return {name: tensor.float() for name, tensor in load_file(path).items()}
 
@@ -81,10 +85,9 @@ def keep(
     for kind in (".safetensors", ".json"):
         if path.with_suffix(kind).is_file():
             path.with_suffix(kind).replace(_before(path).with_suffix(kind))
+    own = {"format": FORMATS[CHANNEL_KNOWLEDGE], BASE: fingerprint(generator)}
     # what says whom it belongs to first: nobody reads it without the weights
-    path.with_suffix(".json").write_text(
-        json.dumps({**metadata, BASE: fingerprint(generator)}, indent=1) + "\n"
-    )
+    path.with_suffix(".json").write_text(json.dumps({**metadata, **own}, indent=1) + "\n")
     part = path.with_suffix(".part")
     save_file({name: tensor.detach().half().contiguous() for name, tensor in weights.items()}, part)
     part.replace(path)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from semlink.corpora.corpus import Media
 from semlink.errors import Unavailable
+from semlink.formats import FORMATS, USER_ITEMS, check_format
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS items (
@@ -216,6 +217,15 @@ class UserItemStore:
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # 0: new, or of 7fb36b6
+        found = connection.execute("PRAGMA user_version").fetchone()[0] or None
+        name, advice = str(self.folder / "items.sqlite"), "start the semlink that wrote it"
+        try:
+            check_format(USER_ITEMS, found, name, advice)
+        except Unavailable:
+            connection.close()
+            raise
         connection.execute(_SCHEMA)
+        connection.execute(f"PRAGMA user_version = {FORMATS[USER_ITEMS]}")
         connection.commit()
         return connection

@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from semlink.errors import NotFound, Unavailable
+from semlink.formats import FORMATS, STORE, check_format
 from semlink.links import BLOCK_SLOTS, MAX_USERS
 from semlink.settings import SecretUrl, Settings, without_secrets
 from semlink.v1 import channel_pb2, common_pb2
@@ -257,7 +258,8 @@ class RedisStore:
     """:class:`Store` in Redis, shared by every replica of every service.
 
     Keys: ``semlink:reports:{link id}:bucket`` (hash "slot:user" → report, expires), ``semlink:link:{link id}`` (hash
-    config, slot), ``semlink:links`` (set of ids), ``semlink:knowledge`` (hash). A batch costs one round trip.
+    config, slot), ``semlink:links`` (set of ids), ``semlink:knowledge`` (hash), ``semlink:format`` (of all these;
+    checked once, Unavailable where it is another). A batch costs one round trip.
 
     A Redis that is down or slow costs a caller at most ``timeout_s`` seconds and then raises Unavailable; after
     :data:`BREAKER_FAILURES` failures in a row callers fail at once for :data:`BREAKER_S` seconds, then one tries again.
@@ -277,6 +279,7 @@ class RedisStore:
         self._advance = self._redis.register_script(_ADVANCE)
         self._failures = 0
         self._closed_until = 0.0
+        self._format_known = False
 
     @asynccontextmanager
     async def _available(self) -> AsyncIterator[None]:
@@ -288,6 +291,8 @@ class RedisStore:
             self._closed_until = now + BREAKER_S
         try:
             async with asyncio.timeout(self._timeout_s):
+                if not self._format_known:
+                    await self._check_format()
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             self._failures += 1
@@ -296,6 +301,14 @@ class RedisStore:
             why = without_secrets(self._secrets, str(error)) or type(error).__name__
             raise Unavailable(f"the store (Redis) is away: {why}", field="store") from error
         self._failures, self._closed_until = 0, 0.0
+
+    async def _check_format(self) -> None:
+        """Mark a store that is empty or of 7fb36b6 with today's format; refuse another."""
+        await self._redis.set(_FORMAT_KEY, FORMATS[STORE], nx=True)
+        found = (await self._redis.get(_FORMAT_KEY) or b"").decode()
+        advice = "start the semlink that wrote it, or another store (SEMLINK_REDIS_URL)"
+        check_format(STORE, found, "the store (Redis)", advice)
+        self._format_known = True
 
     async def put_reports(self, link_id: str, reports: Sequence[common_pb2.CsiReport]) -> None:
         """See :meth:`Store.put_reports`."""
@@ -455,6 +468,7 @@ class RedisStore:
 
 _LINKS_KEY: Final = "semlink:links"
 _KNOWLEDGE_KEY: Final = "semlink:knowledge"
+_FORMAT_KEY: Final = "semlink:format"
 
 
 def _reports_key(link_id: str, bucket: int) -> str:

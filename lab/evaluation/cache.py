@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from semlink.errors import NotFound, Unavailable
+from semlink.errors import NotFound
+from semlink.formats import CACHE, FORMATS, check_format
 from semlink.models import cache_dir
 from semlink.settings import Settings
 
@@ -57,8 +58,6 @@ PRESENTING: Final = frozenset(
 what need not be measured again is."""
 TABLES: Final = ("link-adaptation.json", "predictors.json")
 """Files of ``weights/`` beside tensors that the services read."""
-FORMAT: Final = 1
-"""Of the folders below ``cache_dir/NAME/``; an older one (no ``about.json``) is taken over by name."""
 CARRIED: Final = frozenset(
     {
         "compare-cdg",
@@ -293,15 +292,14 @@ class Cache:
         about = folder / _ABOUT
         if not about.is_file():
             content = {
-                "format": FORMAT,
+                "format": FORMATS[CACHE],
                 "producers": self._producers,
                 "weights": self._weights,
             }
             write_whole(about, lambda path: path.write_text(json.dumps(content) + "\n"))
-        elif (found := json.loads(about.read_text())["format"]) != FORMAT:
-            raise Unavailable(
-                f"cache {self.name} has format {found}, this semlink reads {FORMAT}; run: semlink cache rm {self.name}"
-            )
+        else:
+            found, advice = json.loads(about.read_text())["format"], f"semlink cache rm {self.name}"
+            check_format(CACHE, found, f"cache {self.name}", advice)
         return folder
 
     def path(self, name: str) -> Path:
@@ -452,7 +450,9 @@ def _state_of(folder: Path) -> tuple[State, tuple[str, ...]]:
     about = json.loads((folder / _ABOUT).read_text())
     producers = tuple(about.get("producers", ()))
     try:
-        today = about["format"] == FORMAT and folder.name == _version(producers, about["weights"])
+        today = about["format"] == FORMATS[CACHE] and folder.name == _version(
+            producers, about["weights"]
+        )
     except (KeyError, NotFound):  # another format; a producer that was moved
         today = False
     return "in use" if today else "stale", producers

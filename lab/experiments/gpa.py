@@ -47,6 +47,7 @@ from semlink.errors import InvalidField
 from semlink.semantics.sinkhorn import sinkhorn_bias
 
 NAME: Final = "gpa"
+RANKS: Final = Cache("gpa-ranks", __name__)
 CUTOFFS: Final = (1, 5, 10)
 WAYS: Final = {"t2a": "text-to-audio", "a2t": "audio-to-text", "a2t+sk": "audio-to-text, Sinkhorn"}
 
@@ -270,7 +271,7 @@ def _corpus(train: int, val: int, test: int) -> Corpus:
 def ranks_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
     """Where :func:`ranks_of` keeps ranks: a name by all that they depend on beside the sources."""
     key = key_of(json.dumps([model_path(recipe, corpus, seed).name, TEMPERATURES]))
-    return Cache("gpa-ranks", _measured).path(f"{corpus.info.name}-{key}.safetensors")
+    return RANKS.path(f"{corpus.info.name}-{key}.safetensors")
 
 
 def ranks_of(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Ranks:

@@ -67,6 +67,8 @@ from semlink.semantics.student import SentenceScorer
 
 NAME: Final = "itrieval"
 SPACE: Final = "image"
+HEADS: Final = Cache("students", __name__)
+FIGURES: Final = Cache("student-figures", __name__)
 SETTINGS: Final = ("zero-shot", "fine-tuned")
 STUDENTS: Final[dict[str, Recipe]] = {
     "itrieval-kd": Recipe(),
@@ -246,8 +248,7 @@ class Bench:
                 tuned = fine_tuned(self.heads["text"], self.train, rate, seed, epochs=epochs)
             save_file(tuned.state_dict(), path)
 
-        cache = Cache("students", fine_tuned)
-        path = cache.entry(f"{SPACE}-head-{key}.safetensors", make, fresh=fresh)
+        path = HEADS.entry(f"{SPACE}-head-{key}.safetensors", make, fresh=fresh)
         head = copy.deepcopy(self.heads["text"])
         head.load_state_dict(load_file(path))
         return head.eval().requires_grad_(False)
@@ -255,7 +256,7 @@ class Bench:
     def kept(self) -> JsonlTable:
         """What was measured on these splits with the shipped heads."""
         key = key_of(json.dumps([file_sha256(weights_of(SPACE, "heads")), self.keys]))
-        return Cache("student-figures", measure_cell).table(f"{SPACE}-{key}")
+        return FIGURES.table(f"{SPACE}-{key}")
 
 
 @lru_cache(maxsize=1)

@@ -37,6 +37,8 @@ from semlink.semantics.metrics import CUTOFFS, average_precision, ranked_relevan
 from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS, nearest, reranked
 
 NAME: Final = "sew-mcm"
+HEADS: Final = Cache(NAME, train, alignment_heads.run)
+FIGURES: Final = Cache(f"{NAME}-figures", __name__)
 METRICS: Final = (*(f"r_at_{k}" for k in CUTOFFS), "map", "minp")
 """Raised whenever the same heads would give other figures."""
 PLAIN: Final = "plain"
@@ -232,7 +234,7 @@ def trained(
         what = [asdict(OBJECTIVES[objective]), asdict(recipe)]
     key = [objective, *what, describe_data(corpus), seed]
     digest = key_of(json.dumps(key, sort_keys=True))
-    folder = Cache(NAME, train, alignment_heads.run).path(f"{objective}-{seed}-{digest}")
+    folder = HEADS.path(f"{objective}-{seed}-{digest}")
     if fresh:
         for kept in folder.glob("*"):
             kept.unlink()
@@ -257,7 +259,7 @@ def _figures_on(folder: Path, corpus: Corpus) -> QueryFigures:
         )
         save_file({kind or PLAIN: values for kind, values in found.items()}, path)
 
-    stored = load_file(Cache(f"{NAME}-figures", query_figures).entry(f"{key}.safetensors", make))
+    stored = load_file(FIGURES.entry(f"{key}.safetensors", make))
     return {kind: stored[kind or PLAIN] for kind in KINDS}
 
 

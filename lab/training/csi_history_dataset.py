@@ -191,7 +191,7 @@ def _save_drops(drops: Sequence[tuple[str, int]], path: Path) -> None:
 
 def training_histories(rounds: int = ROUNDS) -> Histories:
     """The training dataset, made on first use (minutes): ``rounds`` rounds of the training mix."""
-    paths, cache = [], Cache("csi-histories", training_histories)
+    paths, cache = [], Cache("csi-histories", __name__)
     parts = _parts_of_training(rounds)
     with progress() as bar:
         for i, drops in enumerate(bar.track(parts, description="CSI histories to train on")):
@@ -204,7 +204,7 @@ def validation_histories() -> Histories:
 
     Drops do not depend on the bits, so that the axis of bits is a paired comparison.
     """
-    path = Cache("csi-histories", training_histories).path("v1-val.safetensors")
+    path = Cache("csi-histories", __name__).path("v1-val.safetensors")
     if not path.is_file():
         parts = []
         cases = list(itertools.product(VALIDATION_SCENARIOS, VALIDATION_SPEEDS_KMH))

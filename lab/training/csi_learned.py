@@ -478,7 +478,7 @@ def _trained(
     some = _shuffled(h, 7)[:24_000]
     with torch.no_grad():
         key = [checkpoint.stem, codebooks_digest(codebooks), len(h), seed]
-        path = Cache("train-rvq", count_tables).entry(
+        path = Cache("train-rvq", __name__).entry(
             f"tables-{key_of(json.dumps(key))}.pt",
             lambda path: torch.save(
                 count_tables(weights_with(blank | _blank_tables()), some, seed), path

@@ -33,12 +33,9 @@ SHARD_ITEMS: Final = 128
 LAYOUT: Final = {"minilm": 1, "efficientnet-lite0": 1, "whisper-tiny": 2}
 """Part of the names by which shards are found since before sources were hashed; never raised."""
 
+CACHE: Final = Cache("features", __name__)
+
 Kind = Literal["media", "text"]
-
-
-def feature_cache() -> Cache:
-    """The cache of frozen features."""
-    return Cache("features", media_features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +87,9 @@ def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
 
 def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFeatures:
     items = corpus.items(split)
-    cache = feature_cache()
     groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
     paths = [
-        cache.path(
+        CACHE.path(
             f"{corpus.info.name}/{split}-{kind}-{_digest(corpus, group, kind, take)}.safetensors"
         )
         for group in groups

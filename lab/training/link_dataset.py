@@ -218,7 +218,7 @@ def build_link_dataset(
 def link_dataset_path(**arguments: int) -> Path:
     """Where the cache keeps a dataset, or would."""
     name = "-".join(f"{k}{v}" for k, v in sorted(arguments.items())) or "default"
-    return Cache("link-bank", build_link_dataset).path(f"v2-{name}.safetensors")
+    return Cache("link-bank", __name__).path(f"v2-{name}.safetensors")
 
 
 def cached_link_dataset(**arguments: int) -> LinkDataset:

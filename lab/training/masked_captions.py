@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lab.evaluation.cache import key_of
-from lab.training.features import LAYOUT, FrozenFeatures, feature_cache
+from lab.training.features import CACHE, LAYOUT, FrozenFeatures
 from semlink.models import MODELS, locate
 from semlink.progress import track
 from semlink.semantics.encoders import text_tokens
@@ -102,11 +102,10 @@ def masked_captions(captions: Sequence[str], seed: int = 0) -> MaskedCaptions:
             {t for c in captions for t in _tokenizer().encode(c, add_special_tokens=False).tokens}
         )
     )
-    cache = feature_cache()
     values, lengths = [], []
     shards = [maskings[i : i + _SHARD] for i in range(0, len(maskings), _SHARD)]
     for shard in track(shards, "masked captions"):
-        path = cache.entry(f"masked/{_digest(shard)}.safetensors", partial(_save, shard))
+        path = CACHE.entry(f"masked/{_digest(shard)}.safetensors", partial(_save, shard))
         content = load_file(path)
         values.append(content["values"])
         lengths.append(content["lengths"])

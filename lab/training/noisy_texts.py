@@ -115,7 +115,7 @@ def make_pool(
 def _chunk_path(provenance: dict[str, Any], group: Sequence[Item], n_noise: int) -> Path:
     """Where a chunk is kept: named by all that its text depends on."""
     parts = [provenance, n_noise, [(item.item_id, item.captions) for item in group]]
-    return Cache("noisy", run).path(f"{key_of(repr(parts), 10)}.json")
+    return Cache("noisy", __name__).path(f"{key_of(repr(parts), 10)}.json")
 
 
 @dataclass(slots=True)

@@ -65,6 +65,7 @@ from semlink.settings import Settings
 Scoring = Literal["dp", "mean", "softmax", "lass"]
 Loss = Literal["nt-xent", "triplet-sum"]
 Start = Literal["plain", "installed"]
+CACHE: Final = Cache("gpa", __name__)
 LEARNING_RATES: Final[dict[tuple[str, str], float]] = {
     ("dp", "nt-xent"): 3e-3,
     ("dp", "triplet-sum"): 3e-3,
@@ -295,10 +296,6 @@ def trained(recipe: GpaRecipe, corpus: Corpus, seed: int) -> tuple[GpaModel, dic
     return model.eval().requires_grad_(False), sidecar
 
 
-def _cache() -> Cache:
-    return Cache("gpa", trained)
-
-
 def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
     """Where :func:`trained` keeps a model: a name by all that it depends on."""
     what = asdict(recipe)
@@ -309,7 +306,7 @@ def model_path(recipe: GpaRecipe, corpus: Corpus, seed: int) -> Path:
     number = 2 if recipe.scoring == "dp" else 3
     key = json.dumps([number, what, describe_data(corpus), encoder, seed], sort_keys=True)
     name = f"{corpus.info.name}-{recipe.scoring}-{key_of(key)}.safetensors"
-    return _cache().path(name)
+    return CACHE.path(name)
 
 
 def plain_heads(task: str) -> Path:
@@ -317,7 +314,7 @@ def plain_heads(task: str) -> Path:
 
     The installed heads where they are plain, else trained now as ``semlink train heads`` does.
     """
-    path = _cache().path(f"heads-{task}.safetensors")
+    path = CACHE.path(f"heads-{task}.safetensors")
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         if num_components(task) > 1:
@@ -369,7 +366,7 @@ def encoded(corpus: Corpus, split: Split, start: Start = "plain") -> EncodedSpli
         save_file(found, path)
 
     name = f"{corpus.info.name}-states-1-{split}-{key_of(key)}.safetensors"
-    stored = load_file(_cache().entry(name, make))
+    stored = load_file(CACHE.entry(name, make))
     text, media = (
         States(
             FrozenFeatures(stored[f"{side}.values"], stored[f"{side}.offsets"]),

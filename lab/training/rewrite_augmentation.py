@@ -232,7 +232,7 @@ def _cached_scores(
     def make(path: Path) -> None:
         path.write_text(json.dumps(_scores(fit(data, row, seed, steps=steps), test)))
 
-    path = Cache("augmented", compare).entry(f"{digest.hexdigest()}.json", make, fresh=fresh)
+    path = Cache("augmented", __name__).entry(f"{digest.hexdigest()}.json", make, fresh=fresh)
     found: dict[str, float] = json.loads(path.read_text())
     return found
 

@@ -29,12 +29,12 @@ from torch import nn
 
 from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.evaluation.parallel import one_thread
+from lab.training import features
 from lab.training.alignment_heads import embed
 from lab.training.data import learning_rate_factor, rounded, save_weights
 from lab.training.features import (
     FrozenFeatures,
     caption_features,
-    feature_cache,
     media_features,
 )
 from lab.training.noisy_texts import make_pool
@@ -59,6 +59,7 @@ from semlink.semantics.spaces import task_of, weights_file, weights_of
 from semlink.semantics.student import SentenceScorer, StudentConfig, sentence_batch
 from semlink.tasks import TASKS
 
+CACHE: Final = Cache("students", __name__)
 NUM_POOLED: Final[dict[Split, int]] = {"train": 160, "val": 96, "test": 384}
 """Items of a split whose captions the language model continues, at most."""
 MAX_NOISE: Final = 3
@@ -222,7 +223,7 @@ def _states(sentences: Sequence[str]) -> list[torch.Tensor]:
         save_file({"values": torch.cat(rows), "lengths": lengths}, path)
 
     name = key_of(repr((MODELS["minilm"].sha256, list(sentences))), 10)
-    stored = load_file(feature_cache().entry(f"sentences/{name}.safetensors", save))
+    stored = load_file(features.CACHE.entry(f"sentences/{name}.safetensors", save))
     return list(torch.split(stored["values"], stored["lengths"].tolist()))
 
 
@@ -296,8 +297,7 @@ def student_path(
 ) -> Path:
     """Where :func:`trained` keeps a student: a name by all that it depends on. ``train``, ``val``: the splits' keys."""
     key = [asdict(recipe), seed, file_sha256(weights_of(space, "heads")), *train, *val]
-    cache = Cache("students", student_path)
-    return cache.path(f"{space}-{key_of(json.dumps(key))}.safetensors")
+    return CACHE.path(f"{space}-{key_of(json.dumps(key))}.safetensors")
 
 
 def load_student(path: Path, recipe: Recipe) -> tuple[SentenceScorer, list[dict[str, float]]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from semlink.cli.console import Out, console, errors
 from semlink.errors import InvalidField, Unavailable
+from semlink.formats import ENTRIES, FORMATS, check_format
 
 if TYPE_CHECKING:
     from semlink.rpc.clients import KnowledgeClient
@@ -470,6 +471,7 @@ def _when(unix_s: float) -> str:
 def to_json(entry: pb.KnowledgeEntry) -> dict[str, Any]:
     """An entry as a line of an export."""
     return {
+        "format": FORMATS[ENTRIES],
         "key": entry.key,
         "text": entry.text,
         "strategy": entry.strategy,
@@ -502,6 +504,8 @@ def read_entries(lines: list[str], name: str) -> Iterator[tuple[int, list[pb.Kno
             values = json.loads(line)
             if not isinstance(values, dict):
                 raise ParseError(f"expected an object, found {type(values).__name__}")
+            advice = "import it with the semlink that exported it"
+            check_format(ENTRIES, values.pop("format", None), f"{name}, line {number}", advice)
             part.append(ParseDict(values, pb.KnowledgeEntry()))
         except (ValueError, ParseError) as error:
             raise InvalidField(f"{name}, line {number}: {error}", field="file") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from semlink.errors import InvalidField, NotFound
+from semlink.formats import CORPUS, FORMATS, check_format
 from semlink.settings import Settings
 from semlink.tasks import TASKS, Task
 
@@ -105,14 +106,16 @@ def register_corpus(name: str, reader: str, root: Path, split: Split) -> Registr
     folder = corpus_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{RECORD}.part"
-    temporary.write_text(json.dumps(asdict(record), indent=1) + "\n")
+    content = {"format": FORMATS[CORPUS], **asdict(record)}
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(folder / RECORD)
     return record
 
 
 def unregister_corpus(name: str) -> None:
     """Forget an added corpus with its heads, codec and gallery; its source files stay. Raises NotFound."""
-    if name not in added_corpora():
+    # by its file: one of another format can be removed as well
+    if not _NAME.fullmatch(name) or not (corpus_folder(name) / RECORD).is_file():
         raise NotFound(f"corpus {name!r} was not added", field="corpus")
     # The record goes first: a half-removed corpus is an unknown one, not a broken one.
     (corpus_folder(name) / RECORD).unlink()
@@ -138,7 +141,11 @@ def added_corpora() -> dict[str, Registration]:
 
 @lru_cache(maxsize=256)
 def _record(path: Path, mtime_ns: int) -> Registration:  # noqa: ARG001 - the key of the cache
-    return Registration(**json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    name = path.parent.name
+    advice = f"add it again (`semlink corpora remove {name}`, `semlink corpora add {name} …`)"
+    check_format(CORPUS, content.pop("format", None), f"added corpus {name!r}", advice)
+    return Registration(**content)
 
 
 def known_corpora() -> dict[str, Task]:

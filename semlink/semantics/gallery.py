@@ -21,6 +21,7 @@ from semlink.corpora.registry import (
     known_corpora,
 )
 from semlink.errors import InvalidField, NotFound, SemlinkError
+from semlink.formats import FORMATS, GALLERY, check_format
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.int8_tensors import SCALE
 from semlink.semantics.product_codes import CENTROIDS, ProductCodes
@@ -99,11 +100,12 @@ class GalleryEmbeddings:
         path = gallery_path(corpus)
         with safe_open(path, framework="numpy") as file:
             made_with: dict[str, str] = file.metadata()
+            advice = f"run `semlink train gallery --corpus {corpus}`"
+            check_format(GALLERY, made_with.get("format"), str(path), advice)
             for name, value in provenance(corpus).items():
                 if made_with.get(name) != value:
                     raise StaleGallery(
-                        f"{path} was made with {name} {made_with.get(name)}, installed is {value}: "
-                        f"run `semlink train gallery --corpus {corpus}`",
+                        f"{path} was made with {name} {made_with.get(name)}, installed is {value}: {advice}",
                         field="corpus",
                     )
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -130,7 +132,8 @@ class GalleryEmbeddings:
                 content[name] = np.ascontiguousarray(bias, dtype=np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
-        save_file(content, temporary, provenance(self.corpus))
+        metadata = {"format": str(FORMATS[GALLERY]), **provenance(self.corpus)}
+        save_file(content, temporary, metadata)
         # safetensors writes for the owner alone; an image's service runs as another user.
         temporary.chmod(0o644)
         temporary.replace(path)

@@ -131,7 +131,7 @@ async def _collect_examples(
     plans: Sequence[Plan], console: Console, seed: int, top_k: int, symbols: int, *, fresh: bool
 ) -> list[Example]:
     # a whole batch is one request, so that an answer never depends on what it was batched with before
-    kept = Cache("answers", collect_examples, weights=[""]).table("answers")
+    kept = Cache("answers", __name__, weights=[""]).table("answers")
     system = build_system()
     examples = []
     try:

@@ -108,7 +108,7 @@ class _Parrot:
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noisy_texts, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(noisy_texts, "_Writer", _Parrot)
     monkeypatch.setattr(_Parrot, "chunks", 0)
     monkeypatch.setattr(_Parrot, "breaks_at", 1)

@@ -85,13 +85,15 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
 
     def trained(objective: str, seed: int, corpus: object, **_: object) -> Path:
         asked.append((objective, seed))
-        folder = tmp_path / "heads" / objective / str(seed)
+        folder = tmp_path / "heads" / f"{objective}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def heads(folder: Path) -> dict[str, Any]:
-        return features(NOISE[folder.parent.name], int(folder.name))
+        objective, _, seed = folder.name.rpartition("-")
+        return features(NOISE[objective], int(seed))
 
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(sew_mcm, "trained", trained)
     monkeypatch.setattr(sew_mcm, "load_heads", heads)
     monkeypatch.setattr(sew_mcm, "embed", lambda head, _: head)
@@ -171,7 +173,7 @@ def test_a_run_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (out / "heads-person.json").write_text("{}")
 
     monkeypatch.setattr(sew_mcm, "train", train)
-    monkeypatch.setattr(sew_mcm, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     corpus = Pedestrians()
     first = sew_mcm.trained("mcm", 0, corpus)
     assert sew_mcm.trained("mcm", 0, corpus) == first

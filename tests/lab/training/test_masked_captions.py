@@ -69,7 +69,7 @@ def test_a_tenth_of_the_words_is_hidden_and_never_none() -> None:
 def test_maskings_are_cached_aligned_and_hide_the_word_from_its_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     made = masked_captions(CAPTIONS, seed=3)
     assert len(made.features) == room.COPIES * len(CAPTIONS)
     assert len(made.words) == len(made.features.values)
@@ -99,7 +99,7 @@ def test_maskings_are_cached_aligned_and_hide_the_word_from_its_neighbours(
 def test_a_batch_holds_a_masking_of_each_caption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     made = masked_captions(CAPTIONS, seed=3)
     tokens, words = made.batch(torch.tensor([2, 0]))
     assert words.shape == tokens.mask.shape

@@ -147,7 +147,7 @@ def test_plain_heads_are_kept_before_prototypes_are_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEMLINK_WEIGHTS_DIR", str(tmp_path))
-    monkeypatch.setattr(prototypes, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "cache"))
     made = model(GpaRecipe(scoring="dp"))
     configs = {"text": made.text.config.as_dict(), "media": made.media.config.as_dict()}
     parts = {"text": made.text, "media": made.media}
