@@ -305,7 +305,7 @@ class RedisStore:
     async def _check_format(self) -> None:
         """Mark a store that is empty or of 7fb36b6 with today's format; refuse another."""
         await self._redis.set(_FORMAT_KEY, FORMATS[STORE], nx=True)
-        found = (await self._redis.get(_FORMAT_KEY) or b"").decode()
+        found = cast(bytes, await self._redis.get(_FORMAT_KEY)).decode()
         advice = "start the semlink that wrote it, or another store (SEMLINK_REDIS_URL)"
         check_format(STORE, found, "the store (Redis)", advice)
         self._format_known = True
