@@ -477,7 +477,7 @@ def _part(name: str, paths: Sequence[Path], state: State, producers: tuple[str, 
         tuple(paths),
         sum(s.st_size for s in stats),
         len(stats),
-        max((s.st_mtime for s in stats), default=0.0),
+        max((s.st_mtime for s in stats), default=time.time()),
         state,
         producers,
     )
