@@ -69,7 +69,7 @@ def targets_up(prometheus: str, limit_s: float = 60.0) -> None:
         health = {t["labels"]["service"]: t["health"] for t in found}
         counted = urllib.parse.quote("sum by (service) (semlink_requests_total)")
         series = json.loads(fetch(f"{prometheus}/api/v1/query?query={counted}"))["data"]["result"]
-        requests = {s["metric"]["room"]: float(s["value"][1]) for s in series}
+        requests = {s["metric"]["service"]: float(s["value"][1]) for s in series}
         if (
             set(health) == SCRAPED
             and set(health.values()) == {"up"}
