@@ -80,14 +80,14 @@ def test_the_gateway_answers_to_its_name_among_the_containers() -> None:
 def test_settings_and_ports_exist() -> None:
     """A variable that is no setting would be ignored silently; a port that moved would never become healthy."""
     settings = Settings(host="0.0.0.0")
-    for room in SERVICE_NAMES:
-        environment = SERVICES[room]["environment"]
+    for name in SERVICE_NAMES:
+        environment = SERVICES[name]["environment"]
         names = {n.removeprefix("SEMLINK_").lower() for n in environment if n != "OMP_NUM_THREADS"}
         assert names <= set(Settings.model_fields)
-        assert f":{settings.port(room)}" in " ".join(SERVICES[room]["healthcheck"]["test"])
-        if room != "gateway":
-            address = environment[f"SEMLINK_{room.upper()}_ADDRESS"]
-            assert address == f"dns:///{room}:{settings.port(room)}"
+        assert f":{settings.port(name)}" in " ".join(SERVICES[name]["healthcheck"]["test"])
+        if name != "gateway":
+            address = environment[f"SEMLINK_{name.upper()}_ADDRESS"]
+            assert address == f"dns:///{name}:{settings.port(name)}"
 
 
 def test_prometheus_scrapes_every_room_where_it_serves_metrics() -> None:

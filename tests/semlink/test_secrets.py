@@ -39,6 +39,7 @@ PUBLIC = {
     "device",
     "llm_model",
     "llm_revision",
+    "plugins",
     "host",
     "scenario",
     "trusted_hosts",

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.training import masked_captions as room
+from lab.training import masked_captions as module
 from lab.training.masked_captions import MaskedCaptionDecoder, mask_words, masked_captions
 from semlink.errors import NotFound
 from semlink.models import locate
@@ -28,7 +28,7 @@ CAPTIONS = (
 
 
 def tokens_of(text: str) -> list[str]:
-    found: list[str] = room._tokenizer().encode(text).tokens
+    found: list[str] = module._tokenizer().encode(text).tokens
     return found
 
 
@@ -71,9 +71,9 @@ def test_maskings_are_cached_aligned_and_hide_the_word_from_its_neighbours(
 ) -> None:
     monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     made = masked_captions(CAPTIONS, seed=3)
-    assert len(made.features) == room.COPIES * len(CAPTIONS)
+    assert len(made.features) == module.COPIES * len(CAPTIONS)
     assert len(made.words) == len(made.features.values)
-    pieces = [tokens_of(c) for _ in range(room.COPIES) for c in CAPTIONS]
+    pieces = [tokens_of(c) for _ in range(module.COPIES) for c in CAPTIONS]
     whole = text_tokens(CAPTIONS)
     for n, expected in enumerate(pieces):
         own = slice(made.features.offsets[n], made.features.offsets[n + 1])
@@ -90,7 +90,7 @@ def test_maskings_are_cached_aligned_and_hide_the_word_from_its_neighbours(
     def never(texts: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(room, "text_tokens", never)
+    monkeypatch.setattr(module, "text_tokens", never)
     again = masked_captions(CAPTIONS, seed=3)
     assert torch.equal(again.features.values, made.features.values)
     assert torch.equal(again.words, made.words)
