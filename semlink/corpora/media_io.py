@@ -406,11 +406,11 @@ def _read_start(
 
     :returns: ``[num_frames]``; whether there are more frames; the channel to read instead where the channels cancel.
     """
-    most_frames = int(media_limits().max_audio_seconds * sound.samplerate)
+    max_frames = int(media_limits().max_audio_seconds * sound.samplerate)
     blocks: list[NDArray[np.float32]] = []
     num_frames = 0
     power = np.zeros(sound.channels)
-    while num_frames <= most_frames:
+    while num_frames <= max_frames:
         block = sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
         num_frames += len(block)
         if not np.isfinite(block).all():
@@ -423,12 +423,12 @@ def _read_start(
             break
     if num_frames == 0:
         raise InvalidField(f"{field} lasts 0 s, it holds no samples", field=field)
-    mono = np.concatenate(blocks)[:most_frames]
+    mono = np.concatenate(blocks)[:max_frames]
     own = float(np.square(mono, dtype=np.float64).sum())
     cancel = channel is None and own < CANCELLED_POWER * power.mean()
     # The first of those that are equally strong but for rounding.
     strongest = int(np.flatnonzero(power >= 0.99 * power.max())[0])
-    return mono, num_frames > most_frames, strongest if cancel else None
+    return mono, num_frames > max_frames, strongest if cancel else None
 
 
 def _at_most_one(samples: NDArray[np.float32]) -> NDArray[np.float32]:
