@@ -23,7 +23,7 @@ Changes = Annotated[
     typer.Option("--set", help="key=value of the plan, the same as --key value; lists with commas"),
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="a smoke run of less than a minute, into results/quick")
+    bool, typer.Option("--quick", help="a smoke run of minutes, into results/quick")
 ]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="measure again what the cache holds for this program")
