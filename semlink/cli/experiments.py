@@ -22,9 +22,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value of the plan, the same as --key value; lists with commas"),
 ]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="a smoke run of minutes, into results/quick")
-]
+Quick = Annotated[bool, typer.Option("--quick", help="a smoke run of minutes, into results/quick")]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="measure again what the cache holds for this program")
 ]

@@ -1,0 +1,85 @@
+"""`semlink bench`: speed and memory on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semlink.cli.console import Out, console
+from semlink.cli.knowledge import bench_kb
+from semlink.cli.services import own_services
+
+bench_app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
+bench_app.command("kb")(bench_kb)
+
+
+@bench_app.command("link")
+def bench_link(out: Out = Path("results")) -> None:
+    """Channel windows and reports a second, and what applying the channel costs."""
+    import time
+
+    from lab.benchmarks.link import run
+    from lab.evaluation.report import Report, Row
+
+    started = time.monotonic()
+    rows = run(console)
+    report = Report("bench-link", seconds=time.monotonic() - started)
+    report.rows += [
+        Row(metric=name, mean=value, variant=str(row["what"]))
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, float)
+    ]
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
+@bench_app.command("csi")
+def bench_csi(
+    threads: Annotated[int, typer.Option(help="of torch")] = 2, out: Out = Path("results")
+) -> None:
+    """Milliseconds to quantise and dequantise a CSI report, for every scheme and number of bits."""
+    from lab.benchmarks.csi import run
+
+    report = run(threads, console)
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
+@bench_app.command("codec")
+def bench_codec(
+    threads: Annotated[int, typer.Option(help="of torch")] = 2, out: Out = Path("results")
+) -> None:
+    """Milliseconds to encode and decode a message: JSCC at every k, and the digital codings."""
+    from lab.benchmarks.codec import run
+
+    report = run(threads, console)
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
+@bench_app.command("gallery")
+def bench_gallery(
+    items: Annotated[int, typer.Option(help="vectors of 256")] = 1_000_000,
+    out: Out = Path("results"),
+) -> None:
+    """Exact search against HNSW and IVF-PQ: time, recall@10, memory, building. Goes on where it was interrupted."""
+    from lab.benchmarks.gallery import run
+
+    run(out, items=items)
+    console.print(f"written: {out / 'bench-gallery.json'}")
+
+
+@bench_app.command("serve")
+def bench_serve(
+    queries: Annotated[int, typer.Option(help="at 16 and 64 in flight; a quarter at 1")] = 640,
+    out: Out = Path("results"),
+) -> None:
+    """Queries a second over the services at 1, 16 and 64 in flight, memory, and the same in one process."""
+    from lab.benchmarks.serving import add_in_process, bench
+    from semlink.deployment import supervisor
+
+    with own_services("bench") as settings:
+        pids = {s.name: s.pid for s in supervisor.status(settings)}
+        report = bench(settings.gateway_port, pids, number=queries, console=console)
+    add_in_process(report, number=queries, console=console)
+    console.print(f"written: {report.write(out, report.experiment)}")
