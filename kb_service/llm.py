@@ -11,8 +11,8 @@ A request's tokens depend on its prompt, temperature and seed alone. Three thing
   other kernels, which differ more.
 
 What stands beside a row still moves its logits by rounding, about 3e-5 at most: by how much is up to the matrix library
-and the processor. A sample can therefore differ where a draw falls that near to a token's edge, less than once in 1e4
-tokens; a store keeps what was sampled first. Nothing here promises equal bits.
+and the processor. A sample can therefore differ where a draw falls that near to a token's edge; a store keeps what was
+sampled first. Nothing here promises equal bits.
 """
 
 from __future__ import annotations
