@@ -29,11 +29,7 @@ def running(state_dir: Path) -> Iterator[Live]:
     """A system of its own, on free ports, with the settings of the environment; nothing of it is left behind."""
     from semlink.deployment import supervisor
 
-    services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
-    ports = {f"{service}_port": 0 for service in services}
-    ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
-    settings = supervisor.with_ports_chosen(Settings(**ports, state_dir=state_dir))
-    supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
+    settings = supervisor.up_on_free_ports(state_dir)
     url = f"http://127.0.0.1:{settings.gateway_port}"
     with httpx.Client(base_url=url, timeout=120) as http:
         yield Live(settings, http)

@@ -74,13 +74,7 @@ def own_services(name: str) -> Iterator[Settings]:
     """All services on free ports, beside any others of this machine; stopped on leaving."""
     from semlink.deployment import supervisor
 
-    asked = with_models(settings_of())
-    services = ("gateway", "transmitter", "channel", "receiver", "knowledge")
-    ports = {f"{service}_port": 0 for service in services}
-    ports |= {f"{service}_metrics_port": 0 for service in services if service != "gateway"}
-    state_dir = asked.state_dir / name
-    settings = supervisor.with_ports_chosen(settings_of(**ports, state_dir=state_dir))
-    supervisor.up(settings, detach=True, services=supervisor.services_of(settings, own_redis=True))
+    settings = supervisor.up_on_free_ports(with_models(settings_of()).state_dir / name)
     try:
         yield settings
     finally:

@@ -40,6 +40,11 @@ from semlink.errors import SemlinkError
 from semlink.models import INSTALL_COMMAND
 from semlink.settings import SERVICE_NAMES, SecretUrl, Settings
 
+PORT_FIELDS: Final = (
+    *(f"{service}_port" for service in SERVICE_NAMES),
+    *(f"{service}_metrics_port" for service in SERVICE_NAMES if service != "gateway"),
+)
+"""Settings that are ports of this machine."""
 START_TIMEOUT_S: Final = 300.0
 """Longest start: the first one converts models and renders corpora into the cache."""
 _POLL_S: Final = 0.1
@@ -93,11 +98,20 @@ class ServiceStatus:
     uptime_s: float
 
 
+def up_on_free_ports(state_dir: Path) -> Settings:
+    """Start all services beside any others of this machine, with a store of their own; return when all is healthy.
+
+    :return: their settings, with which :func:`down` stops them. Raises StartError as :func:`up` does.
+    """
+    asked: dict[str, Any] = dict.fromkeys(PORT_FIELDS, 0)
+    settings = with_ports_chosen(Settings(**asked, state_dir=state_dir))
+    up(settings, detach=True, services=services_of(settings, own_redis=True))
+    return settings
+
+
 def with_ports_chosen(settings: Settings) -> Settings:
     """The settings with every port 0 replaced by a free one, and the URL of the store that we start."""
-    ports = [f"{service}_port" for service in SERVICE_NAMES]
-    ports += [f"{service}_metrics_port" for service in SERVICE_NAMES if service != "gateway"]
-    open_ports = [name for name in ports if getattr(settings, name) == 0]
+    open_ports = [name for name in PORT_FIELDS if getattr(settings, name) == 0]
     chosen: dict[str, Any] = dict(zip(open_ports, _free_ports(len(open_ports)), strict=True))
     if _own_redis(settings):
         chosen["redis_url"] = SecretUrl(store_url(store_socket(settings)))

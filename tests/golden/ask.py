@@ -40,7 +40,7 @@ from semlink.corpora.registry import corpus_named
 from semlink.deployment import supervisor
 from semlink.links import link_id_of
 from semlink.rpc import knowledge_client
-from semlink.settings import SERVICE_NAMES, Settings
+from semlink.settings import Settings
 from semlink.signal.feedback import needed_report_slots
 from semlink.store import RedisStore, Store
 from semlink.v1 import knowledge_pb2
@@ -102,12 +102,7 @@ async def ask_over_rest(settings: Settings) -> Answers:
 @asynccontextmanager
 async def started(state_dir: Path) -> AsyncIterator[Settings]:
     """Services on free ports with a store of their own."""
-    ports = {f"{service}_port": 0 for service in SERVICE_NAMES}
-    ports |= {f"{service}_metrics_port": 0 for service in SERVICE_NAMES if service != "gateway"}
-    asked = Settings(**ports, state_dir=state_dir)
-    settings = supervisor.with_ports_chosen(asked)
-    services = supervisor.services_of(settings, own_redis=True)
-    await asyncio.to_thread(supervisor.up, settings, detach=True, services=services)
+    settings = await asyncio.to_thread(supervisor.up_on_free_ports, state_dir)
     try:
         yield settings
     finally:
