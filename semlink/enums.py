@@ -1,7 +1,7 @@
 """Closed sets of protobuf as the strings that REST, the command line and Python use.
 
-A value ``POWER_ALLOCATION_WATER_FILLING`` of ``enum PowerAllocation`` is ``"water-filling"`` elsewhere. Value 0 of every
-enum is ``…_UNSPECIFIED``: the field is not set, and its default holds.
+A value ``POWER_ALLOCATION_WATER_FILLING`` of ``enum PowerAllocation`` is ``"water-filling"`` elsewhere. Value 0 of
+every enum is ``…_UNSPECIFIED``: the field is not set, and its default holds.
 """
 
 from __future__ import annotations
