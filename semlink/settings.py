@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     """Where tensors live: "cpu", "cuda" or "cuda:N"."""
     num_threads: int = Field(default_factory=_half_of_the_cores, ge=1, le=1024)
     """Threads of torch and OpenMP in each service; default half of the cores this process may use."""
+    runtime: Literal["auto", "openvino", "torch"] = "auto"
+    """What runs the frozen networks on the CPU; "auto": OpenVINO where it is installed. Elsewhere torch runs them."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of the frozen networks in the services. "bf16" halves their cost on processors with AVX512-BF16 or AMX; answers
+    then differ in a few places from those of f32, which experiments always use."""
     profile: Literal["embedded", "hub"] = "embedded"
     """"embedded": models from installed packages; "hub": larger models by name from a model hub."""
 

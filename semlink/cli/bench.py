@@ -57,6 +57,24 @@ def bench_codec(
     console.print(f"written: {report.write(out, report.experiment)}")
 
 
+@bench_app.command("encoders")
+def bench_encoders(
+    rounds: Annotated[int, typer.Option(min=1, help="each of every runtime, in turns")] = 10,
+    items: Annotated[
+        int, typer.Option(min=0, help="of each gallery whose features are compared with torch's")
+    ] = 1000,
+    out: Out = Path("results"),
+) -> None:
+    """CPU-ms to encode texts, pictures and sounds, alone and batched, by runtime and precision; features compared."""
+    from tempfile import TemporaryDirectory
+
+    from lab.benchmarks.encoders import run
+
+    with TemporaryDirectory() as folder:
+        report = run(Path(folder), rounds=rounds, items=items, console=console)
+    console.print(f"written: {report.write(out, report.experiment)}")
+
+
 @bench_app.command("gallery")
 def bench_gallery(
     items: Annotated[int, typer.Option(help="vectors of 256")] = 1_000_000,

@@ -311,8 +311,11 @@ async def serve(
     """
     import torch
 
+    from semlink import runtime
+
     configure_logging(service, settings)
     torch.set_num_threads(settings.num_threads)
+    runtime.use(settings.runtime, settings.precision)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from semlink.errors import InvalidField
-from semlink.models import CorruptModel, locate
+from semlink.models import MODELS, CorruptModel, locate
+from semlink.runtime import FrozenNetwork
 from semlink.semantics.tokens import Tokens, pad
 
 SAMPLE_RATE_HZ: Final = 16_000
@@ -126,13 +128,20 @@ def whisper_state(variables: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]
 
 
 class WhisperTiny:
-    """Whisper tiny.en's encoder, frozen; one module per clip length over shared weights. Thread-safe."""
+    """Whisper tiny.en's encoder, frozen. Safe to call from several threads."""
 
     def __init__(self, device: str = "cpu") -> None:
+        path = locate("whisper-tiny")
         self.device = torch.device(device)
-        self._state = whisper_state(read_ctranslate2(locate("whisper-tiny")))
-        self._encoders: dict[int, tuple[Any, Any]] = {}
-        self._lock = threading.Lock()
+        self._extractors: dict[int, Any] = {}
+        self._network = FrozenNetwork(
+            "whisper-tiny",
+            partial(_Bins, path),
+            example=lambda: (torch.zeros(2, NUM_MEL_BINS, 1000),),
+            shapes=([-1, NUM_MEL_BINS, -1],),
+            identity=MODELS["whisper-tiny"].sha256,
+            device=device,
+        )
 
     def tokens(self, waveforms: Sequence[NDArray[np.float32]]) -> Tokens:
         """Half-second bins, values [batch, num_bins, 2100]: mean of every layer's states, a coarse spectrogram, and
@@ -155,50 +164,64 @@ class WhisperTiny:
                     rows[index] = values[place]
         return pad([row.cpu() for row in rows]).to(self.device)
 
-    @torch.inference_mode()
     def _features(self, waveforms: Sequence[NDArray[np.float32]], seconds: int) -> torch.Tensor:
         """[batch, num_bins, 2100], float32, of clips that are padded to ``seconds``."""
-        encoder, extractor = self._encoder(seconds)
+        extractor = self._extractor(seconds)
         mel = extractor(
             list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
-        ).input_features.to(self.device)
-        output = encoder(mel, output_hidden_states=True)
-        states = torch.stack(output.hidden_states, 2)
-        batch, frames = states.shape[:2]
-        per_bin = int(FRAMES_PER_SECOND * BIN_SECONDS)
-        # [batch, bins, frames a bin, states, 384] → mean over the bin's frames.
-        pooled = states.reshape(batch, frames // per_bin, per_bin, -1).mean(2)
-        bands, steps = ENVELOPE
-        coarse = F.adaptive_avg_pool2d(mel[:, None], (bands, pooled.shape[1] * steps))[:, 0]
-        coarse = coarse.reshape(batch, bands, -1, steps).permute(0, 2, 1, 3).flatten(2)
-        return torch.cat([pooled, coarse, floor_of(mel)], 2)
+        ).input_features
+        return self._network(mel)
 
-    def _encoder(self, seconds: int) -> tuple[Any, Any]:
-        from transformers import WhisperConfig, WhisperFeatureExtractor
+    def _extractor(self, seconds: int) -> Any:
+        from transformers import WhisperFeatureExtractor
+
+        if seconds not in self._extractors:
+            extractor_class: Any = WhisperFeatureExtractor
+            self._extractors[seconds] = extractor_class(
+                feature_size=NUM_MEL_BINS, chunk_length=seconds
+            )
+        return self._extractors[seconds]
+
+
+class _Bins(nn.Module):
+    """Log-mel spectrograms [batch, 80, num_frames] to half-second bins [batch, num_bins, 2100]."""
+
+    def __init__(self, path: Path) -> None:
+        from transformers import WhisperConfig
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-        with self._lock:
-            if seconds not in self._encoders:
-                positions = seconds * FRAMES_PER_SECOND
-                config = WhisperConfig(
-                    d_model=384,
-                    encoder_layers=4,
-                    encoder_attention_heads=6,
-                    encoder_ffn_dim=1536,
-                    num_mel_bins=NUM_MEL_BINS,
-                    max_source_positions=positions,
-                )
-                state = dict(self._state)
-                state["embed_positions.weight"] = state["embed_positions.weight"][:positions]
-                with torch.device("meta"):
-                    encoder: Any = WhisperEncoder(config)
-                # assign: every length shares one copy of the weights.
-                encoder.load_state_dict(state, assign=True)
-                encoder.requires_grad_(False).eval().to(self.device)
-                extractor_class: Any = WhisperFeatureExtractor
-                extractor = extractor_class(feature_size=NUM_MEL_BINS, chunk_length=seconds)
-                self._encoders[seconds] = (encoder, extractor)
-            return self._encoders[seconds]
+        super().__init__()
+        config = WhisperConfig(
+            d_model=384,
+            encoder_layers=NUM_STATES - 1,
+            encoder_attention_heads=6,
+            encoder_ffn_dim=1536,
+            num_mel_bins=NUM_MEL_BINS,
+            max_source_positions=MAX_SECONDS * FRAMES_PER_SECOND,
+        )
+        with torch.device("meta"):
+            self.encoder: Any = WhisperEncoder(config)
+        self.encoder.load_state_dict(whisper_state(read_ctranslate2(path)), assign=True)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        # WhisperEncoder.forward, for clips of any length: it takes nothing but 30 s.
+        encoder = self.encoder
+        x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        states = [x]
+        for layer in encoder.layers:
+            x = layer(x, attention_mask=None)
+            states.append(x)
+        states[-1] = encoder.layer_norm(x)
+        pooled = F.avg_pool1d(
+            torch.cat(states, 2).transpose(1, 2), int(FRAMES_PER_SECOND * BIN_SECONDS)
+        ).transpose(1, 2)
+        bands, steps = ENVELOPE
+        frames = int(MEL_FRAMES_PER_SECOND * BIN_SECONDS) // steps
+        coarse = F.avg_pool2d(mel[:, None], (NUM_MEL_BINS // bands, frames))[:, 0]
+        # [batch, bands, bins · steps] → [batch, bins, bands · steps]
+        coarse = coarse.reshape(*coarse.shape[:2], -1, steps).permute(0, 2, 1, 3).flatten(2)
+        return torch.cat([pooled, coarse, floor_of(mel)], 2)
 
 
 def clip_feature(tokens: Tokens) -> torch.Tensor:

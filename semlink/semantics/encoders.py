@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from semlink.errors import InvalidField
 from semlink.models import file_sha256
+from semlink.runtime import FrozenNetwork
 from semlink.semantics import audio, image, text
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
 from semlink.semantics.int8_tensors import unpack
@@ -162,19 +163,20 @@ class SemanticEncoder:
         self.task = task_of(space)
         self.device = device
         self._heads: dict[str, Head] | None = None
+        self._networks: dict[str, FrozenNetwork] = {}
         self._lock = threading.Lock()
 
     def text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, not empty; beyond 128 word pieces a text is cut."""
-        return self._encode("text", text_tokens(texts, self.device))
+        return self.components("text", texts)[:, 0]
 
     def image(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Vectors of RGB pictures ``[height, width, 3]``, uint8, any size. For the tasks "person" and "image"."""
-        return self._encode("media", self._media_tokens("image", pictures))
+        return self.components("image", pictures)[:, 0]
 
     def audio(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Vectors of mono 16 kHz waveforms, float32, at most 30 s. For the task "audio"."""
-        return self._encode("media", self._media_tokens("audio", waveforms))
+        return self.components("audio", waveforms)[:, 0]
 
     def components(self, modality: str, contents: Sequence[Any]) -> NDArray[np.float32]:
         """What a message may carry of "text", "image" or "audio" contents: ``[n, num_components, 256]``.
@@ -190,10 +192,13 @@ class SemanticEncoder:
                 raise InvalidField(
                     f"modality is {modality!r}, allowed: text, image, audio", field="modality"
                 )
-        head = self.head(side)
-        if not isinstance(head, PrototypeHead):
-            return self._encode(side, tokens)[:, None]
-        return _in_batches(head.components, tokens)
+        network = self._network(side)
+        parts = [
+            network(tokens.values[i : i + _BATCH], tokens.mask[i : i + _BATCH])
+            for i in range(0, len(tokens), _BATCH)
+        ]
+        vectors: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return vectors
 
     def _media_tokens(self, modality: str, media: Sequence[NDArray[Any]]) -> Tokens:
         if (modality == "audio") != (self.task == "audio"):
@@ -214,20 +219,34 @@ class SemanticEncoder:
                 self._heads = load_heads(self.space, self.device)
             return self._heads[side]
 
-    def _encode(self, side: str, tokens: Tokens) -> NDArray[np.float32]:
-        return _in_batches(self.head(side), tokens)
+    def _network(self, side: str) -> FrozenNetwork:
+        head = self.head(side)
+        with self._lock:
+            if side not in self._networks:
+                width = (head.shape if isinstance(head, PooledHead) else head.config).in_dim
+                self._networks[side] = FrozenNetwork(
+                    f"head-{side}",
+                    partial(_Components, head),
+                    example=lambda: (torch.randn(2, 3, width), torch.ones(2, 3, dtype=torch.bool)),
+                    shapes=([-1, -1, width], [-1, -1]),
+                    identity=f"{heads_sha256(self.space)} {side}",
+                    device=self.device,
+                )
+            return self._networks[side]
 
 
-@torch.inference_mode()
-def _in_batches(
-    network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tokens: Tokens
-) -> NDArray[np.float32]:
-    parts = [
-        network(tokens.values[i : i + _BATCH], tokens.mask[i : i + _BATCH])
-        for i in range(0, len(tokens), _BATCH)
-    ]
-    vectors: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
-    return vectors
+class _Components(torch.nn.Module):
+    """A head's components ``[batch, num_components, 256]`` of tokens and their mask."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.head, PrototypeHead):
+            return self.head.components(values, mask)
+        out: torch.Tensor = self.head(values, mask)
+        return out[:, None]
 
 
 @lru_cache(maxsize=8)

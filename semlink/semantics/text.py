@@ -5,28 +5,45 @@ from __future__ import annotations
 import threading
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from semlink.errors import InvalidField
-from semlink.models import locate
-from semlink.semantics.tokens import Tokens
+from semlink.models import MODELS, locate
+from semlink.runtime import FrozenNetwork
+from semlink.semantics.tokens import Tokens, pad
 
 WIDTH: Final = 384
 MAX_TOKENS: Final = 128
 """Longer texts are cut: MiniLM was trained on at most 128 word pieces, and a long query may have more."""
-BATCH: Final = 64
 PACKED: Final = 256
-"""Word pieces of texts laid end to end, at most (a longer text has a run of its own)."""
+"""Word pieces of texts laid end to end, at most: attention costs their square."""
 FOREIGN_SHARE: Final = 0.2
 """Share of letters in other scripts above which a text is reported as not English."""
 
 _lock = threading.Lock()
+
+
+class _Packed(nn.Module):
+    """MiniLM on texts laid end to end: ids and places [1, num_tokens], which token sees which [1, 1, n, n]."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModel
+
+        super().__init__()
+        self.model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+
+    def forward(self, ids: torch.Tensor, places: torch.Tensor, sees: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.model(
+            input_ids=ids, position_ids=places, attention_mask=sees
+        ).last_hidden_state
+        return out
 
 
 class MiniLm:
@@ -34,41 +51,28 @@ class MiniLm:
 
     def __init__(self, device: str = "cpu") -> None:
         import tokenizers
-        from transformers import AutoModel
 
         folder = locate("minilm").parent
         self.device = torch.device(device)
         self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        # Padding is done here, by hand: the tokenizer's own is state that threads would share.
+        # Padding is not needed: texts are laid end to end.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._model: Any = _frozen(AutoModel.from_pretrained(Path(folder), dtype=torch.float32))
-        self._model.to(self.device)
+        self._network = FrozenNetwork(
+            "minilm",
+            partial(_Packed, folder),
+            example=lambda: _packed([[101, 2158, 102], [101, 1037, 3899, 102]]),
+            shapes=([1, -1], [1, -1], [1, 1, -1, -1]),
+            identity=MODELS["minilm"].sha256,
+            device=device,
+        )
 
-    @torch.inference_mode()
     def token_states(self, texts: Sequence[str]) -> Tokens:
         """Last hidden states, one token a word piece with [CLS] and [SEP], values [batch, num_tokens, 384].
 
-        Texts are sorted by length and run in batches of 64. Raises InvalidField for an empty list or an empty text.
+        Raises InvalidField for an empty list or an empty text.
         """
-        rows = self._pieces(texts)
-        longest = max(map(len, rows))
-        values = torch.zeros(len(rows), longest, WIDTH, device=self.device)
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=self.device)
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        for start in range(0, len(order), BATCH):
-            picked = order[start : start + BATCH]
-            width = max(len(rows[index]) for index in picked)
-            ids = torch.zeros(len(picked), width, dtype=torch.long)
-            real = torch.zeros(len(picked), width, dtype=torch.bool)
-            for place, index in enumerate(picked):
-                ids[place, : len(rows[index])] = torch.tensor(rows[index])
-                real[place, : len(rows[index])] = True
-            ids, real = ids.to(self.device), real.to(self.device)
-            states = self._model(input_ids=ids, attention_mask=real.long()).last_hidden_state
-            values[picked, :width] = states * real[..., None]
-            mask[picked, :width] = real
-        return Tokens(values, mask)
+        return pad(self.packed_states(texts)).to(self.device)
 
     def num_word_pieces(self, texts: Sequence[str]) -> list[int]:
         """Word pieces of each text, [CLS] and [SEP] included, those beyond :data:`MAX_TOKENS` as well."""
@@ -77,34 +81,20 @@ class MiniLm:
             for encoding in self._tokenizer.encode_batch(list(texts))
         ]
 
-    @torch.inference_mode()
-    def packed_states(self, sentences: Sequence[str]) -> list[torch.Tensor]:
-        """:meth:`token_states` of many short texts, [num_tokens, 384] each, laid end to end instead of padded.
+    def packed_states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Last hidden states of each text, [num_tokens, 384]. No text sees another one.
 
-        No text sees another one: the same states up to rounding, a third faster for the sentences of one text. Raises
-        InvalidField as :meth:`token_states`.
+        Texts of similar length are laid end to end, :data:`PACKED` word pieces a run: nothing is computed for padding.
+        Raises InvalidField as :meth:`token_states`.
         """
-        rows = self._pieces(sentences)
-        states: list[torch.Tensor] = []
-        start = 0
-        while start < len(rows):
-            end, size = start, 0
-            while end < len(rows) and (end == start or size + len(rows[end]) <= PACKED):
-                size += len(rows[end])
-                end += 1
-            lengths = [len(row) for row in rows[start:end]]
-            ids = torch.tensor([i for row in rows[start:end] for i in row], device=self.device)
-            places = torch.cat([torch.arange(n, device=self.device) for n in lengths])
-            owner = torch.arange(end - start, device=self.device).repeat_interleave(
-                torch.tensor(lengths, device=self.device)
-            )
-            out = self._model(
-                input_ids=ids[None],
-                position_ids=places[None],
-                attention_mask=(owner[:, None] == owner[None, :])[None, None],
-            ).last_hidden_state[0]
-            states += torch.split(out, lengths)
-            start = end
+        rows = self._pieces(texts)
+        states: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+        for picked in _packs([len(row) for row in rows]):
+            out = self._network(*_packed([rows[index] for index in picked]))[0]
+            for index, part in zip(
+                picked, torch.split(out, [len(rows[i]) for i in picked]), strict=True
+            ):
+                states[index] = part
         return states
 
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
@@ -122,11 +112,29 @@ class MiniLm:
         return torch.nn.functional.normalize(tokens.values.sum(1) / tokens.mask.sum(1)[:, None])
 
 
-def _frozen(model: Any) -> Any:
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+def _packs(lengths: Sequence[int]) -> list[list[int]]:
+    """Texts that run together, longest first: as many as fit into :data:`PACKED` word pieces."""
+    packs: list[list[int]] = []
+    free = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not packs or lengths[index] > free:
+            packs.append([])
+            free = PACKED
+        packs[-1].append(index)
+        free -= lengths[index]
+    return packs
+
+
+def _packed(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, places and who sees whom of texts laid end to end; see :class:`_Packed`."""
+    lengths = torch.tensor([len(row) for row in rows])
+    owner = torch.arange(len(rows)).repeat_interleave(lengths)
+    first = (lengths.cumsum(0) - lengths)[owner]
+    return (
+        torch.tensor([[i for row in rows for i in row]]),
+        (torch.arange(len(owner)) - first)[None],
+        (owner[:, None] == owner[None, :])[None, None],
+    )
 
 
 def text_warnings(texts: Sequence[str]) -> list[list[str]]:
