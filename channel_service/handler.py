@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from channel_service.fading import ChannelBlocks
 from channel_service.frames import CheckedFrame, check_frame, slot_groups
 from channel_service.mimo_channel import (
     NoiseRealization,
-    Received,
     draw,
     pilot_length,
     slot_streams,
@@ -23,8 +21,9 @@ from channel_service.mimo_channel import (
     with_interferers,
 )
 from channel_service.reports import Reports
-from semlink.batching import MicroBatcher
+from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.errors import InvalidField, SemlinkError, Unavailable
+from semlink.grouping import grouped, run_grouped
 from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query, validate_link
 from semlink.services import KnowledgeService, ReceiverService
 from semlink.settings import Settings
@@ -70,7 +69,10 @@ class Channel:
         self.blocks = ChannelBlocks(cache_bytes, settings.device)
         self._reports = Reports(self.blocks, cache_bytes // 16)
         self._air: MicroBatcher[tuple[CheckedFrame, ...], list[_TransmittedFrame]] = MicroBatcher(
-            self._transmit_batch, name="channel.air", max_batch=256, max_queue=settings.max_queue
+            ThreadExecutor(self._transmit_batch),
+            name="channel.air",
+            max_batch=256,
+            max_queue=settings.max_queue,
         )
 
     def warm_up(self) -> None:
@@ -131,7 +133,7 @@ class Channel:
         return channel_pb2.GrantResponse(slots=slots)
 
     async def _slots_of(self, items: Sequence[channel_pb2.GrantItem]) -> list[channel_pb2.Slot]:
-        opened: dict[str, list[int]] = {}
+        opened: list[int] = []
         slots = [channel_pb2.Slot() for _ in items]
         for i, item in enumerate(items):
             match item.WhichOneof("link"):
@@ -144,13 +146,13 @@ class Channel:
                         slot=slot_of_query(config, item.seed),
                     )
                 case "link_id":
-                    opened.setdefault(item.link_id, []).append(i)
+                    opened.append(i)
                 case _:
                     raise InvalidField(
                         f"items[{i}].link is absent, allowed: link_id or link_config",
                         field=f"items[{i}].link",
                     )
-        for link_id, members in opened.items():
+        for link_id, members in grouped(opened, lambda i: items[i].link_id).items():
             link = await self._store.link(link_id)
             places = _places([items[i].sharing for i in members], link.config.num_users)
             first = await self._store.advance(link_id, 1 + max(offset for offset, _ in places))
@@ -162,15 +164,9 @@ class Channel:
 
     async def _feed_back(self, slots: list[channel_pb2.Slot]) -> None:
         """Put every report that is usable in the slots into the store, one write a link."""
-        due: dict[str, tuple[common_pb2.LinkConfig, set[int]]] = {}
-        for slot in slots:
-            _, wanted = due.setdefault(slot.link_id, (slot.config, set()))
-            wanted.update(needed_report_slots(slot.config, slot.slot))
+        by_link = grouped(slots, lambda slot: slot.link_id)
         made = await asyncio.to_thread(
-            lambda: {
-                link_id: self._reports.made_in(config, sorted(wanted), link_id)
-                for link_id, (config, wanted) in due.items()
-            }
+            lambda: {link_id: self._due(members) for link_id, members in by_link.items()}
         )
         outcomes = await asyncio.gather(
             *(self._store.put_reports(link_id, reports) for link_id, reports in made.items()),
@@ -186,6 +182,12 @@ class Channel:
             if slot.link_id in lost:
                 slot.degraded.append(lost[slot.link_id])
         record_degraded("channel", (d for slot in slots for d in slot.degraded))
+
+    def _due(self, slots: list[channel_pb2.Slot]) -> list[common_pb2.CsiReport]:
+        """Every report of one link that is usable in one of its slots."""
+        config = slots[0].config
+        due = {due for slot in slots for due in needed_report_slots(config, slot.slot)}
+        return self._reports.made_in(config, sorted(due), slots[0].link_id)
 
     # --- transmission -------------------------------------------------------------------------------
 
@@ -229,29 +231,32 @@ class Channel:
     def _transmit_batch(
         self, batch: list[tuple[CheckedFrame, ...]]
     ) -> list[list[_TransmittedFrame]]:
-        """Let slot_groups be transmitted: each frame to its user, those of equal shape in one tensor operation."""
+        """Let slot groups be transmitted: each frame to its user, those of equal shape in one tensor operation."""
         frames = [frame for group in batch for frame in group]
         with timed("channel.window") as block_clock:
             truth = [self.blocks.slot(f.config, f.slot)[f.user] for f in frames]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, frame in enumerate(frames):
-            groups.setdefault(frame.shape, []).append(i)
-        received: dict[int, receiver_pb2.ReceivedFrame] = {}
-        links: dict[int, channel_pb2.LinkReport] = {}
         with timed("channel.air") as air_clock:
             draws = [one for group in batch for one in _noise_of(group)]
-            for members in groups.values():
-                h = torch.stack([truth[i] for i in members])
-                arrived = _apply_channel(
-                    [frames[i] for i in members], h, [draws[i] for i in members]
-                )
-                for row, i in enumerate(members):
-                    received[i] = _received_frame(arrived, row, frames[i])
-                    links[i] = _link_report(frames[i], float(arrived.sinr_db[row]))
-            _add_csi_figures(frames, truth, [links[i] for i in range(len(frames))])
+            received = run_grouped(
+                list(zip(frames, truth, draws, strict=True)),
+                lambda one: one[0].shape,
+                _apply_channel,
+            )
+            figures = run_grouped(
+                list(zip(frames, truth, strict=True)),
+                lambda one: (
+                    one[0].assumed_csi is None,
+                    one[1].shape,
+                    one[0].config.num_layers,
+                    one[0].config.feedback.content,
+                ),
+                _csi_figures,
+            )
         timings = (block_clock.timing(), air_clock.timing())
-        transmitted = iter(
-            [_TransmittedFrame(received[i], links[i], timings) for i in range(len(frames))]
+        reports = map(_link_report, frames, (sinr_db for _, sinr_db in received), figures)
+        transmitted = (
+            _TransmittedFrame(samples, report, timings)
+            for (samples, _), report in zip(received, reports, strict=True)
         )
         results = [[next(transmitted) for _ in group] for group in batch]
         for group in results:
@@ -360,33 +365,61 @@ def _noise_of(group: Sequence[CheckedFrame]) -> list[NoiseRealization]:
 
 
 def _apply_channel(
-    batch: list[CheckedFrame], h: torch.Tensor, draws: list[NoiseRealization]
-) -> Received:
-    return transmit(
+    alike: list[tuple[CheckedFrame, torch.Tensor, NoiseRealization]],
+) -> list[tuple[receiver_pb2.ReceivedFrame, float]]:
+    """What the receiver gets of frames of equal shape, and the true SINR after its equaliser, dB."""
+    frames, truth, draws = zip(*alike, strict=True)
+    h = torch.stack(truth)
+    received = transmit(
         h,
-        torch.from_numpy(np.stack([frame.precoder for frame in batch])).to(h.device),
-        torch.from_numpy(np.stack([frame.symbols for frame in batch])).to(h.device),
+        torch.from_numpy(np.stack([frame.precoder for frame in frames])).to(h.device),
+        torch.from_numpy(np.stack([frame.symbols for frame in frames])).to(h.device),
         torch.tensor(
-            [frame.config.snr_db for frame in batch], dtype=torch.float64, device=h.device
+            [frame.config.snr_db for frame in frames], dtype=torch.float64, device=h.device
         ),
         draws,
-        torch.tensor([frame.user for frame in batch], device=h.device),
+        torch.tensor([frame.user for frame in frames], device=h.device),
     )
+    num_pilots = pilot_length(received.pilots.shape[-1])
+    return [
+        (
+            receiver_pb2.ReceivedFrame(
+                header=frame.header,
+                samples=to_wire(samples),
+                pilots=to_wire(pilots),
+                pilot_length=num_pilots,
+                noise=to_wire(noise),
+            ),
+            sinr_db,
+        )
+        for frame, samples, pilots, noise, sinr_db in zip(
+            frames,
+            received.samples,
+            received.pilots,
+            received.zero_power,
+            received.sinr_db.tolist(),
+            strict=True,
+        )
+    ]
 
 
-def _received_frame(
-    received: Received, row: int, frame: CheckedFrame
-) -> receiver_pb2.ReceivedFrame:
-    return receiver_pb2.ReceivedFrame(
-        header=frame.header,
-        samples=to_wire(received.samples[row]),
-        pilots=to_wire(received.pilots[row]),
-        pilot_length=pilot_length(received.pilots.shape[-1]),
-        noise=to_wire(received.zero_power[row]),
-    )
+def _csi_figures(
+    alike: list[tuple[CheckedFrame, torch.Tensor]],
+) -> list[tuple[float, float] | None]:
+    """NMSE in dB (of what the link's reports describe) and SGCS of the CSI that each precoder was made from, if any."""
+    first, _ = alike[0]
+    if first.assumed_csi is None:
+        return [None] * len(alike)
+    h = torch.stack([truth for _, truth in alike])
+    csi = np.stack([frame.assumed_csi for frame, _ in alike if frame.assumed_csi is not None])
+    assumed = torch.from_numpy(csi).to(h.device)
+    errors = content_of(first.config).nmse_db(h, assumed)
+    return list(zip(errors.tolist(), sgcs(h, assumed).tolist(), strict=True))
 
 
-def _link_report(frame: CheckedFrame, sinr_db: float) -> channel_pb2.LinkReport:
+def _link_report(
+    frame: CheckedFrame, sinr_db: float, figures: tuple[float, float] | None
+) -> channel_pb2.LinkReport:
     config = frame.config
     report = channel_pb2.LinkReport(
         snr_db=config.snr_db,
@@ -400,28 +433,9 @@ def _link_report(frame: CheckedFrame, sinr_db: float) -> channel_pb2.LinkReport:
     usable = report_slots(config, frame.slot, 1)
     if usable:
         report.csi_age_slots = frame.slot - usable[-1]
+    if figures is not None:
+        report.csi_nmse_db, report.csi_sgcs = figures
     return report
-
-
-def _add_csi_figures(
-    frames: list[CheckedFrame], truth: list[torch.Tensor], links: list[channel_pb2.LinkReport]
-) -> None:
-    """NMSE (of what the link's reports describe) and SGCS of the CSI that each precoder was made from, if any."""
-    groups: dict[tuple[object, ...], list[tuple[int, NDArray[np.complex64]]]] = {}
-    for i, frame in enumerate(frames):
-        if frame.assumed_csi is not None:
-            config = frame.config
-            alike = (truth[i].shape, config.num_layers, config.feedback.content)
-            groups.setdefault(alike, []).append((i, frame.assumed_csi))
-    for group in groups.values():
-        members = [i for i, _ in group]
-        h = torch.stack([truth[i] for i in members])
-        assumed = torch.from_numpy(np.stack([csi for _, csi in group])).to(h.device)
-        errors = content_of(frames[members[0]].config).nmse_db(h, assumed)
-        similarities = sgcs(h, assumed)
-        for row, i in enumerate(members):
-            links[i].csi_nmse_db = float(errors[row])
-            links[i].csi_sgcs = float(similarities[row])
 
 
 def _deliver(

@@ -31,7 +31,7 @@ from kb_service.prediction import load_default_generators, predict_items, predic
 from kb_service.prompting import STRATEGIES
 from kb_service.rewriting import MAX_ITEMS, Embed, Rewriter, Task, task_of
 from kb_service.sources import load_generator, model_name
-from semlink.batching import MicroBatcher
+from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.deadlines import remaining_s
 from semlink.errors import InvalidField, SemlinkError, Unavailable
 from semlink.knowledge import DEFAULT_STRATEGY
@@ -123,7 +123,7 @@ class KnowledgeBase:
         self._closing = threading.Event()
         self._depth = QUEUE_DEPTH.labels("knowledge.rewrite")
         self._predictor = MicroBatcher(
-            _predict,
+            ThreadExecutor(_predict),
             name="knowledge.predict",
             max_batch=self._settings.max_batch,
             max_queue=self._settings.max_queue,

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
+from semlink.grouping import run_grouped
 from semlink.links import NUM_SUBBANDS
 from semlink.semantics.codec import load_codec
 from semlink.semantics.digital import load_source_coder
@@ -98,14 +99,7 @@ def check_frame(frame: receiver_pb2.ReceivedFrame, *, field: str) -> Samples:
 
 def decode(batch: list[Samples], device: torch.device) -> list[Decoded]:
     """Equalise and decode frames; those of equal shape go through together."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, samples in enumerate(batch):
-        groups.setdefault(samples.shape, []).append(i)
-    decoded: dict[int, Decoded] = {}
-    for members in groups.values():
-        frames = [batch[i] for i in members]
-        decoded |= dict(zip(members, _decode_alike(frames, device), strict=True))
-    return [decoded[i] for i in range(len(batch))]
+    return run_grouped(batch, lambda s: s.shape, lambda alike: _decode_alike(alike, device))
 
 
 def _decode_alike(frames: list[Samples], device: torch.device) -> list[Decoded]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from receiver.decoding import Decoded, Samples, check_frame, decode
 from receiver.gallery import Gallery, gallery_of
 from receiver.items import add_items, remove_items
-from semlink.batching import MicroBatcher
+from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
+from semlink.grouping import run_grouped
 from semlink.semantics.gallery import gallery_file
 from semlink.semantics.headers import parse_header
 from semlink.semantics.media import MediaDecoder
@@ -36,6 +37,18 @@ class Wanted:
     components: NDArray[np.float32]
     erased: bool = False
 
+    @property
+    def to_text(self) -> bool:
+        """Whether captions are looked for: a sound is answered with texts."""
+        return self.header.task == "audio" and self.header.modality == "audio"
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What is of equal shape is searched for together."""
+        h = self.header
+        how = (h.corpus, self.to_text, h.prototypes, h.reranking, self.components.shape)
+        return () if self.erased else how
+
 
 class Receiver:
     """Satisfies :class:`semlink.services.ReceiverService`."""
@@ -43,7 +56,10 @@ class Receiver:
     def __init__(self, settings: Settings) -> None:
         self._device = torch.device(settings.device)
         self._decoder: MicroBatcher[Samples, tuple[Decoded, float]] = MicroBatcher(
-            self._decode, name="receiver.decode", max_batch=256, max_queue=settings.max_queue
+            ThreadExecutor(self._decode),
+            name="receiver.decode",
+            max_batch=256,
+            max_queue=settings.max_queue,
         )
         self._media = MediaDecoder("receiver", settings)
 
@@ -134,7 +150,7 @@ class Receiver:
         return await asyncio.to_thread(remove_items, request)
 
     def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
-        return _search(wanted)
+        return run_grouped(wanted, lambda w: w.shape, _search)
 
     def _decode(self, batch: list[Samples]) -> list[tuple[Decoded, float]]:
         with timed("receiver.decode") as clock:
@@ -146,49 +162,39 @@ def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
     check_corpus(header.corpus, header.task, field=f"{field}.corpus")
 
 
-def _search(wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
-    """Search every gallery once for all that want it; an erased message has no matches."""
-    groups: dict[tuple[str, bool, bool, str, tuple[int, ...]], list[int]] = {}
-    receptions: dict[int, receiver_pb2.Reception] = {}
-    for i, w in enumerate(wanted):
-        if w.erased:
-            receptions[i] = receiver_pb2.Reception(erased=True)
-            continue
-        header = w.header
-        to_text = header.task == "audio" and header.modality == "audio"
-        alike = (header.corpus, to_text, header.prototypes, header.reranking, w.components.shape)
-        groups.setdefault(alike, []).append(i)
-    for (corpus, to_text, prototypes, reranking, shape), members in groups.items():
-        gallery = gallery_of(corpus)
-        if shape[-1] != gallery.feature_size or not shape[0]:
-            raise InvalidField(
-                f"components have shape {shape}, the gallery of {corpus!r} holds features of "
-                f"{gallery.feature_size}",
-                field="components",
-            )
-        with timed("receiver.search") as clock:
-            hits = gallery.search(
-                np.stack([wanted[i].components for i in members]),
-                max(wanted[i].header.top_k for i in members),
-                captions=to_text,
-                scoring="prototypes" if prototypes else "global",
-                reranking=reranking or "none",
-            )
-        timing = common_pb2.Timing(stage="receiver.search", milliseconds=clock.milliseconds)
-        for i, found in zip(members, hits, strict=True):
-            receptions[i] = receiver_pb2.Reception(
-                matches=[
-                    receiver_pb2.Match(
-                        item_id=h.item_id,
-                        score=h.score,
-                        captions=h.captions,
-                        similarity=h.similarity,
-                    )
-                    for h in found[: wanted[i].header.top_k]
-                ],
-                timings=[timing],
-            )
-    return [receptions[i] for i in range(len(wanted))]
+def _search(alike: list[Wanted]) -> list[receiver_pb2.Reception]:
+    """Search one gallery for all that want it in one way; an erased message has no matches."""
+    header = alike[0].header
+    if alike[0].erased:
+        return [receiver_pb2.Reception(erased=True) for _ in alike]
+    gallery = gallery_of(header.corpus)
+    components = np.stack([w.components for w in alike])
+    if components.shape[-1] != gallery.feature_size or not components.shape[1]:
+        raise InvalidField(
+            f"components have shape {components.shape[1:]}, the gallery of {header.corpus!r} holds features of "
+            f"{gallery.feature_size}",
+            field="components",
+        )
+    with timed("receiver.search") as clock:
+        hits = gallery.search(
+            components,
+            max(w.header.top_k for w in alike),
+            captions=alike[0].to_text,
+            scoring="prototypes" if header.prototypes else "global",
+            reranking=header.reranking or "none",
+        )
+    return [
+        receiver_pb2.Reception(
+            matches=[
+                receiver_pb2.Match(
+                    item_id=h.item_id, score=h.score, captions=h.captions, similarity=h.similarity
+                )
+                for h in found[: w.header.top_k]
+            ],
+            timings=[clock.timing()],
+        )
+        for w, found in zip(alike, hits, strict=True)
+    ]
 
 
 def _describe(gallery: Gallery) -> receiver_pb2.CorpusDescription:

@@ -1,4 +1,4 @@
-"""A micro-batcher: calls that arrive one by one run together in one tensor operation.
+"""A micro-batcher: calls that arrive one by one run together, in one tensor operation or one call of a service.
 
 Own code because what exists is stale or has no bound: ours has a bounded queue, deadlines, cancellation and drain.
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 from semlink.deadlines import deadline
 from semlink.errors import DeadlineExceeded, Overloaded, Unavailable
+from semlink.grouping import grouped
 from semlink.telemetry import BATCH_SIZE, QUEUE_DEPTH
 
 T = TypeVar("T")
@@ -57,35 +60,99 @@ async def answers_of(waiting: Sequence[Waiting[T, R]], name: str) -> list[R]:
             one.answer.cancel()
 
 
+class Executor(ABC, Generic[T, R]):
+    """Runs the batches of a :class:`MicroBatcher`."""
+
+    @abstractmethod
+    async def run(self, items: list[T]) -> Sequence[R]:
+        """Results of one batch, in the order of its items. When cancelled, return when the batch has stopped."""
+
+    def close(self) -> None:
+        """Free what it holds; no batch follows."""
+
+
+class ThreadExecutor(Executor[T, R]):
+    """Runs a function on one batch at a time, in a thread of its own. A batch that runs cannot be stopped."""
+
+    def __init__(self, fn: Callable[[list[T]], Sequence[R]]) -> None:
+        self._fn = fn
+        name = getattr(fn, "__qualname__", type(fn).__qualname__)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, items: list[T]) -> Sequence[R]:
+        """See the base class."""
+        running = self._thread.submit(self._fn, items)
+        results = asyncio.wrap_future(running)
+        try:
+            return await asyncio.shield(results)
+        except asyncio.CancelledError:
+            if not running.cancel():
+                await asyncio.wait([results])
+            raise
+
+    def close(self) -> None:
+        """See the base class."""
+        self._thread.shutdown(wait=False)
+
+
+class AsyncExecutor(Executor[T, R]):
+    """Awaits an asynchronous function on batches, any number of them at once."""
+
+    def __init__(self, fn: Callable[[list[T]], Awaitable[Sequence[R]]]) -> None:
+        self._fn = fn
+
+    async def run(self, items: list[T]) -> Sequence[R]:
+        """See the base class."""
+        return await self._fn(items)
+
+
+@dataclass(slots=True)
+class _Queue(Generic[T, R]):
+    """One key's waiting items and its batches, of which one at most is still gathering."""
+
+    waiting: dict[asyncio.Future[R], Waiting[T, R]] = field(default_factory=dict)
+    batches: set[asyncio.Task[None]] = field(default_factory=set)
+    gathering: asyncio.Task[None] | None = None
+
+
 class MicroBatcher(Generic[T, R]):
-    """Runs ``fn`` (items → results, same order and length) on batches, in one worker thread of its own.
+    """Runs items that arrive one by one in batches of one ``key``.
 
-    Items that arrive while a batch runs form the next one: without load an item does not wait, under load batches grow
-    by themselves. ``delay_s`` > 0 additionally waits so long for more items before each batch that is not full.
+    An item leaves with those of its key that are ready in the same turn of the event loop, and waits for no other.
+    Only while ``max_in_flight`` batches of its key run do items wait, and then form the next batch: without load an
+    item does not wait, under load batches grow by themselves. ``delay_s`` > 0 additionally waits so long for more
+    items before each batch that is not full.
 
-    An exception of a batch of several is not delivered: its items are run again one by one, so that each item gets its
-    own result or its own error and a bad one cannot poison its mates. ``fn`` must therefore be repeatable.
+    An error of a batch of several is not delivered, but for ``shared_errors`` (of a link or a service, not of an
+    item): its items run again one by one, so that each gets its own result or its own error and a bad one cannot
+    poison its mates. What the executor runs must therefore be repeatable. It runs under the latest deadline of the
+    batch's items; each caller waits no longer than its own. A batch that nobody waits for any more is cancelled.
 
-    ``name`` labels the metrics ("receiver.receive"). Use from one event loop at a time.
+    ``name`` labels the metrics ("receiver.decode"). Use from one event loop at a time.
     """
 
     def __init__(
         self,
-        fn: Callable[[list[T]], Sequence[R]],
+        executor: Executor[T, R],
         *,
         name: str,
         max_batch: int,
         max_queue: int,
+        key: Callable[[T], Hashable] = lambda _: None,
+        max_in_flight: int = 1,
         delay_s: float = 0.0,
+        shared_errors: tuple[type[Exception], ...] = (),
     ) -> None:
-        self._fn = fn
+        self._executor = executor
         self._name = name
         self._max_batch = max_batch
         self._max_queue = max_queue
+        self._key = key
+        self._max_in_flight = max_in_flight
         self._delay_s = delay_s
-        self._queue: dict[asyncio.Future[R], Waiting[T, R]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._runner: asyncio.Task[None] | None = None
+        self._shared_errors = shared_errors
+        self._queues: dict[Hashable, _Queue[T, R]] = {}
+        self._waiting = 0
         self._draining = False
         self._depth = QUEUE_DEPTH.labels(name)
         self._sizes = BATCH_SIZE.labels(name)
@@ -99,74 +166,102 @@ class MicroBatcher(Generic[T, R]):
         """Results in the order of the items, which may run in different batches, beside other callers' items.
 
         Raises Overloaded if not all of them fit into the queue (then none is queued), DeadlineExceeded when the
-        caller's deadline passes first (what waits is then not run), Unavailable while draining, and what ``fn`` raises:
-        of several errors the first. Cancelling the caller takes its waiting items out of the queue.
+        caller's deadline passes first (what waits is then not run), Unavailable while draining, and what the executor
+        raises: of several errors the first. Cancelling the caller takes its waiting items out of the queue.
         """
         if self._draining:
             raise Unavailable(f"{self._name} is shutting down")
-        if len(self._queue) + len(items) > self._max_queue:
+        if self._waiting + len(items) > self._max_queue:
             raise Overloaded(
-                f"{self._name} has {len(self._queue)} items waiting, {len(items)} more do not fit "
+                f"{self._name} has {self._waiting} items waiting, {len(items)} more do not fit "
                 f"into its queue of {self._max_queue}"
             )
         waiting: list[Waiting[T, R]] = queued(items, self._name)
-        self._queue.update((one.answer, one) for one in waiting)
-        self._depth.set(len(self._queue))
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.get_running_loop().create_task(
-                self._run(), name=f"batcher {self._name}"
-            )
+        places = []
+        for key, members in grouped(waiting, lambda one: self._key(one.item)).items():
+            queue = self._queues.setdefault(key, _Queue())
+            queue.waiting.update((one.answer, one) for one in members)
+            places.append((queue, members))
+            self._count(len(members))
+            self._start_if_allowed(key, queue)
         try:
             return await answers_of(waiting, self._name)
         finally:
-            for one in waiting:
-                self._queue.pop(one.answer, None)
-            self._depth.set(len(self._queue))
+            for queue, members in places:
+                self._dequeue(queue, members)
 
     async def drain(self) -> None:
-        """Refuse new items, return when all that were queued are done, and end the worker thread."""
+        """Refuse new items, return when all that were queued are done, and close the executor."""
         self._draining = True
-        if self._runner is not None and not self._runner.done():
-            await asyncio.shield(self._runner)
-        self._thread.shutdown(wait=False)
+        while batches := [b for queue in self._queues.values() for b in queue.batches]:
+            await asyncio.wait(batches)
+        self._executor.close()
 
-    async def _run(self) -> None:
-        """Run batches until nothing waits."""
-        while self._queue:
-            # let every caller that is ready now join
-            await asyncio.sleep(self._delay_s if len(self._queue) < self._max_batch else 0)
-            now = time.monotonic()
-            batch: list[Waiting[T, R]] = []
-            while self._queue and len(batch) < self._max_batch:
-                one = self._queue.pop(next(iter(self._queue)))
-                if not one.answer.done() and (one.deadline is None or one.deadline > now):
-                    batch.append(one)
-            self._depth.set(len(self._queue))
-            if batch:
-                await self._run_batch(batch)
+    def _count(self, change: int) -> None:
+        self._waiting += change
+        self._depth.set(self._waiting)
+
+    def _dequeue(self, queue: _Queue[T, R], members: Iterable[Waiting[T, R]]) -> None:
+        self._count(-sum(queue.waiting.pop(one.answer, None) is not None for one in members))
+
+    def _start_if_allowed(self, key: Hashable, queue: _Queue[T, R]) -> None:
+        """Begin a batch of those that wait, if they may leave; forget a key that nobody uses."""
+        queue.batches = {batch for batch in queue.batches if not batch.done()}
+        if queue.gathering in queue.batches:
+            return
+        if queue.waiting and len(queue.batches) < self._max_in_flight:
+            queue.gathering = asyncio.create_task(self._run(key, queue), name=self._name)
+            queue.batches.add(queue.gathering)
+            queue.gathering.add_done_callback(lambda _: self._start_if_allowed(key, queue))
+        elif not queue.waiting and not queue.batches and self._queues.get(key) is queue:
+            del self._queues[key]
+
+    async def _run(self, key: Hashable, queue: _Queue[T, R]) -> None:
+        """Gather a batch and run it."""
+        # let every caller that is ready now join
+        await asyncio.sleep(self._delay_s if len(queue.waiting) < self._max_batch else 0)
+        leaving = list(islice(queue.waiting.values(), self._max_batch))
+        self._dequeue(queue, leaving)
+        queue.gathering = None
+        self._start_if_allowed(key, queue)
+        now = time.monotonic()
+        batch = [
+            one
+            for one in leaving
+            if not one.answer.done() and (one.deadline is None or one.deadline > now)
+        ]
+        if batch:
+            await self._run_batch(batch)
 
     async def _run_batch(self, batch: list[Waiting[T, R]]) -> None:
-        loop = asyncio.get_running_loop()
         self._sizes.observe(len(batch))
+        task = asyncio.current_task()
+        assert task is not None
+
+        def cancel_if_unwanted(_: asyncio.Future[R]) -> None:
+            if all(one.answer.done() for one in batch):
+                task.cancel()  # without effect where the answers are why it ends
+
+        for one in batch:
+            one.answer.add_done_callback(cancel_if_unwanted)
+        deadlines = [one.deadline for one in batch if one.deadline is not None]
+        deadline.set(max(deadlines) if len(deadlines) == len(batch) else None)
         try:
-            results = await loop.run_in_executor(self._thread, self._checked, batch)
+            results = await self._executor.run([one.item for one in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")
         except Exception as error:  # noqa: BLE001  # whatever it is belongs to the callers
-            if len(batch) > 1:
-                for one in batch:
-                    if not one.answer.done():
-                        await self._run_batch([one])
-            elif not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+            if len(batch) > 1 and not isinstance(error, self._shared_errors):
+                left = [one for one in batch if not one.answer.done()]
+                await asyncio.gather(*(asyncio.create_task(self._run_batch([one])) for one in left))
+                return
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
             return
         for one, result in zip(batch, results, strict=True):
             if not one.answer.done():
                 one.answer.set_result(result)
-
-    def _checked(self, batch: list[Waiting[T, R]]) -> Sequence[R]:
-        results = self._fn([one.item for one in batch])
-        if len(results) != len(batch):
-            raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")
-        return results
 
 
 class BoundedPool(Generic[R]):

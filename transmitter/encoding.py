@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semlink.grouping import run_grouped
 from semlink.semantics.encoders import semantic_encoder
 
 
@@ -26,21 +27,20 @@ class Content:
 
 def encode(contents: list[Content], device: str = "cpu") -> list[NDArray[np.float32]]:
     """Components, ``[num_components, feature_size]`` float32 of unit norm, the global feature first; in order."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i, content in enumerate(contents):
-        groups.setdefault((content.space, content.modality), []).append(i)
-    components: dict[int, NDArray[np.float32]] = {}
-    for (space, modality), members in groups.items():
-        parts = [
-            value if isinstance(value := contents[i].value, tuple) else (value,) for i in members
-        ]
-        rows = semantic_encoder(space, device).components(
-            modality, [part for several in parts for part in several]
-        )
-        ends = np.cumsum([len(several) for several in parts])
-        for i, own in zip(members, np.split(rows, ends[:-1]), strict=True):
-            components[i] = own[0] if len(own) == 1 else _mean(own)
-    return [components[i] for i in range(len(contents))]
+    return run_grouped(
+        contents,
+        lambda content: (content.space, content.modality),
+        lambda alike: _encode_alike(alike, device),
+    )
+
+
+def _encode_alike(contents: list[Content], device: str) -> list[NDArray[np.float32]]:
+    parts = [c.value if isinstance(c.value, tuple) else (c.value,) for c in contents]
+    rows = semantic_encoder(contents[0].space, device).components(
+        contents[0].modality, [part for several in parts for part in several]
+    )
+    ends = np.cumsum([len(several) for several in parts])
+    return [own[0] if len(own) == 1 else _mean(own) for own in np.split(rows, ends[:-1])]
 
 
 def _mean(components: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from semlink.grouping import run_grouped
 from semlink.semantics.sentences import ScoredSentence, extract
 
 
@@ -19,17 +20,14 @@ class Passage:
 
 def extract_batch(passages: list[Passage], device: str = "cpu") -> list[list[ScoredSentence]]:
     """The sentences of each passage, scored, at least one kept; in order."""
-    groups: dict[tuple[str, str, int], list[int]] = {}
-    for i, passage in enumerate(passages):
-        groups.setdefault((passage.rule, passage.student, passage.key_sentences), []).append(i)
-    extracted: dict[int, list[ScoredSentence]] = {}
-    for (rule, student, key_sentences), members in groups.items():
-        found = extract(
-            [passages[i].text for i in members],
-            rule,
-            space=student,
-            key_sentences=key_sentences,
+    return run_grouped(
+        passages,
+        lambda passage: (passage.rule, passage.student, passage.key_sentences),
+        lambda alike: extract(
+            [passage.text for passage in alike],
+            alike[0].rule,
+            space=alike[0].student,
+            key_sentences=alike[0].key_sentences,
             device=device,
-        )
-        extracted |= dict(zip(members, found, strict=True))
-    return [extracted[i] for i in range(len(passages))]
+        ),
+    )

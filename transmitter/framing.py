@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semlink.grouping import run_grouped
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import Coding
 from semlink.semantics.codec import load_codec
@@ -78,15 +79,7 @@ class Framed:
 
 def frame(messages: list[Message], device: torch.device) -> list[Framed]:
     """Frame messages; those of equal shape go through together."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, message in enumerate(messages):
-        groups.setdefault(message.shape, []).append(i)
-    framed: dict[int, Framed] = {}
-    for members in groups.values():
-        framed |= dict(
-            zip(members, _frame_alike([messages[i] for i in members], device), strict=True)
-        )
-    return [framed[i] for i in range(len(messages))]
+    return run_grouped(messages, lambda m: m.shape, lambda alike: _frame_alike(alike, device))
 
 
 def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:

@@ -11,8 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semlink.batching import MicroBatcher
-from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
+from semlink.batching import AsyncExecutor, MicroBatcher, ThreadExecutor
+from semlink.errors import (
+    CorruptTensor,
+    DeadlineExceeded,
+    InvalidField,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import check_link
 from semlink.semantics.fusion import fuse
@@ -37,7 +44,6 @@ from transmitter.encoding import Content, encode
 from transmitter.extraction import Passage, extract_batch
 from transmitter.framing import Framed, Message, frame
 from transmitter.queries import CheckedQuery, check_query, with_media
-from transmitter.slot_scheduler import SlotScheduler
 
 NUM_REWRITES = 5
 REWRITE_TEMPERATURE = 0.4
@@ -45,6 +51,8 @@ MIN_SIMILARITY = 0.58
 """The filter's α, calibrated on val: ``semlink experiment knowledge``."""
 FUSION_TEMPERATURE = 0.3
 """τ_f, chosen on val by the same."""
+LINK_ERRORS = (DeadlineExceeded, NotFound, Overloaded, Unavailable)
+"""Errors of an opened link or of a service: all queries that share its slots share them."""
 _FIRST_TEXT = Passage("A first sentence. A second one.", "textrank", "", 1)
 
 
@@ -87,20 +95,32 @@ class Transmitter:
         self._device = torch.device(settings.device)
         self._media = MediaDecoder("transmitter", settings)
         self._encoder: MicroBatcher[Content, tuple[NDArray[np.float32], float]] = MicroBatcher(
-            self._encode, name="transmitter.encode", max_batch=64, max_queue=settings.max_queue
+            ThreadExecutor(self._encode),
+            name="transmitter.encode",
+            max_batch=64,
+            max_queue=settings.max_queue,
         )
         self._extractor: MicroBatcher[Passage, tuple[list[ScoredSentence], float]] = MicroBatcher(
-            self._extract, name="transmitter.extract", max_batch=64, max_queue=settings.max_queue
+            ThreadExecutor(self._extract),
+            name="transmitter.extract",
+            max_batch=64,
+            max_queue=settings.max_queue,
         )
         self._framer: MicroBatcher[Message, tuple[Framed, float]] = MicroBatcher(
-            self._frame, name="transmitter.frame", max_batch=256, max_queue=settings.max_queue
+            ThreadExecutor(self._frame),
+            name="transmitter.frame",
+            max_batch=256,
+            max_queue=settings.max_queue,
         )
-        self._scheduler: SlotScheduler[QueryState, transmitter_pb2.Answer] = SlotScheduler(
-            self._transmit_shared,
+        # Queries that are in flight on one opened link share its slots.
+        self._scheduler: MicroBatcher[QueryState, transmitter_pb2.Answer] = MicroBatcher(
+            AsyncExecutor(self._transmit_shared),
             key=lambda state: (state.query.message.link_id, state.query.method.predictor),
             name="transmitter.cell",
             max_batch=64,
             max_queue=settings.max_queue,
+            max_in_flight=2,
+            shared_errors=LINK_ERRORS,
         )
 
     def warm_up(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import numpy as np
@@ -12,153 +11,11 @@ from numpy.typing import NDArray
 
 from lab.evaluation.local_system import System, build_system
 from semlink.corpora.registry import corpus_named
-from semlink.deadlines import deadline_in
-from semlink.errors import DeadlineExceeded, InvalidField, NotFound, Overloaded, Unavailable
+from semlink.errors import InvalidField
 from semlink.links import HISTORY_SLOTS, default_link
 from semlink.v1 import channel_pb2, common_pb2, transmitter_pb2
 from semlink.wire import from_wire
 from transmitter.encoding import Content
-from transmitter.slot_scheduler import SlotScheduler
-
-# --- leaving together, alone -------------------------------------------------------------------
-
-
-class Way:
-    """Stands for the link: notes who left with whom, and holds everybody until it is opened."""
-
-    def __init__(self, *, open_: bool = True) -> None:
-        self.batches: list[list[Any]] = []
-        self.gate = asyncio.Event()
-        self.cancelled = 0
-        if open_:
-            self.gate.set()
-
-    async def __call__(self, items: list[Any]) -> list[Any]:
-        self.batches.append(items)
-        try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if "bad" in items:
-            raise InvalidField("an item is bad", field="item")
-        if "closed" in items:
-            raise NotFound("there is no such link")
-        return [f"{item}!" for item in items]
-
-    def lanes(self, **options: Any) -> SlotScheduler[Any, Any]:
-        fields = {"key": lambda item: "", "max_batch": 8, "max_queue": 100} | options
-        return SlotScheduler(self, name="test.way", **fields)  # type: ignore[arg-type]
-
-
-async def test_callers_that_are_ready_together_leave_together_in_order() -> None:
-    way = Way()
-    lanes = way.lanes()
-    answers = await asyncio.gather(*(lanes.submit_many([i, i + 100]) for i in range(4)))
-    assert answers == [[f"{i}!", f"{i + 100}!"] for i in range(4)]
-    assert way.batches == [[0, 100, 1, 101, 2, 102, 3, 103]]
-    assert await lanes.submit_many([9]) == ["9!"]
-    assert way.batches[1:] == [[9]]  # nobody there: nobody waited for
-    assert not lanes._queues  # a key that nobody uses is forgotten
-
-
-async def test_only_what_has_one_key_leaves_together() -> None:
-    way = Way()
-    lanes = way.lanes(key=lambda item: item % 2)
-    assert await lanes.submit_many([0, 1, 2, 3, 4]) == ["0!", "1!", "2!", "3!", "4!"]
-    assert sorted(map(tuple, way.batches)) == [(0, 2, 4), (1, 3)]
-
-
-async def test_at_most_so_many_batches_are_on_their_way_and_the_next_gathers() -> None:
-    way = Way(open_=False)
-    lanes = way.lanes(max_in_flight=2)
-    tasks = []
-    for i in range(6):
-        tasks.append(asyncio.create_task(lanes.submit_many([i])))
-        await asyncio.sleep(0.005)
-    assert way.batches == [[0], [1]]
-    way.gate.set()
-    assert await asyncio.gather(*tasks) == [[f"{i}!"] for i in range(6)]
-    assert way.batches == [[0], [1], [2, 3, 4, 5]]
-
-
-async def test_a_bad_item_fails_alone() -> None:
-    way = Way()
-    lanes = way.lanes()
-    answers = await asyncio.gather(
-        *(lanes.submit_many([item]) for item in ("a", "bad", "b")), return_exceptions=True
-    )
-    assert [answers[0], answers[2]] == [["a!"], ["b!"]]
-    assert isinstance(answers[1], InvalidField)
-    assert sorted(map(len, way.batches)) == [1, 1, 1, 3]
-
-
-async def test_an_error_of_the_way_is_everybodys_and_is_not_tried_again() -> None:
-    way = Way()
-    lanes = way.lanes()
-    answers = await asyncio.gather(
-        *(lanes.submit_many([item]) for item in ("a", "closed")), return_exceptions=True
-    )
-    assert [type(a) for a in answers] == [NotFound, NotFound]
-    assert len(way.batches) == 1
-
-
-async def test_each_caller_keeps_its_own_deadline_and_a_batch_the_latest() -> None:
-    way = Way(open_=False)
-    lanes = way.lanes()
-
-    async def within(seconds: float, item: str) -> list[Any]:
-        with deadline_in(seconds):
-            return await lanes.submit_many([item])
-
-    hasty = asyncio.create_task(within(0.05, "hasty"))
-    patient = asyncio.create_task(within(20.0, "patient"))
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
-        await hasty
-    assert time.monotonic() - began < 5
-    way.gate.set()
-    assert await patient == ["patient!"]
-    assert way.batches == [["hasty", "patient"]]
-    with pytest.raises(DeadlineExceeded):
-        await within(-1.0, "late")
-
-
-async def test_a_batch_that_nobody_waits_for_is_cancelled_and_a_mates_is_not() -> None:
-    way = Way(open_=False)
-    lanes = way.lanes()
-    first, second = (asyncio.create_task(lanes.submit_many([i])) for i in (1, 2))
-    await asyncio.sleep(0.01)
-    first.cancel()
-    await asyncio.sleep(0.01)
-    assert way.cancelled == 0
-    second.cancel()
-    await asyncio.sleep(0.01)
-    assert way.cancelled == 1
-    assert not lanes._queues
-
-
-async def test_the_queue_has_a_bound_and_an_end() -> None:
-    way = Way(open_=False)
-    lanes = way.lanes(max_queue=3, max_in_flight=1)
-    flying = asyncio.create_task(lanes.submit_many([0]))
-    await asyncio.sleep(0.01)
-    waiting = asyncio.create_task(lanes.submit_many([1, 2]))
-    await asyncio.sleep(0.01)
-    with pytest.raises(Overloaded):
-        await lanes.submit_many([3, 4])
-    draining = asyncio.create_task(lanes.drain())
-    await asyncio.sleep(0)
-    with pytest.raises(Unavailable):
-        await lanes.submit_many([5])
-    assert not draining.done()
-    way.gate.set()
-    await draining
-    assert await flying == ["0!"]
-    assert await waiting == ["1!", "2!"]
-
-
-# --- through all services -------------------------------------------------------------------------
 
 
 def crude(contents: list[Content]) -> list[NDArray[np.float32]]:
