@@ -32,7 +32,7 @@ from semlink.semantics.gallery import GalleryEmbeddings, gallery_path
 from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS
 from semlink.semantics.reranking import reranked as with_neighbours
 from semlink.semantics.spaces import space_of
-from semlink.settings import Settings
+from semlink.settings import Settings, current_settings
 
 Vectors = NDArray[np.float32]
 
@@ -394,7 +394,7 @@ def gallery_of(corpus_name: str) -> Gallery:
 
 def _stamp(corpus_name: str) -> tuple[object, ...]:
     """Changes whenever the gallery's content on disk does."""
-    stamps: list[object] = [str(Settings().data_dir)]
+    stamps: list[object] = [str(current_settings().data_dir)]
     for path in (gallery_path(corpus_name), heads_path(space_of(corpus_name))):
         stat = path.stat()
         stamps += [str(path), stat.st_mtime_ns, stat.st_size]
@@ -404,7 +404,7 @@ def _stamp(corpus_name: str) -> tuple[object, ...]:
 def _load(corpus_name: str) -> Gallery:
     space = space_of(corpus_name)
     corpus = corpus_named(corpus_name)
-    user_items = UserItemStore(Settings().data_dir / "galleries" / corpus_name)
+    user_items = UserItemStore(current_settings().data_dir / "galleries" / corpus_name)
     embeddings = GalleryEmbeddings.load(corpus_name)
     encode_anew(user_items, space)
     return Gallery(corpus, embeddings, user_items=user_items, scorer=scorer_of(space))

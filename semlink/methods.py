@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from semlink.errors import InvalidField
 from semlink.predictor_weights import predictor_weights, trained_antennas
-from semlink.settings import Settings
+from semlink.settings import current_settings
 from semlink.tasks import TASKS, Task
 from semlink.v1 import common_pb2 as pb
 
@@ -183,7 +183,7 @@ def method_named(name: str, *, field: str = "method") -> Method:
 def check_link(method: Method, config: pb.LinkConfig, *, field: str = "link") -> None:
     """Raise InvalidField for a method whose trained predictor has no weights for the (validated) link."""
     if method.predictor in TRAINED_PREDICTORS and config.feedback.quantizer not in BOUNDS:
-        folder, name = Settings().weights_dir, method.predictor
+        folder, name = current_settings().weights_dir, method.predictor
         path = predictor_weights(folder, name, config.num_tx_ant, config.num_layers)
         if config.feedback.content == "channel" or not path.is_file():
             there = trained_antennas(folder, name)

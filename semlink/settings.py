@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -315,6 +316,18 @@ class Settings(BaseSettings):
         return {_PREFIX + name.upper(): value for name, value in values.items()} | {
             "OMP_NUM_THREADS": str(self.num_threads)
         }
+
+
+def current_settings() -> Settings:
+    """The settings of the environment as it is now, built again only when it has changed. For what is asked often."""
+    return _settings_of(
+        tuple((k, v) for k, v in os.environ.items() if k.upper().startswith(_PREFIX) or k == "HOME")
+    )
+
+
+@lru_cache(maxsize=4)
+def _settings_of(environment: tuple[tuple[str, str], ...]) -> Settings:  # noqa: ARG001 - the key of the cache
+    return Settings()
 
 
 def without_secrets(secrets: Iterable[str], text: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from semlink.errors import InvalidField, NotFound
 from semlink.formats import CORPUS, FORMATS, check_format
-from semlink.settings import Settings
+from semlink.settings import current_settings
 from semlink.tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Registration:
 
 def corpus_folder(name: str) -> Path:
     """Where everything that belongs to an added corpus lies: record, heads, codec, gallery."""
-    return Settings().data_dir / "corpora" / name
+    return current_settings().data_dir / "corpora" / name
 
 
 def register_corpus(name: str, reader: str, root: Path, split: Split) -> Registration:
@@ -124,7 +124,7 @@ def unregister_corpus(name: str) -> None:
 
 def added_corpora() -> dict[str, Registration]:
     """Every added corpus by name, as the data folder has it now."""
-    folder = Settings().data_dir / "corpora"
+    folder = current_settings().data_dir / "corpora"
     try:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except FileNotFoundError:

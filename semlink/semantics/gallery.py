@@ -26,7 +26,7 @@ from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.int8_tensors import SCALE
 from semlink.semantics.product_codes import CENTROIDS, ProductCodes
 from semlink.semantics.spaces import space_of
-from semlink.settings import Settings
+from semlink.settings import current_settings
 
 _VECTORS: Final = ("items", "captions", "item_prototypes", "caption_prototypes")
 _CODED: Final = ("item_prototypes", "caption_prototypes")
@@ -177,7 +177,7 @@ def _restored(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float
 def gallery_file(corpus: str) -> Path:
     """Where a corpus's gallery lies or will lie. Raises NotFound for an unknown corpus."""
     if corpus in EMBEDDED:
-        return Settings().weights_dir / f"gallery-{corpus}.safetensors"
+        return current_settings().weights_dir / f"gallery-{corpus}.safetensors"
     known = known_corpora()
     if corpus not in known:
         raise NotFound(f"corpus {corpus!r} is unknown, known: {', '.join(known)}", field="corpus")

@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 
 from semlink.corpora.registry import EMBEDDED, added_corpora, corpus_folder, task_of_corpus
 from semlink.errors import InvalidField, NotFound
-from semlink.settings import Settings
+from semlink.settings import current_settings
 from semlink.tasks import TASKS, Task
 
 Kind = Literal["heads", "codec", "vq", "student"]
@@ -44,7 +44,7 @@ def task_of(space: str) -> Task:
 def weights_folder(space: str) -> Path:
     """Folder of a space's files. Raises InvalidField for an unknown space."""
     task_of(space)
-    return Settings().weights_dir if space in TASKS else corpus_folder(space)
+    return current_settings().weights_dir if space in TASKS else corpus_folder(space)
 
 
 def weights_file(space: str, kind: Kind) -> Path:
