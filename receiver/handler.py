@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from receiver.decoding import Decoded, Samples, check_frame, decode
 from receiver.gallery import Gallery, gallery_of
 from receiver.items import add_items, remove_items
-from semlink.batching import MicroBatcher, ThreadExecutor
+from semlink.batching import MicroBatcher
 from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
 from semlink.errors import InvalidField
 from semlink.grouping import run_grouped
@@ -21,9 +23,12 @@ from semlink.semantics.gallery import gallery_file
 from semlink.semantics.headers import parse_header
 from semlink.semantics.media import MediaDecoder
 from semlink.settings import Settings
+from semlink.stages import Noted, batched, follow
 from semlink.telemetry import timed
-from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
+from semlink.v1 import channel_pb2, receiver_pb2
 from semlink.wire import from_wire
+
+Matches: TypeAlias = Sequence[receiver_pb2.Match]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,9 @@ class Receiver:
     """Satisfies :class:`semlink.services.ReceiverService`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._device = torch.device(settings.device)
-        self._decoder: MicroBatcher[Samples, tuple[Decoded, float]] = MicroBatcher(
-            ThreadExecutor(self._decode),
-            name="receiver.decode",
+        self._decoder: MicroBatcher[Samples, Noted[Decoded]] = batched(
+            "receiver.decode",
+            partial(decode, device=torch.device(settings.device)),
             max_batch=256,
             max_queue=settings.max_queue,
         )
@@ -82,16 +86,21 @@ class Receiver:
             _check_target(checked.header, field=f"frames[{i}].header")
         decoded = await self._decoder.submit_many(samples)
         wanted = [
-            Wanted(s.header, d.components, d.erased)
-            for s, (d, _) in zip(samples, decoded, strict=True)
+            d.then(Noted(Wanted(s.header, d.value.components, d.value.erased)))
+            for s, d in zip(samples, decoded, strict=True)
         ]
-        receptions = await asyncio.to_thread(self._find, wanted)
-        for reception, (d, milliseconds) in zip(receptions, decoded, strict=True):
-            reception.post_eq_snr_estimate_db = d.post_eq_snr_estimate_db
-            reception.timings.insert(
-                0, common_pb2.Timing(stage="receiver.decode", milliseconds=milliseconds)
-            )
-        return receiver_pb2.ReceiveResponse(receptions=receptions)
+        found = await follow(wanted, self._find)
+        return receiver_pb2.ReceiveResponse(
+            receptions=[
+                receiver_pb2.Reception(
+                    matches=f.value,
+                    post_eq_snr_estimate_db=d.value.post_eq_snr_estimate_db,
+                    timings=f.timings,
+                    erased=d.value.erased,
+                )
+                for d, f in zip(decoded, found, strict=True)
+            ]
+        )
 
     async def search(self, request: receiver_pb2.SearchRequest) -> receiver_pb2.SearchResponse:
         """Search with features that crossed no channel."""
@@ -103,7 +112,12 @@ class Receiver:
                 item.components, field=f"items[{i}].components", dtype="float32", shape=(None, None)
             )
             wanted.append(Wanted(header, components))
-        return receiver_pb2.SearchResponse(receptions=await asyncio.to_thread(self._find, wanted))
+        return receiver_pb2.SearchResponse(
+            receptions=[
+                receiver_pb2.Reception(matches=f.value, timings=f.timings)
+                for f in await self._find(wanted)
+            ]
+        )
 
     async def list_corpora(
         self,
@@ -149,24 +163,20 @@ class Receiver:
         """Remove items, all or none. Raises NotFound."""
         return await asyncio.to_thread(remove_items, request)
 
-    def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
-        return run_grouped(wanted, lambda w: w.shape, _search)
-
-    def _decode(self, batch: list[Samples]) -> list[tuple[Decoded, float]]:
-        with timed("receiver.decode") as clock:
-            decoded = decode(batch, self._device)
-        return [(d, clock.milliseconds) for d in decoded]
+    async def _find(self, wanted: list[Wanted]) -> list[Noted[Matches]]:
+        """Stage: the matches of each message, every gallery searched once for all that want it."""
+        return await asyncio.to_thread(run_grouped, wanted, lambda w: w.shape, _search)
 
 
 def _check_target(header: channel_pb2.FrameHeader, *, field: str) -> None:
     check_corpus(header.corpus, header.task, field=f"{field}.corpus")
 
 
-def _search(alike: list[Wanted]) -> list[receiver_pb2.Reception]:
+def _search(alike: list[Wanted]) -> list[Noted[Matches]]:
     """Search one gallery for all that want it in one way; an erased message has no matches."""
     header = alike[0].header
     if alike[0].erased:
-        return [receiver_pb2.Reception(erased=True) for _ in alike]
+        return [Noted(())] * len(alike)
     gallery = gallery_of(header.corpus)
     components = np.stack([w.components for w in alike])
     if components.shape[-1] != gallery.feature_size or not components.shape[1]:
@@ -184,14 +194,14 @@ def _search(alike: list[Wanted]) -> list[receiver_pb2.Reception]:
             reranking=header.reranking or "none",
         )
     return [
-        receiver_pb2.Reception(
-            matches=[
+        Noted(
+            [
                 receiver_pb2.Match(
                     item_id=h.item_id, score=h.score, captions=h.captions, similarity=h.similarity
                 )
                 for h in found[: w.header.top_k]
             ],
-            timings=[clock.timing()],
+            (clock.timing(),),
         )
         for w, found in zip(alike, hits, strict=True)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +36,54 @@ class KnownCsi:
     degraded: tuple[common_pb2.Degradation, ...] = ()
 
 
-async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> list[KnownCsi]:
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A slot, the report slots that count in it, oldest first, and the reports of them that arrived."""
+
+    slot: channel_pb2.Slot
+    due: Sequence[int]
+    reports: Sequence[common_pb2.CsiReport]
+
+
+def decode(received: Sequence[Received]) -> list[KnownCsi]:
+    """What the reports of each slot say of all users."""
+    decoded = decode_histories(
+        [ReportHistory(r.slot.config, r.reports, r.due, r.slot.link_id) for r in received]
+    )
+    for history in decoded:
+        record_refused_reports(history.refused)
+    return [_known(r.slot, r.due, history) for r, history in zip(received, decoded, strict=True)]
+
+
+async def decode_in_thread(received: list[Received]) -> list[KnownCsi]:
+    """:func:`decode` in a thread."""
+    return await asyncio.to_thread(decode, received)
+
+
+async def newest_reports(
+    store: Store,
+    slots: Sequence[channel_pb2.Slot],
+    decode: Callable[[list[Received]], Awaitable[list[KnownCsi]]] = decode_in_thread,
+) -> list[KnownCsi]:
     """What the reports usable in each slot say of all users.
 
     Without memory it is the newest report of each user as it is ("hold-last"); older reports are read only where that
     is not there. With memory "fused" the last ``HISTORY_REPORTS`` are fused, with "predictive" the channel is tracked
     through the group of reports so far. Bad reports are refused and counted; the link goes on with the good ones.
     Without a store, or where reports are missing or refused, the answer is marked degraded.
+
+    :param decode: does :func:`decode`, not in the event loop.
     """
+
+    async def read(slots: Sequence[channel_pb2.Slot], due: Sequence[list[int]]) -> list[KnownCsi]:
+        reports = await store.reports(
+            [
+                (slot.link_id, needed_report_slots(slot.config, slot.slot, len(d)))
+                for slot, d in zip(slots, due, strict=True)
+            ]
+        )
+        return await decode(list(map(Received, slots, due, reports)))
+
     due = [
         report_slots(
             s.config, s.slot, HISTORY_REPORTS if s.config.feedback.memory == "fused" else 1
@@ -51,7 +91,7 @@ async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> lis
         for s in slots
     ]
     try:
-        known = await _read(store, slots, due)
+        known = await read(slots, due)
         lost = [
             i
             for i, k in enumerate(known)
@@ -59,7 +99,7 @@ async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> lis
         ]
         if lost:
             older = [report_slots(slots[i].config, slots[i].slot, HISTORY_REPORTS) for i in lost]
-            again = await _read(store, [slots[i] for i in lost], older)
+            again = await read([slots[i] for i in lost], older)
             for i, found in zip(lost, again, strict=True):
                 known[i] = found
     except Unavailable as error:
@@ -68,34 +108,7 @@ async def newest_reports(store: Store, slots: Sequence[channel_pb2.Slot]) -> lis
     return known
 
 
-async def _read(
-    store: Store, slots: Sequence[channel_pb2.Slot], due: Sequence[list[int]]
-) -> list[KnownCsi]:
-    wanted = [
-        (slot.link_id, needed_report_slots(slot.config, slot.slot, len(d)))
-        for slot, d in zip(slots, due, strict=True)
-    ]
-    reports = await store.reports(wanted)
-    return await asyncio.to_thread(_decode, slots, due, reports)
-
-
-def _decode(
-    slots: Sequence[channel_pb2.Slot],
-    due: Sequence[list[int]],
-    reports: Sequence[Sequence[common_pb2.CsiReport]],
-) -> list[KnownCsi]:
-    decoded = decode_histories(
-        [
-            ReportHistory(slot.config, found, d, slot.link_id)
-            for slot, d, found in zip(slots, due, reports, strict=True)
-        ]
-    )
-    for history in decoded:
-        record_refused_reports(history.refused)
-    return [_known(*known) for known in zip(slots, due, decoded, strict=True)]
-
-
-def _known(slot: channel_pb2.Slot, due: list[int], history: DecodedHistory) -> KnownCsi:
+def _known(slot: channel_pb2.Slot, due: Sequence[int], history: DecodedHistory) -> KnownCsi:
     if not due:
         return KnownCsi(None, "none")
     bad = tuple(_degradation(error.message) for error in history.refused)

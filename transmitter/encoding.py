@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semlink.batching import MicroBatcher
 from semlink.grouping import run_grouped
 from semlink.semantics.encoders import semantic_encoder
+from semlink.semantics.text import text_warnings
+from semlink.stages import Noted
+from semlink.v1 import common_pb2, knowledge_pb2
+from transmitter.extraction import Selected
+from transmitter.queries import CheckedQuery
+
+Components = NDArray[np.float32]
+"""``[num_components, feature_size]``, unit norm each, the global feature first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +35,53 @@ class Content:
     value: str | tuple[str, ...] | NDArray[Any]
 
 
-def encode(contents: list[Content], device: str = "cpu") -> list[NDArray[np.float32]]:
-    """Components, ``[num_components, feature_size]`` float32 of unit norm, the global feature first; in order."""
+Encoder = Callable[[list[Content]], list[Components]]
+ContentBatcher = MicroBatcher[Content, Noted[Components]]
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What of a query is sent: its components that the query's scoring asks for, fused with kept ``rewrites``."""
+
+    selected: Selected
+    components: Components
+    rewrites: tuple[knowledge_pb2.Rewrite, ...] = ()
+
+    @property
+    def query(self) -> CheckedQuery:
+        """The query."""
+        return self.selected.query
+
+
+async def encode_selected(
+    encoder: ContentBatcher, selected: list[Selected]
+) -> list[Noted[Meaning]]:
+    """Encode what is sent; say of texts what the encoder may understand badly."""
+    encoded = await encoder.submit_many(
+        [
+            Content(s.query.space, s.query.modality, s.key_sentences or s.text or s.query.content)
+            for s in selected
+        ]
+    )
+    texts = [one.key_sentences or ((one.text,) if one.text else ()) for one in selected]
+    warnings = iter(text_warnings([text for own in texts for text in own]))
+    doubts = [
+        [common_pb2.Degradation(part="text", reason=r) for _ in own for r in next(warnings)]
+        for own in texts
+    ]
+    return [
+        found.then(Noted(Meaning(one, scored(one, found.value)), degraded=tuple(own)))
+        for one, found, own in zip(selected, encoded, doubts, strict=True)
+    ]
+
+
+def scored(selected: Selected, components: Components) -> Components:
+    """The components that the query's scoring asks for."""
+    return components[:1] if selected.query.retrieval.scoring == "global" else components
+
+
+def encode(contents: list[Content], device: str = "cpu") -> list[Components]:
+    """Components of each content, in order."""
     return run_grouped(
         contents,
         lambda content: (content.space, content.modality),
@@ -34,7 +89,7 @@ def encode(contents: list[Content], device: str = "cpu") -> list[NDArray[np.floa
     )
 
 
-def _encode_alike(contents: list[Content], device: str) -> list[NDArray[np.float32]]:
+def _encode_alike(contents: list[Content], device: str) -> list[Components]:
     parts = [c.value if isinstance(c.value, tuple) else (c.value,) for c in contents]
     rows = semantic_encoder(contents[0].space, device).components(
         contents[0].modality, [part for several in parts for part in several]

@@ -6,28 +6,52 @@ from dataclasses import dataclass
 
 from semlink.grouping import run_grouped
 from semlink.semantics.sentences import ScoredSentence, extract
+from transmitter.queries import CheckedQuery
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """A text to choose from: the rule, the space whose student scores ("" without), κ (0: as validated)."""
+class Selected:
+    """What of a query is sent. Noise never is: what is left out goes no further, not even to the knowledge base.
 
+    ``text``: of a text all of it, or its ``key_sentences``, where they were chosen among ``sentences``; else "".
+    """
+
+    query: CheckedQuery
     text: str
-    rule: str
-    student: str
-    key_sentences: int
+    key_sentences: tuple[str, ...] = ()
+    sentences: tuple[ScoredSentence, ...] = ()
 
 
-def extract_batch(passages: list[Passage], device: str = "cpu") -> list[list[ScoredSentence]]:
-    """The sentences of each passage, scored, at least one kept; in order."""
+def wants_extraction(query: CheckedQuery) -> bool:
+    """Whether sentences are chosen."""
+    return query.retrieval.extraction != "none"
+
+
+def whole(query: CheckedQuery) -> Selected:
+    """A query of which everything is sent."""
+    return Selected(query, query.content if isinstance(query.content, str) else "")
+
+
+def select(queries: list[CheckedQuery], device: str = "cpu") -> list[Selected]:
+    """The key sentences of each text, at least one."""
     return run_grouped(
-        passages,
-        lambda passage: (passage.rule, passage.student, passage.key_sentences),
-        lambda alike: extract(
-            [passage.text for passage in alike],
-            alike[0].rule,
-            space=alike[0].student,
-            key_sentences=alike[0].key_sentences,
-            device=device,
-        ),
+        queries,
+        lambda q: (q.retrieval.extraction, q.student, q.retrieval.key_sentences),
+        lambda alike: _select_alike(alike, device),
     )
+
+
+def _select_alike(queries: list[CheckedQuery], device: str) -> list[Selected]:
+    first = queries[0]
+    extracted = extract(
+        [whole(query).text for query in queries],
+        first.retrieval.extraction,
+        space=first.student,
+        key_sentences=first.retrieval.key_sentences,
+        device=device,
+    )
+    kept = [tuple(s.text for s in sentences if s.kept) for sentences in extracted]
+    return [
+        Selected(query, " ".join(own), own, tuple(sentences))
+        for query, own, sentences in zip(queries, kept, extracted, strict=True)
+    ]

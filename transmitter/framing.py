@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semlink.batching import MicroBatcher
 from semlink.grouping import run_grouped
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import Coding
@@ -23,7 +24,12 @@ from semlink.signal.precoding import (
     predicted_sinr_db,
     water_filled,
 )
-from semlink.v1 import common_pb2
+from semlink.stages import Noted
+from semlink.v1 import channel_pb2, common_pb2
+from semlink.wire import to_wire
+from transmitter.encoding import Meaning
+from transmitter.queries import CheckedQuery
+from transmitter.slots import Scheduled
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,91 @@ class Framed:
     symbols: NDArray[np.complex64]
     precoder: NDArray[np.complex64]
     mcs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message in its slot, and its frame."""
+
+    meaning: Meaning
+    scheduled: Scheduled
+    frame: channel_pb2.Frame
+
+
+async def frame_messages(
+    framer: MicroBatcher[Message, Noted[Framed]], messages: list[tuple[Meaning, Scheduled]]
+) -> list[Noted[Outgoing]]:
+    """Frame messages. All of a slot share one precoder, whatever batches they were framed in."""
+    framed = await framer.submit_many([_message(*message) for message in messages])
+    precoders: dict[tuple[str, int, str], NDArray[np.complex64]] = {}
+    for (_, scheduled), one in zip(messages, framed, strict=True):
+        precoders.setdefault(scheduled.precoder_key, one.value.precoder)
+    return [
+        one.then(Noted(Outgoing(m, s, _frame(m.query, s, one.value, precoders[s.precoder_key]))))
+        for (m, s), one in zip(messages, framed, strict=True)
+    ]
+
+
+def _message(meaning: Meaning, scheduled: Scheduled) -> Message:
+    query, slot = meaning.query, scheduled.slot
+    return Message(
+        space=query.space,
+        components=meaning.components,
+        num_symbols=query.message.symbols,
+        config=slot.config,
+        csi=scheduled.known.csi,
+        slot=slot.slot,
+        user=slot.user,
+        modality=query.modality,
+        coding=query.method.coding,
+    )
+
+
+def _frame(
+    query: CheckedQuery, scheduled: Scheduled, framed: Framed, precoder: NDArray[np.complex64]
+) -> channel_pb2.Frame:
+    slot, csi = scheduled.slot, scheduled.known.csi
+    num_layers = slot.config.num_layers
+    header = header_of(
+        query,
+        num_streams=slot.config.num_users * num_layers,
+        num_layers=num_layers,
+        first_stream=slot.user * num_layers,
+        mcs=framed.mcs,
+    )
+    return channel_pb2.Frame(
+        query_id=query.message.id,
+        link_id=slot.link_id,
+        config=slot.config,
+        slot=slot.slot,
+        user=slot.user,
+        seed=query.message.seed,
+        symbols=to_wire(framed.symbols),
+        precoder=to_wire(precoder),
+        header=header.SerializeToString(),
+        assumed_csi=None if csi is None else to_wire(np.ascontiguousarray(csi[slot.user])),
+    )
+
+
+def header_of(
+    query: CheckedQuery, *, num_streams: int, num_layers: int, first_stream: int = 0, mcs: int = 0
+) -> channel_pb2.FrameHeader:
+    """The header that crosses the channel beside a query's symbols."""
+    coding = query.method.coding
+    return channel_pb2.FrameHeader(
+        task=query.task,
+        corpus=query.corpus,
+        modality=query.modality,
+        symbols=query.message.symbols,
+        top_k=query.message.top_k,
+        num_streams=num_streams,
+        num_layers=num_layers,
+        first_stream=first_stream,
+        coding="" if coding == "jscc" else coding,
+        mcs=mcs,
+        prototypes=query.retrieval.scoring == "prototypes",
+        reranking="" if (how := query.retrieval.reranking) == "none" else how,
+    )
 
 
 def frame(messages: list[Message], device: torch.device) -> list[Framed]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 
 from channel_service.handler import Channel
 from kb_service.handler import KnowledgeBase
-from receiver.handler import Receiver, Wanted
+from receiver.handler import Matches, Receiver, Wanted
 from semlink.services import KnowledgeService
 from semlink.settings import Settings
+from semlink.stages import Noted
 from semlink.store import MemoryStore, Store
-from semlink.v1 import receiver_pb2
 from transmitter.encoding import Content, encode
 from transmitter.handler import Transmitter
 
@@ -74,9 +73,9 @@ class RecordingReceiver(Receiver):
         self.features: list[NDArray[np.float32]] = []
         """In the order of the queries of the last requests; cleared by whoever reads them."""
 
-    def _find(self, wanted: Sequence[Wanted]) -> list[receiver_pb2.Reception]:
+    async def _find(self, wanted: list[Wanted]) -> list[Noted[Matches]]:
         self.features += [w.components[0] for w in wanted]
-        return [receiver_pb2.Reception(erased=w.erased) for w in wanted]
+        return [Noted(())] * len(wanted)
 
 
 def build_system(

@@ -114,7 +114,7 @@ def show(
     """Show one entry: every candidate, and what the filter says of it."""
     from kb_service.filtering import filter_rewrites
     from semlink.v1 import knowledge_pb2 as pb
-    from transmitter.handler import MIN_SIMILARITY
+    from transmitter.knowledge import MIN_SIMILARITY
 
     entry = _ask(lambda client: client.get_entry(pb.GetEntryRequest(key=key)))
     if as_json:

@@ -54,23 +54,24 @@ async def ask(system: System, *queries: transmitter_pb2.Query) -> list[transmitt
     As they are when they were encoded in one batch. Which batch that is depends on the clock, so the test holds each
     until all are there.
     """
-    understand, everybody, there = system.transmitter._encode_queries, asyncio.Event(), []
+    understand, everybody, there = system.transmitter._understand, asyncio.Event(), []
 
-    async def wait_for_all(work: list[Any]) -> None:
-        await understand(work)
-        there.append(work)
+    async def wait_for_all(queries_: list[Any]) -> list[Any]:
+        meanings = await understand(queries_)
+        there.append(queries_)
         if len(there) == len(queries):
             everybody.set()
         await everybody.wait()
+        return meanings
 
-    system.transmitter._encode_queries = wait_for_all  # type: ignore[method-assign]
+    system.transmitter._understand = wait_for_all  # type: ignore[method-assign]
     responses = await asyncio.gather(
         *(
             system.transmitter.retrieve(transmitter_pb2.RetrieveRequest(queries=[q]))
             for q in queries
         )
     )
-    system.transmitter._encode_queries = understand  # type: ignore[method-assign]
+    system.transmitter._understand = understand  # type: ignore[method-assign]
     return [response.answers[0] for response in responses]
 
 

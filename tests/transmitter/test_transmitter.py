@@ -339,10 +339,10 @@ async def test_reports_that_leave_nothing_to_precode_for_are_done_without(
     csi = np.ones((4, 8, 2, 16), np.complex64)
     csi[2, 5] = value
 
-    async def empty(_store: object, slots: list[channel_pb2.Slot]) -> list[KnownCsi]:
+    async def empty(_store: object, slots: list[channel_pb2.Slot], _: object) -> list[KnownCsi]:
         return [KnownCsi(csi, "hold-last") for _ in slots]
 
-    monkeypatch.setattr("transmitter.handler.newest_reports", empty)
+    monkeypatch.setattr("transmitter.slots.newest_reports", empty)
     air = Air()
     (answer,) = await send(service(air, MemoryStore()), query())
     assert [d.part for d in answer.degraded] == ["link.csi"]

@@ -1,0 +1,93 @@
+"""From framed messages, or from features without a channel, to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from semlink.services import ChannelService, ReceiverService
+from semlink.stages import Noted
+from semlink.telemetry import record_degraded, record_link, timed
+from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
+from semlink.wire import to_wire
+from transmitter.encoding import Meaning
+from transmitter.framing import Outgoing, header_of
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the receiver found, with its own times and fallbacks; ``link`` is None without a channel."""
+
+    meaning: Meaning
+    csi_source: str
+    matches: Sequence[receiver_pb2.Match]
+    timings: Sequence[common_pb2.Timing]
+    degraded: Sequence[common_pb2.Degradation]
+    link: channel_pb2.LinkReport | None
+
+
+async def transmit(channel: ChannelService, outgoing: list[Outgoing]) -> list[Noted[Delivered]]:
+    """Send frames over the channel."""
+    request = channel_pb2.TransmitRequest(frames=[one.frame for one in outgoing])
+    with timed("transmitter.link") as clock:
+        response = await channel.transmit(request)
+    return [
+        Noted(_delivered(one, delivery), (clock.timing(),))
+        for one, delivery in zip(outgoing, response.deliveries, strict=True)
+    ]
+
+
+async def search(receiver: ReceiverService, meanings: list[Meaning]) -> list[Noted[Delivered]]:
+    """The method without a channel: give the receiver the features themselves."""
+    items = [
+        receiver_pb2.SearchItem(
+            header=header_of(m.query, num_streams=1, num_layers=1).SerializeToString(),
+            components=to_wire(np.asarray(m.components, dtype=np.float32)),
+        )
+        for m in meanings
+    ]
+    response = await receiver.search(receiver_pb2.SearchRequest(items=items))
+    return [
+        Noted(Delivered(meaning, "none", r.matches, r.timings, r.degraded, None))
+        for meaning, r in zip(meanings, response.receptions, strict=True)
+    ]
+
+
+def answer_of(noted: Noted[Delivered]) -> transmitter_pb2.Answer:
+    """The answer to a query; the transmitter's own fallbacks are counted."""
+    delivered = noted.value
+    meaning = delivered.meaning
+    record_degraded("transmitter", noted.degraded)
+    return transmitter_pb2.Answer(
+        query_id=meaning.query.message.id,
+        matches=delivered.matches,
+        link=delivered.link,
+        rewrites=meaning.rewrites,
+        csi_source=delivered.csi_source,
+        timings=[*noted.timings, *delivered.timings],
+        degraded=[*noted.degraded, *delivered.degraded],
+        sentences=[
+            transmitter_pb2.Sentence(text=s.text, score=s.score, kept=s.kept)
+            for s in meaning.selected.sentences
+        ],
+        retrieval=meaning.query.retrieval,
+    )
+
+
+def _delivered(outgoing: Outgoing, delivery: channel_pb2.Delivery) -> Delivered:
+    query, known = outgoing.meaning.query, outgoing.scheduled.known
+    report = delivery.link
+    report.bandwidth_ratio = query.message.symbols / query.source_values
+    if known.age_slots is not None:
+        report.csi_age_slots = known.age_slots
+    record_link(report)
+    return Delivered(
+        outgoing.meaning,
+        known.source,
+        delivery.matches,
+        delivery.timings,
+        delivery.degraded,
+        report,
+    )
