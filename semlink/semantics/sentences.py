@@ -7,13 +7,14 @@ The rules are ItrievalKD's student (Liu et al. 2023, eq. 3) and the paper's two 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
 import networkx  # type: ignore[import-untyped]
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+import numpy as np
 
 from semlink.errors import InvalidField
 from semlink.sentence_splitting import WORD, split_sentences
@@ -23,6 +24,29 @@ KEY_SENTENCES: Final = 3
 """κ of the rules without a student, and n_key of the noisy sets (Liu et al. 2023, §4.1)."""
 DAMPING: Final = 0.85
 """Of TextRank's PageRank (Mihalcea & Tarau 2004)."""
+ENGLISH_STOP_WORDS: Final = frozenset(
+    """
+    a about above across after afterwards again against all almost alone along already also although always am among
+    amongst amoungst amount an and another any anyhow anyone anything anyway anywhere are around as at back be became
+    because become becomes becoming been before beforehand behind being below beside besides between beyond bill both
+    bottom but by call can cannot cant co con could couldnt cry de describe detail do done down due during each eg eight
+    either eleven else elsewhere empty enough etc even ever every everyone everything everywhere except few fifteen
+    fifty fill find fire first five for former formerly forty found four from front full further get give go had has
+    hasnt have he hence her here hereafter hereby herein hereupon hers herself him himself his how however hundred i ie
+    if in inc indeed interest into is it its itself keep last latter latterly least less ltd made many may me meanwhile
+    might mill mine more moreover most mostly move much must my myself name namely neither never nevertheless next nine
+    no nobody none noone nor not nothing now nowhere of off often on once one only onto or other others otherwise our
+    ours ourselves out over own part per perhaps please put rather re same see seem seemed seeming seems serious several
+    she should show side since sincere six sixty so some somehow someone something sometime sometimes somewhere still
+    such system take ten than that the their them themselves then thence there thereafter thereby therefore therein
+    thereupon these they thick thin third this those though three through throughout thru thus to together too top
+    toward towards twelve twenty two un under until up upon us very via was we well were what whatever when whence
+    whenever where whereafter whereas whereby wherein whereupon wherever whether which while whither who whoever whole
+    whom whose why will with within without would yet you your yours yourself yourselves
+    """.split()  # noqa: SIM905
+)
+"""scikit-learn's list (BSD-3-Clause, © 2007-2026 The scikit-learn developers), after the Glasgow Information Retrieval
+Group's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +123,24 @@ def tf_idf_scores(sentences: Sequence[str], corpus: Sequence[str] = ()) -> list[
     """The largest tf-idf value of each sentence's words (Liu et al. 2023, §4.4).
 
     scikit-learn's definition: tf·(ln((1 + n)/(1 + df)) + 1), a sentence's values normalised to unit length. Documents
-    are the sentences of the text itself, or those of ``corpus`` where one is given. A sentence without words has 0.
+    are the sentences of the text itself, or those of ``corpus`` where one is given, and the word "a". A sentence
+    without words of theirs has 0.
     """
-    weigh = TfidfVectorizer(tokenizer=_words, token_pattern=None, lowercase=False)
-    weigh.fit(
-        [*(corpus or sentences), "a"]
-    )  # a word that is always there: a vocabulary is never empty
-    values = weigh.transform(list(sentences))
-    return [float(v) for v in values.max(axis=1).toarray().ravel()]
+    documents = [_words(text) for text in (*(corpus or sentences), "a")]
+    frequency = Counter(word for document in documents for word in set(document))
+    # numpy's logarithm and a sum in alphabetical order: scikit-learn's values to the last bit
+    inverse = np.log((len(documents) + 1) / (1.0 + np.array([*frequency.values()]))) + 1.0
+    weight = dict(zip(frequency, inverse.tolist(), strict=True))
+    return [_largest_share(_words(sentence), weight) for sentence in sentences]
+
+
+def _largest_share(words: Sequence[str], weight: Mapping[str, float]) -> float:
+    counts = Counter(word for word in words if word in weight)
+    values = [counts[word] * weight[word] for word in sorted(counts)]
+    squares = 0.0
+    for value in values:
+        squares += value * value
+    return max(values) / math.sqrt(squares) if values else 0.0
 
 
 def textrank_scores(sentences: Sequence[str]) -> list[float]:

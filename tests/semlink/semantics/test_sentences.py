@@ -7,10 +7,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from semlink.errors import InvalidField, NotFound
 from semlink.semantics.sentences import (
+    ENGLISH_STOP_WORDS,
     EXTRACTIONS,
     KEY_SENTENCES,
     extract,
@@ -101,18 +101,21 @@ def test_no_rule_keeps_everything() -> None:
     assert [s.text for s in scored if s.kept] == ["One.", "Two.", "Three.", "Four."]
 
 
-def test_tf_idf_is_the_written_formula() -> None:
-    sentences = ["a red dog runs", "a red cat", "a red red dog"]
-    documents = [s.split() for s in sentences]
-    idf = {
-        w: math.log((1 + 4) / (1 + sum(w in d for d in [*documents, ["a"]]))) + 1
-        for w in {w for d in documents for w in d}
-    }
+@pytest.mark.parametrize("corpus", [[], ["a blue dog", "prices rose", "a dog runs"]])
+def test_tf_idf_is_the_written_formula(corpus: list[str]) -> None:
+    sentences = ["a red dog runs", "a red cat", "a red red dog", "a dog and a dog"]
+    documents = [{*s.split()} for s in (*(corpus or sentences), "a")]
     expected = []
-    for document in documents:
-        values = {w: document.count(w) * idf[w] for w in document}
-        expected.append(max(values.values()) / math.hypot(*values.values()))
-    assert tf_idf_scores(sentences) == pytest.approx(expected)
+    for sentence in sentences:
+        words = [w for w in sentence.split() if any(w in d for d in documents)]
+        frequency = {w: sum(w in d for d in documents) for w in words}
+        values = [
+            words.count(w) * (math.log((1 + len(documents)) / (1 + frequency[w])) + 1)
+            for w in frequency
+        ]
+        expected.append(max(values) / math.hypot(*values))
+    assert tf_idf_scores(sentences, corpus) == pytest.approx(expected)
+    assert tf_idf_scores(["?!"], corpus) == [0.0]
 
 
 def test_textrank_is_the_stationary_visit_of_the_graph() -> None:
