@@ -60,7 +60,7 @@ COPY --from=build /opt/semlink/app/semlink/__init__.py /opt/semlink/app/semlink/
      /opt/semlink/app/semlink/quantizers.py /opt/semlink/app/semlink/scenarios.py /opt/semlink/app/semlink/settings.py \
      app/semlink/
 COPY --from=build /opt/semlink/app/kb_service/__init__.py /opt/semlink/app/kb_service/llm.py \
-     /opt/semlink/app/kb_service/prompting.py /opt/semlink/app/kb_service/filtering.py \
+     /opt/semlink/app/kb_service/prompting.py /opt/semlink/app/kb_service/caption_reading.py \
      /opt/semlink/app/kb_service/event_order.py /opt/semlink/app/kb_service/lexicon.py app/kb_service/
 RUN echo "== 4 of 5: the LLM, converted" \
  && python -c "from pathlib import Path; from kb_service.llm import prepare_language_model as prepare; \

@@ -19,7 +19,7 @@ import httpx
 
 from kb_service.llm import Dialogue, GenerationCancelled
 from kb_service.prompting import Turn
-from semlink.errors import DeadlineExceeded, Unavailable
+from semlink.errors import Unavailable
 from semlink.hosts import httpx_options
 from semlink.links import stable_seed
 from semlink.settings import SecretUrl, without_secrets
@@ -78,20 +78,18 @@ class ChatEndpoint:
         dialogues: Sequence[Dialogue],
         *,
         cancelled: Callable[[], bool] = lambda: False,
-        deadline: float | None = None,
     ) -> list[list[str]]:
         """Samples of each dialogue's next turn: its first line that says something, without quotes around it.
 
         Raises Unavailable for a server that refuses, fails or answers nonsense, GenerationCancelled once
-        ``cancelled()`` is true, DeadlineExceeded past ``deadline`` (seconds of time.monotonic).
+        ``cancelled()`` is true.
         """
-        return asyncio.run(self._answer(dialogues, cancelled, deadline))
+        return asyncio.run(self._answer(dialogues, cancelled))
 
     async def _answer(
         self,
         dialogues: Sequence[Dialogue],
         cancelled: Callable[[], bool],
-        expires: float | None,
     ) -> list[list[str]]:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         gate = asyncio.Semaphore(AT_ONCE)
@@ -112,10 +110,6 @@ class ChatEndpoint:
                 while waiting:
                     if cancelled():
                         raise GenerationCancelled("generation was cancelled")
-                    if expires is not None and asyncio.get_running_loop().time() >= expires:
-                        raise DeadlineExceeded(
-                            "generation ran past its deadline", field="deadline_ms"
-                        )
                     done, waiting = await asyncio.wait(
                         waiting, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION
                     )

@@ -1,7 +1,7 @@
 """Bulk enrichment: jobs that have a corpus's captions rewritten while nobody else needs the LLM.
 
-A job holds no results: what it makes is kept like every rewrite, and what is kept already is skipped. A job begun again
-after an interruption therefore goes on where it was, and two jobs over the same captions share the work.
+A job holds no results: what it makes is stored like every rewrite, and what is stored already is skipped. A job begun
+again after an interruption therefore goes on where it was, and two jobs over the same captions share the work.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from kb_service.entries import Entries
+from kb_service.generation import GenerationQueue, Job, Priority
 from kb_service.rewriting import MAX_CHARACTERS, Task, task_of
 from semlink.corpora.corpus import check_split
-from semlink.errors import InvalidField, NotFound, Overloaded, SemlinkError
+from semlink.errors import InvalidField, NotFound, Overloaded, SemlinkError, Unavailable
 from semlink.telemetry import logger
 from semlink.v1 import knowledge_pb2 as pb
 
@@ -42,10 +44,6 @@ class Progress:
     reason: str = ""
 
 
-Generate = Callable[[Sequence[Task]], Awaitable[Progress]]
-"""Has tasks that are not kept generated and kept, behind everybody else; returns when that is done."""
-
-
 @dataclass(slots=True)
 class _Running:
     state: pb.Enrichment
@@ -55,17 +53,21 @@ class _Running:
 class Enrichments:
     """The jobs of one service. Use from one event loop, and close."""
 
-    def __init__(self, generate: Generate) -> None:
-        self._generate = generate
+    def __init__(self, entries: Entries, queue: GenerationQueue, model: str) -> None:
+        self._entries = entries
+        self._queue = queue
+        self._model = model
         self._running: dict[str, _Running] = {}
         self._ended: dict[str, pb.Enrichment] = {}
 
-    async def start(self, request: pb.StartEnrichmentRequest) -> pb.Enrichment:
+    async def start_enrichment(self, request: pb.StartEnrichmentRequest) -> pb.Enrichment:
         """Begin a job, or answer the running one of the same request.
 
         Raises InvalidField naming the request's field, NotFound for a corpus that is not there, Overloaded beside
-        :data:`MAX_RUNNING` others.
+        :data:`MAX_RUNNING` others, Unavailable where the LLM cannot be used.
         """
+        if self._queue.problem:
+            raise Unavailable(self._queue.problem)
         _check(request)
         job_id = hashlib.blake2b(
             request.SerializeToString(deterministic=True), digest_size=6
@@ -92,31 +94,37 @@ class Enrichments:
         )
         return _copy(state)
 
-    async def get(self, job_id: str) -> pb.Enrichment:
+    async def get_enrichment(self, request: pb.GetEnrichmentRequest) -> pb.Enrichment:
         """How far a job is. Raises NotFound."""
-        if job_id in self._running:
-            return _copy(self._running[job_id].state)
-        if job_id in self._ended:
-            return _copy(self._ended[job_id])
-        raise NotFound(f"there is no enrichment {job_id!r}", field="id")
+        return self._state(request.id)
 
-    async def every(self) -> list[pb.Enrichment]:
-        """All jobs, newest first."""
+    async def list_enrichments(self, _: pb.ListEnrichmentsRequest) -> pb.ListEnrichmentsResponse:
+        """Every job that is known, newest first."""
         states = [*(running.state for running in self._running.values()), *self._ended.values()]
-        return [_copy(s) for s in sorted(states, key=lambda s: s.started_unix_s, reverse=True)]
+        states.sort(key=lambda state: state.started_unix_s, reverse=True)
+        return pb.ListEnrichmentsResponse(enrichments=states)
 
-    async def cancel(self, job_id: str) -> pb.Enrichment:
+    async def cancel_enrichment(self, request: pb.CancelEnrichmentRequest) -> pb.Enrichment:
         """Stop a job; one that has ended stays as it is. Raises NotFound."""
-        running = self._running.get(job_id)
-        if running is not None:
-            running.task.cancel()
-            await asyncio.wait((running.task,))
-        return await self.get(job_id)
+        await self._cancel(request.id)
+        return self._state(request.id)
 
     async def close(self) -> None:
         """Stop all jobs."""
         for job_id in list(self._running):
-            await self.cancel(job_id)
+            await self._cancel(job_id)
+
+    def _state(self, job_id: str) -> pb.Enrichment:
+        running = self._running.get(job_id)
+        state = running.state if running else self._ended.get(job_id)
+        if state is None:
+            raise NotFound(f"there is no enrichment {job_id!r}", field="id")
+        return _copy(state)
+
+    async def _cancel(self, job_id: str) -> None:
+        if running := self._running.get(job_id):
+            running.task.cancel()
+            await asyncio.wait((running.task,))
 
     async def _run(self, state: pb.Enrichment, tasks: Sequence[Task]) -> None:
         try:
@@ -140,7 +148,7 @@ class Enrichments:
     async def _work(self, state: pb.Enrichment, tasks: Sequence[Task]) -> None:
         failures = 0
         for start in range(0, len(tasks), WINDOW):
-            progress = await self._generate(tasks[start : start + WINDOW])
+            progress = await self._generate_window(tasks[start : start + WINDOW])
             state.skipped += progress.skipped
             state.generated += progress.generated
             state.failed += progress.failed
@@ -152,6 +160,35 @@ class Enrichments:
                 return
         # Captions that failed stay missing: begun again, the job tries them again.
         state.state = FAILED if state.failed else DONE
+
+    async def _generate_window(self, tasks: Sequence[Task]) -> Progress:
+        """Have what is not stored of these generated and stored, behind all queries."""
+        by_key = {task.key(self._model): task for task in tasks}
+        stored = await self._entries.look_up(by_key)
+        if stored.problem:
+            return Progress(0, 0, len(tasks), stored.problem)
+        jobs: list[Job] = []
+        problems: list[str] = []
+        for key, task in by_key.items():
+            if key not in stored.sets:
+                try:
+                    jobs.append(self._queue.submit(key, task, Priority.BULK))
+                except Unavailable as error:
+                    problems.append(error.message)
+        for job in jobs:
+            job.enrichments += 1
+        if jobs:
+            try:
+                await asyncio.wait([job.outcome for job in jobs])
+            except asyncio.CancelledError:
+                self._queue.withdraw(jobs)
+                raise
+        outcomes = [job.outcome.result() for job in jobs]
+        problems += [o.problem or o.store_problem for o in outcomes if o.problem or o.store_problem]
+        skipped = len(stored.sets)
+        return Progress(
+            skipped, len(tasks) - skipped - len(problems), len(problems), "".join(problems[-1:])
+        )
 
 
 def _check(request: pb.StartEnrichmentRequest) -> None:

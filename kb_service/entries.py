@@ -1,7 +1,7 @@
-"""What the knowledge base keeps of rewrites: read, listed, searched, exchanged, deleted, counted.
+"""What the knowledge base stores of rewrites: looked up, listed, searched, exchanged, deleted, counted.
 
-An entry holds all candidates of a caption as generated and what they were generated from; which of them are kept is
-judged when a query asks. Entries of earlier versions (rewrites alone) stay valid and are handed out as what they are.
+An entry holds all candidates of a caption as generated and what they were generated from; which of them a query takes
+is judged when it asks. Entries of earlier versions (rewrites alone) stay valid and are handed out as what they are.
 Nothing here reads everything at once: the store is scanned, a few hundred entries at a time, and those are read in a
 thread, so that a scan does not stand before queries.
 """
@@ -15,25 +15,27 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, Literal
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from kb_service.filtering import DUPLICATE
 from kb_service.rewriting import (
     KEY_PREFIX,
     MAX_CANDIDATES,
     MAX_CHARACTERS,
     Embed,
     Task,
+    checked_text,
     task_of,
 )
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import InvalidField, NotFound, Unavailable
+from semlink.knowledge import DUPLICATE
 from semlink.store import Store
+from semlink.telemetry import logger, timed
 from semlink.v1 import knowledge_pb2 as pb
 
 DEFAULT_PAGE: Final = 100
@@ -48,13 +50,22 @@ SCAN: Final = 256
 
 _EMBEDDING = np.dtype("<f2")
 _KEY = re.compile(rf"{KEY_PREFIX}[0-9a-f]{{40}}")
-T = TypeVar("T")
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The candidates that the store holds, by key. ``problem``: why the store could not say, "" if it could."""
+
+    sets: Mapping[str, pb.RewriteSet]
+    problem: str = ""
 
 
 def entry_of(
     task: Task, model: str, found: pb.RewriteSet, embedding: NDArray[np.float32]
 ) -> pb.KnowledgeEntry:
-    """The entry to keep: what was generated now, and from what. ``embedding`` [384] is the source's."""
+    """The entry to store: what was generated now, and from what. ``embedding`` [384] is the source's."""
     return pb.KnowledgeEntry(
         rewrites=found.rewrites,
         text=task.text,
@@ -85,7 +96,29 @@ class Entries:
         self._store = store
         self._embed = embed
 
-    async def page(self, request: pb.ListEntriesRequest) -> pb.ListEntriesResponse:
+    async def look_up(self, keys: Iterable[str]) -> Stored:
+        """The candidates of those keys that have any, all in one round trip. Never raises Unavailable."""
+        wanted = list(keys)
+        with timed("knowledge.lookup"):
+            try:
+                entries = await self._store.knowledge(wanted)
+            except Unavailable as error:
+                return Stored({}, error.message)
+        found = zip(wanted, map(rewrites_of, entries), strict=True)
+        return Stored({key: rewrites for key, rewrites in found if rewrites is not None})
+
+    async def put(self, entries: Mapping[str, pb.KnowledgeEntry]) -> str:
+        """Store entries by key. Returns why that failed, "" if it did not."""
+        try:
+            await self._store.put_knowledge(
+                {key: entry.SerializeToString() for key, entry in entries.items()}
+            )
+        except Unavailable as error:
+            _log.warning("rewrites were not stored", why=error.message)
+            return error.message
+        return ""
+
+    async def list_entries(self, request: pb.ListEntriesRequest) -> pb.ListEntriesResponse:
         """A page of entries. Raises InvalidField naming ``page_size``, ``page_token`` or ``filter.…``."""
         size = _at_most(request.page_size or DEFAULT_PAGE, MAX_PAGE, "page_size")
         matches = matcher(request.filter)
@@ -109,24 +142,21 @@ class Entries:
             left = size - len(entries)
             count = min(SCAN, 2 * count) if 4 * len(found) <= left else min(count, left)
         return pb.ListEntriesResponse(
-            entries=map(_without_embedding, entries), next_page_token=str(cursor) if cursor else ""
+            entries=[_without("embedding", entry) for entry in entries],
+            next_page_token=str(cursor) if cursor else "",
         )
 
-    async def entry(self, key: str) -> pb.KnowledgeEntry:
+    async def get_entry(self, request: pb.GetEntryRequest) -> pb.KnowledgeEntry:
         """One entry, without its embedding. Raises NotFound."""
-        (stored,) = await self._store.knowledge([key])
+        (stored,) = await self._store.knowledge([request.key])
         if stored is None:
-            raise NotFound(f"nothing is kept under the key {key!r}", field="key")
-        return _without_embedding(_parsed(key, stored))
+            raise NotFound(f"nothing is kept under the key {request.key!r}", field="key")
+        return _without("embedding", _parsed(request.key, stored))
 
-    async def search(self, request: pb.SearchEntriesRequest) -> pb.SearchEntriesResponse:
+    async def search_entries(self, request: pb.SearchEntriesRequest) -> pb.SearchEntriesResponse:
         """The entries with the nearest sources. Raises InvalidField naming ``text``, ``top_k`` or ``filter.…``."""
         top_k = _at_most(request.top_k or DEFAULT_FOUND, MAX_FOUND, "top_k")
-        text = " ".join(request.text.split())
-        if not 1 <= len(text) <= MAX_CHARACTERS:
-            raise InvalidField(
-                f"text has {len(text)} characters, allowed: 1…{MAX_CHARACTERS}", field="text"
-            )
+        text = checked_text(request.text, field="text")
         matches = matcher(request.filter)
         (query,) = await asyncio.to_thread(self._embed, [text])
         best: list[tuple[float, str, pb.KnowledgeEntry]] = []
@@ -149,20 +179,22 @@ class Entries:
         return pb.SearchEntriesResponse(
             searched=searched,
             found=[
-                pb.FoundEntry(entry=_without_embedding(entry), similarity=min(1.0, cosine))
+                pb.FoundEntry(entry=_without("embedding", entry), similarity=min(1.0, cosine))
                 for cosine, _, entry in best
             ],
         )
 
-    async def export(self, request: pb.ExportEntriesRequest) -> AsyncIterator[pb.KnowledgeEntry]:
+    async def export_entries(
+        self, request: pb.ExportEntriesRequest
+    ) -> AsyncIterator[pb.KnowledgeEntry]:
         """Every entry that matches, without embedding. Raises InvalidField naming ``filter.…``."""
         matches = matcher(request.filter)
         async for stored in self._scan():
             for entry in await asyncio.to_thread(_matching, stored, matches):
-                yield _without_embedding(entry)
+                yield _without("embedding", entry)
 
-    async def take_in(self, request: pb.ImportEntriesRequest) -> pb.ImportEntriesResponse:
-        """Keep exported entries. Raises InvalidField naming ``entries[i].…``; then nothing was kept."""
+    async def import_entries(self, request: pb.ImportEntriesRequest) -> pb.ImportEntriesResponse:
+        """Store exported entries. Raises InvalidField naming ``entries[i].…``; then nothing was stored."""
         _at_most(len(request.entries), MAX_KEYS, "entries")
         answer = pb.ImportEntriesResponse()
         wanted: dict[str, pb.KnowledgeEntry] = {}
@@ -185,7 +217,7 @@ class Entries:
                 del wanted[key]
         await asyncio.to_thread(self._complete, list(wanted.values()))
         await self._store.put_knowledge(
-            {key: _without_key(entry).SerializeToString() for key, entry in wanted.items()}
+            {key: _without("key", entry).SerializeToString() for key, entry in wanted.items()}
         )
         return answer
 
@@ -199,7 +231,7 @@ class Entries:
             entry.embedding = vector.astype(_EMBEDDING).tobytes()
             entry.made_unix_s = entry.made_unix_s or time.time()
 
-    async def delete(self, request: pb.DeleteEntriesRequest) -> pb.DeleteEntriesResponse:
+    async def delete_entries(self, request: pb.DeleteEntriesRequest) -> pb.DeleteEntriesResponse:
         """Forget entries. Raises InvalidField for keys and filter at once, or for neither without ``everything``."""
         by_filter = request.filter != pb.EntryFilter()
         if request.keys and (by_filter or request.everything):
@@ -322,13 +354,10 @@ def _parsed(key: str, stored: bytes) -> pb.KnowledgeEntry:
     return entry
 
 
-def _without_embedding(entry: pb.KnowledgeEntry) -> pb.KnowledgeEntry:
-    entry.ClearField("embedding")
-    return entry
-
-
-def _without_key(entry: pb.KnowledgeEntry) -> pb.KnowledgeEntry:
-    entry.ClearField("key")
+def _without(
+    field_name: Literal["embedding", "key"], entry: pb.KnowledgeEntry
+) -> pb.KnowledgeEntry:
+    entry.ClearField(field_name)
     return entry
 
 

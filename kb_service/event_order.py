@@ -37,6 +37,11 @@ class Token:
         """The words as they stand."""
         return " ".join(self.words)
 
+    @property
+    def kind(self) -> str:
+        """The class of the concept, "" without one."""
+        return lexicon.class_of(self.concept)
+
 
 @dataclass(frozen=True, slots=True)
 class EventTimeline:
@@ -211,12 +216,12 @@ def _manner(tokens: Sequence[Token], mentions: Sequence[_Mention]) -> set[tuple[
     """Loudness and length: an adverb is of the event before it, an adjective of the one after it."""
     found = set()
     for place, token in enumerate(tokens):
-        if token.concept not in _MANNERS:
+        if token.kind not in {"duration", "loudness"}:
             continue
         before = [m for m in mentions if m.start < place]
         after = [m for m in mentions if m.start > place]
         inside = [m for m in mentions if m.start < place <= m.end]
-        adverb = token.concept in _DURATIONS or token.words[-1].endswith("ly")
+        adverb = token.kind == "duration" or token.words[-1].endswith("ly")
         # "A dog with four loud barks" is one mention.
         owner = inside[0] if inside and not adverb else None
         if owner is None:
@@ -228,12 +233,6 @@ def _manner(tokens: Sequence[Token], mentions: Sequence[_Mention]) -> set[tuple[
     return found
 
 
-def _concepts(table: str) -> frozenset[str]:
-    return frozenset(
-        entry.split("|")[0].strip() for entry in table.replace("\n", ";").split(";") if entry
-    )
-
-
-_SOUNDS: Final = _concepts(lexicon.SOUNDS.strip()) - {"strike", "splash", "breathe"}
-_DURATIONS: Final = _concepts(lexicon.DURATIONS.strip())
-_MANNERS: Final = _DURATIONS | _concepts(lexicon.LOUDNESSES.strip())
+_SOUNDS: Final = {c for c, kind in lexicon.CLASS_OF.items() if kind == "sound"} - {
+    *("strike", "splash", "breathe")
+}

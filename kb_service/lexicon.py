@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 COLOURS: Final = """
@@ -76,7 +77,7 @@ flag; fence; sword; gun; knife; stone|rock; cloud; star; moon
 PLACES: Final = """
 street|road|city street; park|park path; station|station hall; shop|store|shop window
 crossing|zebra crossing|crosswalk; wall; beach|shore|ashore|sandy beach; forest|woods; field|meadow|grassy field
-grass; service; kitchen; city|town; mountain|hill|mountain valley; garden; lake|shore of a lake; river; farm
+grass; room; kitchen; city|town; mountain|hill|mountain valley; garden; lake|shore of a lake; river; farm
 desert|desert sand|sand dune; bridge; valley; sidewalk|pavement; alley; hallway|corridor; market; square
 stairs|staircase; sky; sea|ocean|open sea; house interior; restaurant; office; school; airport
 """
@@ -144,174 +145,97 @@ MODIFIERS: Final = frozenset({"colour", "size", "material", "pattern", "age", "b
 """Classes whose words belong to a thing; which one is compared too."""
 THINGS: Final = frozenset({"person", "body", "garment", "animal", "object", "sound"})
 """Classes of what modifiers belong to."""
+WORN: Final = frozenset({"garment", "body"})
+"""Classes of what a person wears or has."""
 
 VERBS: Final = frozenset({"action", "sound"})
 """Classes whose words are verbs too, with participles and past tenses."""
 
 BROADER: Final[dict[str, tuple[str, ...]]] = {
-    "man": ("male", "person"),
-    "boy": ("male", "child"),
-    "king": ("male", "person"),
-    "policeman": ("male", "person"),
-    "woman": ("female", "person"),
-    "girl": ("female", "child"),
-    "queen": ("female", "person"),
-    "bride": ("female", "person", "woman"),
-    "male": ("person",),
-    "female": ("person",),
-    "child": ("person", "young"),
-    "baby": ("child",),
-    "toddler": ("child",),
-    "crowd": ("person", "many", "several"),
-    "chef": ("person",),
-    "firefighter": ("person",),
-    "soldier": ("person",),
-    "student": ("person",),
-    "worker": ("person",),
-    "crimson": ("red",),
-    "ginger": ("red",),
-    "navy": ("blue", "dark"),
-    "maroon": ("red", "dark"),
-    "turquoise": ("blue", "green"),
-    "black": ("dark",),
-    "brown": ("dark",),
-    "ponytail": ("hair",),
-    "bun": ("hair",),
-    "bob": ("hair",),
-    "curly": ("hair",),
-    "t-shirt": ("shirt",),
-    "shirt": ("top",),
-    "polo shirt": ("shirt",),
-    "sweater": ("top",),
-    "hoodie": ("sweater", "hooded"),
-    "tank top": ("top", "sleeveless"),
-    "blouse": ("top", "shirt"),
-    "cardigan": ("sweater",),
-    "blazer": ("jacket",),
-    "suit": ("jacket", "trousers"),
-    "jeans": ("trousers", "denim"),
-    "leggings": ("trousers",),
-    "trainers": ("shoe",),
-    "boots": ("shoe",),
-    "dress shoes": ("shoe", "leather"),
-    "sandals": ("shoe",),
-    "heels": ("shoe",),
-    "slipper": ("shoe",),
-    "backpack": ("bag",),
-    "shoulder bag": ("bag",),
-    "handbag": ("bag",),
-    "briefcase": ("bag",),
-    "suitcase": ("bag",),
-    "shopping bag": ("bag",),
-    "cap": ("hat",),
-    "beanie": ("hat", "knitted"),
-    "sunglasses": ("glasses",),
-    "fire truck": ("truck",),
-    "jeep": ("car",),
-    "truck": ("vehicle",),
-    "car": ("vehicle",),
-    "bus": ("vehicle",),
-    "ambulance": ("vehicle",),
-    "tractor": ("vehicle",),
-    "tram": ("vehicle",),
-    "train": ("vehicle",),
-    "motorcycle": ("vehicle", "bicycle"),
-    "bicycle": ("vehicle",),
-    "motorboat": ("boat",),
-    "sailboat": ("boat",),
-    "hot-air balloon": ("balloon",),
-    "airplane": ("vehicle", "fly"),
-    "helicopter": ("vehicle", "fly", "whir"),
-    "rocket": ("fly",),
-    "balloon": ("fly",),
-    "pine tree": ("tree",),
-    "christmas tree": ("tree",),
-    "tree": ("plant",),
-    "cactus": ("plant",),
-    "potted plant": ("plant",),
-    "rose": ("flower",),
-    "flower": ("plant",),
-    "apple": ("fruit",),
-    "banana": ("fruit",),
-    "lemon": ("fruit",),
-    "pear": ("fruit",),
-    "pineapple": ("fruit",),
-    "strawberry": ("fruit",),
-    "watermelon": ("fruit",),
-    "cupcake": ("cake",),
-    "telephone": ("phone",),
-    "laptop": ("computer",),
-    "gift box": ("box",),
-    "castle": ("building",),
-    "house": ("building",),
-    "lighthouse": ("building", "tower"),
-    "beach ball": ("ball",),
-    "soccer ball": ("ball",),
-    "teddy bear": ("bear", "toy"),
-    "rubber duck": ("duck", "toy"),
-    "rooster": ("bird",),
-    "hen": ("bird",),
-    "owl": ("bird",),
-    "duck": ("bird", "swim"),
-    "swan": ("bird", "swim"),
-    "seagull": ("bird",),
-    "flamingo": ("bird",),
-    "penguin": ("bird",),
-    "bee": ("insect", "fly"),
-    "butterfly": ("insect", "fly"),
-    "ladybug": ("insect",),
-    **dict.fromkeys(
-        (
-            *(
-                "dog",
-                "cat",
-                "horse",
-                "cow",
-                "pig",
-                "sheep",
-                "goat",
-                "rabbit",
-                "bear",
-                "lion",
-                "tiger",
-            ),
-            *(
-                "elephant",
-                "monkey",
-                "rhino",
-                "dinosaur",
-                "frog",
-                "turtle",
-            ),
-            *("seal", "lobster", "spider", "bird", "mouse", "wolf", "fox", "insect", "snake"),
-        ),
-        ("animal",),
-    ),
-    **dict.fromkeys(("fish", "dolphin", "whale"), ("animal", "swim")),
-    "street": ("city",),
-    "crossing": ("street",),
-    "field": ("grass",),
-    "beach": ("sea",),
-    "mountain": ("valley",),
-    "half front": ("from the front",),
-    "half back": ("from behind",),
-    "headscarf": ("scarf",),
-    "rain": ("rainy",),
-    "sneeze": ("person",),
-    "cough": ("person",),
-    "talk": ("person",),
-    "chainsaw": ("run", "buzz"),
-    "rainstorm": ("rain",),
-    "wave": ("sea",),
-    "sea": ("wave", "beach"),
-    "crackle": ("fire",),
-    "fire": ("crackle",),
-    "three": ("several", "few"),
-    "four": ("several", "few"),
-    "five": ("several",),
-    "six": ("several", "many"),
+    concept: tuple(broader.split("; "))
+    for line in """
+man; king; policeman > male; person
+boy > male; child
+woman; queen > female; person
+girl > female; child
+bride > female; person; woman
+male; female; chef; firefighter; soldier; student; worker; sneeze; cough; talk > person
+child > person; young
+baby; toddler > child
+crowd > person; many; several
+crimson; ginger > red
+navy > blue; dark
+maroon > red; dark
+turquoise > blue; green
+black; brown > dark
+ponytail; bun; bob; curly > hair
+t-shirt; polo shirt > shirt
+shirt; sweater > top
+hoodie > sweater; hooded
+tank top > top; sleeveless
+blouse > top; shirt
+cardigan > sweater
+blazer > jacket
+suit > jacket; trousers
+jeans > trousers; denim
+leggings > trousers
+trainers; boots; sandals; heels; slipper > shoe
+dress shoes > shoe; leather
+backpack; shoulder bag; handbag; briefcase; suitcase; shopping bag > bag
+cap > hat
+beanie > hat; knitted
+sunglasses > glasses
+fire truck > truck
+jeep > car
+truck; car; bus; ambulance; tractor; tram; train; bicycle > vehicle
+motorcycle > vehicle; bicycle
+motorboat; sailboat > boat
+hot-air balloon > balloon
+airplane > vehicle; fly
+helicopter > vehicle; fly; whir
+rocket; balloon > fly
+pine tree; christmas tree > tree
+tree; cactus; potted plant; flower > plant
+rose > flower
+apple; banana; lemon; pear; pineapple; strawberry; watermelon > fruit
+cupcake > cake
+telephone > phone
+laptop > computer
+gift box > box
+castle; house > building
+lighthouse > building; tower
+beach ball; soccer ball > ball
+teddy bear > bear; toy
+rubber duck > duck; toy
+rooster; hen; owl; seagull; flamingo; penguin > bird
+duck; swan > bird; swim
+bee; butterfly > insect; fly
+ladybug > insect
+dog; cat; horse; cow; pig; sheep; goat; rabbit; bear; lion; tiger; elephant; monkey; rhino; dinosaur; frog > animal
+turtle; seal; lobster; spider; bird; mouse; wolf; fox; insect; snake > animal
+fish; dolphin; whale > animal; swim
+street > city
+crossing > street
+field > grass
+beach; wave > sea
+mountain > valley
+half front > from the front
+half back > from behind
+headscarf > scarf
+rain > rainy
+chainsaw > run; buzz
+rainstorm > rain
+sea > wave; beach
+crackle > fire
+fire > crackle
+three; four > several; few
+five > several
+six > several; many
+""".strip().splitlines()
+    for concepts, broader in [line.split(" > ")]
+    for concept in concepts.split("; ")
 }
-"""What a concept entails beside itself; applied again to the result."""
+"""What a concept entails beside itself, "concepts > what each entails"; applied again to the result."""
 
 PAIRED: Final = frozenset({"trousers", "shorts", "shoe", "sock", "glove", "glasses"})
 """Garments of which a pair is one: "a pair of" counts nothing before what entails them."""
@@ -334,52 +258,19 @@ EVENT_OF: Final[dict[str, str]] = {
 NEGATIONS: Final = frozenset(
     {"no", "not", "without", "lacking", "neither", "nor", "never", "isn't", "doesn't"}
 )
-IRREGULAR: Final[dict[str, str]] = {
-    "cacti": "cactus",
-    "men": "man",
-    "women": "woman",
-    "ladies": "lady",
-    "children": "child",
-    "babies": "baby",
-    "puppies": "puppy",
-    "feet": "foot",
-    "leaves": "leaf",
-    "mice": "mouse",
-    "wolves": "wolf",
-    "ran": "run",
-    "sat": "sit",
-    "stood": "stand",
-    "spoke": "speak",
-    "flew": "fly",
-    "cries": "cry",
-    "flies": "fly",
-    "cried": "cry",
-    "blew": "blow",
-    "sang": "sing",
-    "rang": "ring",
-    "rung": "ring",
-}
+IRREGULAR: Final[dict[str, str]] = dict(
+    pair.split()
+    for pair in """
+cacti cactus; men man; women woman; ladies lady; children child; babies baby; puppies puppy; feet foot; leaves leaf;
+mice mouse; wolves wolf; ran run; sat sit; stood stand; spoke speak; flew fly; cries cry; flies fly; cried cry; blew
+blow; sang sing; rang ring; rung ring
+""".replace("\n", " ").split(";")
+)
 BREAKS: Final = frozenset(
-    {
-        *("with", "wearing", "wears", "carrying", "carries", "holding", "holds", "has", "having"),
-        *(
-            "in",
-            "on",
-            "of",
-            "at",
-            "by",
-            "to",
-            "from",
-            "over",
-            "under",
-            "near",
-            "beside",
-            "behind",
-            "for",
-        ),
-        *("into", "along", "through", "past", "across", "while", "then", "as"),
-        *("whose", "who", "that", "which"),
-    }
+    """
+    with wearing wears carrying carries holding holds has having in on of at by to from over under near beside behind
+    for into along through past across while then as whose who that which
+    """.split()  # noqa: SIM905
 )
 """Words over which an adjective does not reach forward."""
 COPULAS: Final = frozenset({"is", "are", "was", "were", "in", "coloured", "colored"})
@@ -387,29 +278,25 @@ COPULAS: Final = frozenset({"is", "are", "was", "were", "in", "coloured", "color
 COMPANY: Final = frozenset({"along", "with", "beside", "past", "behind", "by", "of", "to"})
 """Words before "a woman" that make her another one than the woman named before."""
 RELATIONS: Final[dict[tuple[str, ...], tuple[str, bool]]] = {
-    ("left", "of"): ("left of", False),
-    ("to", "the", "left", "of"): ("left of", False),
-    ("on", "the", "left", "of"): ("left of", False),
-    ("right", "of"): ("left of", True),
-    ("to", "the", "right", "of"): ("left of", True),
-    ("on", "the", "right", "of"): ("left of", True),
-    ("above",): ("above", False),
-    ("over",): ("above", False),
-    ("on",): ("above", False),
-    ("on", "top", "of"): ("above", False),
-    ("atop",): ("above", False),
-    ("in",): ("in", False),
-    ("inside",): ("in", False),
-    ("surrounded", "by"): ("surrounded by", False),
-    ("wearing",): ("wearing", False),
-    ("under",): ("above", True),
-    ("below",): ("above", True),
-    ("beneath",): ("above", True),
-    ("underneath",): ("above", True),
-    ("in", "front", "of"): ("in front of", False),
-    ("behind",): ("in front of", True),
+    tuple(phrase.split()): (relation, reverse)
+    for relation, phrases, reversed_phrases in (
+        (
+            "left of",
+            "left of|to the left of|on the left of",
+            "right of|to the right of|on the right of",
+        ),
+        ("above", "above|over|on|on top of|atop", "under|below|beneath|underneath"),
+        ("in", "in|inside", ""),
+        ("surrounded by", "surrounded by", ""),
+        ("wearing", "wearing", ""),
+        ("in front of", "in front of", "behind"),
+    )
+    for reverse, ways in ((False, phrases), (True, reversed_phrases))
+    for phrase in ways.split("|")
+    if phrase
 }
 """Place of one thing against another: the words, the relation, whether it runs the other way round."""
+LONGEST_RELATION: Final = max(map(len, RELATIONS))
 SUPPORTS: Final = frozenset({"on", "over", "in", "inside", "atop", "wearing"})
 """Words that place one thing against the very next one: not "on the left of", nor who wears what or is where."""
 NEUTRAL: Final = frozenset(
@@ -443,3 +330,26 @@ NEUTRAL: Final = frozenset(
 )
 """Words that state no attribute: grammar, and how captions tell of what they show. Others that neither the source nor
 the tables hold are news."""
+
+
+def _index() -> tuple[dict[tuple[str, ...], str], dict[str, str]]:
+    concepts: dict[tuple[str, ...], str] = {}
+    classes: dict[str, str] = {}
+    for kind, table in CLASSES.items():
+        for entry in re.split(r"[;\n]", table.strip()):
+            phrases = [p.strip() for p in entry.split("|")]
+            classes[phrases[0]] = kind
+            for phrase in phrases:
+                known = concepts.setdefault(tuple(phrase.split()), phrases[0])
+                if known != phrases[0]:
+                    raise ValueError(f"lexicon: {phrase!r} names both {known!r} and {phrases[0]!r}")
+    return concepts, classes
+
+
+CONCEPT_OF, CLASS_OF = _index()
+"""The concept of each phrase, and the class of each concept."""
+
+
+def class_of(concept: str) -> str:
+    """The class of a concept, "" for what is none."""
+    return CLASS_OF.get(concept, "")

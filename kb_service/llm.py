@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 
 from kb_service.prompting import TextFormat, Turn
-from semlink.errors import DeadlineExceeded, InvalidField, NotFound, SemlinkError
+from semlink.errors import InvalidField, NotFound, SemlinkError
 from semlink.links import stable_seed
 from semlink.models import MODELS, locate
 
@@ -144,7 +143,6 @@ class LanguageModel:
         dialogues: Sequence[Dialogue],
         *,
         cancelled: Callable[[], bool] = lambda: False,
-        deadline: float | None = None,
     ) -> list[list[str]]:
         """Samples of each dialogue's next turn, as :meth:`generate`; a beginning that is not prepared is read anew."""
         prefixes = [
@@ -161,7 +159,7 @@ class LanguageModel:
             )
             for d in dialogues
         ]
-        return self.generate(prefixes, requests, cancelled=cancelled, deadline=deadline)
+        return self.generate(prefixes, requests, cancelled=cancelled)
 
     @torch.inference_mode()
     def prefix(self, text: str) -> Prefix:
@@ -222,15 +220,13 @@ class LanguageModel:
         *,
         top_p: float = 0.95,
         cancelled: Callable[[], bool] = lambda: False,
-        deadline: float | None = None,
     ) -> list[list[str]]:
         """Samples of each request, in the order of the requests; each ends at a newline or the end of its turn.
 
         Top-p sampling (Holtzman et al. 2020): of the tokens in descending probability the first that together reach
-        ``top_p`` stay, 0 < top_p ≤ 1. ``prefix``: of all, or one a request. ``deadline`` is in seconds of
-        time.monotonic. Between tokens, raises GenerationCancelled once ``cancelled()`` is true and DeadlineExceeded
-        past the deadline; InvalidField for a prompt that is empty or longer than PROMPT_SIZES and the model's context
-        allow.
+        ``top_p`` stay, 0 < top_p ≤ 1. ``prefix``: of all, or one a request. Raises GenerationCancelled between tokens
+        once ``cancelled()`` is true, InvalidField for a prompt that is empty or longer than PROMPT_SIZES and the
+        model's context allow.
         """
         prefixes = [prefix] * len(requests) if isinstance(prefix, Prefix) else list(prefix)
         prompts = [
@@ -240,7 +236,7 @@ class LanguageModel:
         for size, members in _by_size(prompts, prefixes):
             for chunk in _chunks(members, requests):
                 rows = self._rows(chunk, requests)
-                self._run(prefixes, chunk, rows, prompts, size, top_p, _Stop(cancelled, deadline))
+                self._run(prefixes, chunk, rows, prompts, size, top_p, cancelled)
                 for row in rows:
                     texts[row.request][row.sample] = self._text(row.tokens)
         return texts
@@ -282,10 +278,10 @@ class LanguageModel:
         prompts: Sequence[list[int]],
         size: int,
         top_p: float,
-        stop: _Stop,
+        cancelled: Callable[[], bool],
     ) -> None:
         """Generate the rows of one chunk to their ends."""
-        stop.check()
+        _check(cancelled)
         members = sorted({request for request, _ in chunk})
         cache, seen = self._read(
             [prefixes[i] for i in members], [prompts[i] for i in members], size
@@ -306,7 +302,7 @@ class LanguageModel:
             [rows[min(i, len(rows) - 1)].temperature for i in range(len(source))]
         )
         for step in range(max(row.limit for row in rows)):
-            stop.check()
+            _check(cancelled)
             seen = torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)
             logits = self._model(
                 input_ids=token[:, None],
@@ -411,16 +407,9 @@ def sample_top_p(
     return tokens.gather(1, place).squeeze(1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    cancelled: Callable[[], bool]
-    deadline: float | None
-
-    def check(self) -> None:
-        if self.cancelled():
-            raise GenerationCancelled("generation was cancelled")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise DeadlineExceeded("generation ran past its deadline", field="deadline_ms")
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise GenerationCancelled("generation was cancelled")
 
 
 def _widened(prefix: Prefix, width: int) -> Prefix:

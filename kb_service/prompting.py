@@ -2,7 +2,7 @@
 
 *instruction* is the form of arXiv 2604.05504: an instruction, then the caption. *few-shot* and *attribute-preserving*
 are our definition: examples first, and in the latter every caption comes with what it says (as the attribute test of
-:mod:`kb_service.filtering` reads it) to be kept.
+:mod:`kb_service.caption_reading` reads it) to be kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from kb_service.filtering import read
+from kb_service.caption_reading import read
 from semlink.errors import InvalidField
 from semlink.knowledge import DEFAULT_STRATEGY, PROMPT_STRATEGIES, PromptStrategy
 
@@ -71,8 +71,8 @@ def plainly(caption: str) -> str:
 
 def with_attributes(caption: str) -> str:
     """The turn of a caption with what must stay."""
-    kept = attributes(caption)
-    return f"{plainly(caption)}\nKeep: {'; '.join(kept)}" if kept else plainly(caption)
+    named = attributes(caption)
+    return f"{plainly(caption)}\nKeep: {'; '.join(named)}" if named else plainly(caption)
 
 
 def attributes(caption: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Source data generation (SDG): an LLM rewrites a caption; near copies are marked.
 
+Its stages are *prompt* (a task's dialogue), *generate* (the LLM's candidates) and *measure* (similarity, copies).
+
 ``p = softmax(logits / τ)``, sampled after an instruction and the caption (arXiv 2604.05504), or as another strategy of
 :mod:`kb_service.prompting` asks. Our definition: n = 5 candidates, τ = 0.4, top-p 0.95, and what counts as a copy.
 """
@@ -7,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kb_service.filtering import DUPLICATE
 from kb_service.llm import Dialogue
 from kb_service.prompting import STRATEGIES, Turn, strategy_named
 from semlink.errors import InvalidField
-from semlink.knowledge import DEFAULT_STRATEGY, PromptStrategy
+from semlink.knowledge import DEFAULT_STRATEGY, DUPLICATE, PromptStrategy
 from semlink.telemetry import timed
 from semlink.v1 import knowledge_pb2
 
@@ -56,7 +56,6 @@ class Generator(Protocol):
         dialogues: Sequence[Dialogue],
         *,
         cancelled: Callable[[], bool],
-        deadline: float | None,
     ) -> list[list[str]]:
         """Samples of each dialogue's next turn."""
         ...
@@ -77,7 +76,7 @@ class Task:
     strategy: PromptStrategy = DEFAULT_STRATEGY
 
     def key(self, model: str) -> str:
-        """Where the result is kept: a hash of model, prompt and everything that the result depends on."""
+        """Where the result is stored: a hash of model, prompt and everything that the result depends on."""
         asked = (self.text, self.num_candidates, self.temperature, self.seed)
         parts: tuple[object, ...] = (model, PROMPT_VERSION, *asked)
         if self.strategy != DEFAULT_STRATEGY:
@@ -94,29 +93,26 @@ def task_of(item: knowledge_pb2.RewriteItem, *, field: str) -> Task:
 
     White space is made single, since a newline would end the caption. Raises InvalidField, naming ``{field}.name``.
     """
-    text = " ".join(item.text.split()).replace("<|", "< |")
-    if not 1 <= len(text) <= MAX_CHARACTERS:
-        raise InvalidField(
-            f"{field}.text has {len(text)} characters, allowed: 1…{MAX_CHARACTERS}",
-            field=f"{field}.text",
-        )
-    if item.num_candidates > MAX_CANDIDATES:
-        raise InvalidField(
-            f"{field}.num_candidates is {item.num_candidates}, allowed: 1…{MAX_CANDIDATES}, 0 for "
-            f"{DEFAULT_CANDIDATES}",
-            field=f"{field}.num_candidates",
-        )
-    if not 0 <= item.temperature <= MAX_TEMPERATURE:
-        raise InvalidField(
-            f"{field}.temperature is {item.temperature}, allowed: above 0, at most {MAX_TEMPERATURE}, 0 for "
-            f"{DEFAULT_TEMPERATURE}",
-            field=f"{field}.temperature",
-        )
-    if not (math.isfinite(item.min_similarity) and -1 <= item.min_similarity <= 1):
-        raise InvalidField(
-            f"{field}.min_similarity is {item.min_similarity}, allowed: -1…1",
-            field=f"{field}.min_similarity",
-        )
+    text = checked_text(item.text.replace("<|", "< |"), field=f"{field}.text")
+    for name, value, is_allowed, allowed in (
+        (
+            "num_candidates",
+            item.num_candidates,
+            item.num_candidates <= MAX_CANDIDATES,
+            f"1…{MAX_CANDIDATES}, 0 for {DEFAULT_CANDIDATES}",
+        ),
+        (
+            "temperature",
+            item.temperature,
+            0 <= item.temperature <= MAX_TEMPERATURE,
+            f"above 0, at most {MAX_TEMPERATURE}, 0 for {DEFAULT_TEMPERATURE}",
+        ),
+        ("min_similarity", item.min_similarity, -1 <= item.min_similarity <= 1, "-1…1"),
+    ):
+        if not is_allowed:
+            raise InvalidField(
+                f"{field}.{name} is {value}, allowed: {allowed}", field=f"{field}.{name}"
+            )
     return Task(
         text,
         item.num_candidates or DEFAULT_CANDIDATES,
@@ -124,6 +120,16 @@ def task_of(item: knowledge_pb2.RewriteItem, *, field: str) -> Task:
         item.seed,
         strategy_named(item.strategy, field=f"{field}.strategy").name,
     )
+
+
+def checked_text(text: str, *, field: str) -> str:
+    """A caption with its white space made single. Raises InvalidField for a blank or too long one."""
+    single = " ".join(text.split())
+    if not 1 <= len(single) <= MAX_CHARACTERS:
+        raise InvalidField(
+            f"{field} has {len(single)} characters, allowed: 1…{MAX_CHARACTERS}", field=field
+        )
+    return single
 
 
 class Rewriter:
@@ -136,60 +142,56 @@ class Rewriter:
         llm.prepare([strategy.shared for strategy in STRATEGIES.values()])
 
     def __call__(
-        self,
-        tasks: Sequence[Task],
-        *,
-        cancelled: Callable[[], bool] = lambda: False,
-        deadline: float | None = None,
+        self, tasks: Sequence[Task], *, cancelled: Callable[[], bool] = lambda: False
     ) -> list[knowledge_pb2.RewriteSet]:
         """Every candidate of each task with its similarity; ``reason`` is "duplicate" or "", ``kept`` not yet set.
 
         Tasks of different strategies and temperatures share batches. Raises what the generator's ``answer`` raises.
         """
-        dialogues = [
-            Dialogue(
-                STRATEGIES[task.strategy].shared,
-                STRATEGIES[task.strategy].ask(task.text),
-                task.num_candidates,
-                task.temperature,
-                task.seed,
-                # A rewrite is about as long as its source; a token holds three characters or more.
-                min(MAX_NEW_TOKENS, 16 + len(task.text) // 2),
-            )
-            for task in tasks
-        ]
+        dialogues = [prompt(task) for task in tasks]
         with timed("knowledge.generate"):
-            texts = self._llm.answer(dialogues, cancelled=cancelled, deadline=deadline)
+            texts = self._llm.answer(dialogues, cancelled=cancelled)
         with timed("knowledge.similarity"):
-            return [
-                self._measured(task.text, candidates)
-                for task, candidates in zip(tasks, texts, strict=True)
+            # One set at a time: an embedding must not depend on who else is rewritten.
+            return [self.measure(task.text, of) for task, of in zip(tasks, texts, strict=True)]
+
+    def measure(self, source: str, candidates: Sequence[str]) -> knowledge_pb2.RewriteSet:
+        """The candidates that say something, with their cosine to the source; copies are marked."""
+        texts = [text for text in candidates if text]
+        vectors = self.embed([source, *texts])
+        return knowledge_pb2.RewriteSet(
+            rewrites=[
+                knowledge_pb2.Rewrite(
+                    text=text, similarity=similarity, reason=DUPLICATE if is_copy else ""
+                )
+                for text, similarity, is_copy in zip(
+                    texts, (vectors[1:] @ vectors[0]).tolist(), copies(source, texts), strict=True
+                )
             ]
-
-    def _measured(self, source: str, candidates: Sequence[str]) -> knowledge_pb2.RewriteSet:
-        written = [c for c in candidates if c]
-        # One set at a time: an embedding must not depend on who else is rewritten.
-        vectors = self.embed([source, *written])
-        similarities = vectors[1:] @ vectors[0]
-        found = knowledge_pb2.RewriteSet()
-        for text, similarity in zip(written, similarities.tolist(), strict=True):
-            found.rewrites.add(text=text, similarity=similarity)
-        mark_duplicates(source, found)
-        return found
+        )
 
 
-def mark_duplicates(source: str, found: knowledge_pb2.RewriteSet) -> None:
-    """Give reason "duplicate" to what says the source's or an earlier rewrite's words in the same order.
+def prompt(task: Task) -> Dialogue:
+    """What the LLM is asked for a task."""
+    strategy = STRATEGIES[task.strategy]
+    return Dialogue(
+        strategy.shared,
+        strategy.ask(task.text),
+        task.num_candidates,
+        task.temperature,
+        task.seed,
+        # A rewrite is about as long as its source; a token holds three characters or more.
+        min(MAX_NEW_TOKENS, 16 + len(task.text) // 2),
+    )
+
+
+def copies(source: str, texts: Sequence[str]) -> list[bool]:
+    """Which texts say the source's or an earlier text's words in the same order.
 
     Case, punctuation, articles, "and", "then" and forms of "to be" do not count (our definition).
     """
-    seen = {_signature(source)}
-    for rewrite in found.rewrites:
-        signature = _signature(rewrite.text)
-        if signature in seen:
-            rewrite.reason = DUPLICATE
-        seen.add(signature)
-
-
-def _signature(text: str) -> tuple[str, ...]:
-    return tuple(w for w in _WORD.findall(text.lower()) if w not in _UNWEIGHTED)
+    signatures = [
+        tuple(w for w in _WORD.findall(text.lower()) if w not in _UNWEIGHTED)
+        for text in (source, *texts)
+    ]
+    return [signature in signatures[:i] for i, signature in enumerate(signatures) if i]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kb_service.endpoints import ChatEndpoint, endpoint_identity
-from kb_service.llm import MODEL_NAME, identity_of, load_causal_lm, load_language_model
-from kb_service.rewriting import Generator
+from kb_service.llm import (
+    MODEL_NAME,
+    GenerationCancelled,
+    identity_of,
+    load_causal_lm,
+    load_language_model,
+)
+from kb_service.rewriting import Embed, Generator, Rewriter
 from semlink.errors import InvalidField
 from semlink.settings import Settings
 
@@ -45,6 +53,20 @@ def load_generator(settings: Settings) -> Generator:
             )
         case _:
             return load_language_model(settings.cache_dir, device=settings.device)
+
+
+def load_rewriter(settings: Settings, embed: Embed, cancelled: Callable[[], bool]) -> Rewriter:
+    """The rewriter that the settings name, its sentence encoder loaded first.
+
+    Raises what :func:`load_generator` raises, and GenerationCancelled between two models once ``cancelled()`` is true.
+    """
+    from semlink.semantics.text import minilm
+
+    if not cancelled():
+        minilm(settings.device)
+    if not cancelled():
+        return Rewriter(load_generator(settings), embed)
+    raise GenerationCancelled("loading the LLM was cancelled")
 
 
 def _missing(variable: str, kind: str) -> InvalidField:

@@ -9,3 +9,7 @@ PromptStrategy = Literal["instruction", "few-shot", "attribute-preserving"]
 examples with the attributes listed that must stay (both ours)."""
 PROMPT_STRATEGIES: Final[tuple[PromptStrategy, ...]] = get_args(PromptStrategy)
 DEFAULT_STRATEGY: Final[PromptStrategy] = "few-shot"
+DUPLICATE: Final = "duplicate"
+"""``reason`` of a rewrite that says what its source or an earlier one does, in the same words."""
+KEPT: Final = "kept"
+"""``reason`` of a rewrite that the filter keeps."""

@@ -29,7 +29,7 @@ class ScriptedRewriter:
         self.gave_way = 0
         self.error = None
 
-    def __call__(self, tasks, *, cancelled=lambda: False, deadline=None):
+    def __call__(self, tasks, *, cancelled=lambda: False):
         self.calls.append(list(tasks))
         while len(self.calls) > self.stop_after and not self.gate.wait(0.002):
             if cancelled():
@@ -141,7 +141,7 @@ async def test_cancelled_between_two_tokens_and_resumed(store):
     async with asyncio.timeout(2):
         ended = await service.cancel_enrichment(pb.CancelEnrichmentRequest(id=started.id))
     assert ended.state == "cancelled"
-    await _until(lambda: not service._jobs and not service._current)
+    await _until(lambda: not service.queue.num_waiting and not service.queue.num_generating)
     assert llm.gave_way == 1
     kept = await store.count_knowledge()
     assert kept == sum(map(len, llm.calls[:2]))
@@ -190,7 +190,7 @@ async def test_a_job_takes_no_places_of_queries(store):
     llm = ScriptedRewriter(stop_after=0)
     service = KnowledgeBase(store, load_rewriter=lambda: llm, embed=_vectors, max_waiting=2)
     await service.start_enrichment(_request())
-    await _until(lambda: len(service._jobs) == WINDOW)
+    await _until(lambda: service.queue.num_waiting == WINDOW)
     items = [pb.RewriteItem(text=t) for t in ("One bus.", "Two buses.", "Three buses.")]
     answer = await service.rewrite(pb.RewriteRequest(items=items))
     reasons = [found.degraded[0].reason for found in answer.sets]

@@ -76,7 +76,7 @@ async def _all(entries, size, **wanted):
     request = pb.ListEntriesRequest(filter=pb.EntryFilter(**wanted), page_size=size)
     pages = []
     while True:
-        answer = await entries.page(request)
+        answer = await entries.list_entries(request)
         pages.append(list(answer.entries))
         request.page_token = answer.next_page_token
         if not answer.next_page_token:
@@ -87,7 +87,7 @@ async def test_an_entry_holds_what_it_was_made_from(store, entries):
     task = Task("A red bus.", 3, 0.7, 9, "instruction")
     before = time.time()
     key = await _keep(store, task, "A bus, red.", "A red bus")
-    entry = await entries.entry(key)
+    entry = await entries.get_entry(pb.GetEntryRequest(key=key))
     assert (entry.key, entry.text, entry.strategy, entry.model) == (
         key,
         "A red bus.",
@@ -98,7 +98,7 @@ async def test_an_entry_holds_what_it_was_made_from(store, entries):
     assert before <= entry.made_unix_s <= time.time()
     assert [r.text for r in entry.rewrites] == ["A bus, red.", "A red bus"]
     with pytest.raises(NotFound) as caught:
-        await entries.entry("rewrites:0")
+        await entries.get_entry(pb.GetEntryRequest(key="rewrites:0"))
     assert caught.value.field == "key"
 
 
@@ -159,14 +159,14 @@ async def test_search_finds_the_nearest_sources(store, entries):
     for text in texts:
         await _keep(store, Task(text, 5, 0.4, 0))
     await _keep_old(store, Task("aaaa b", 5, 0.4, 0))
-    answer = await entries.search(pb.SearchEntriesRequest(text="aaaa", top_k=3))
+    answer = await entries.search_entries(pb.SearchEntriesRequest(text="aaaa", top_k=3))
     assert [f.entry.text for f in answer.found] == ["aaaa", "aaab", "aabb"]
     vectors = _letters(texts)
     expected = vectors[:3] @ vectors[0]
     assert [f.similarity for f in answer.found] == pytest.approx(expected.tolist(), abs=1e-3)
     assert answer.searched == 5
     assert not any(f.entry.embedding for f in answer.found)
-    narrowed = await entries.search(
+    narrowed = await entries.search_entries(
         pb.SearchEntriesRequest(text="aaaa", filter=pb.EntryFilter(text="z"))
     )
     assert [f.entry.text for f in narrowed.found] == ["zzzz"]
@@ -178,46 +178,46 @@ async def test_export_and_import_is_the_same_knowledge(store, entries):
             store, Task("A man in a red coat.", 4, 0.4 + i / 10, i, strategy), "One.", "Two."
         )
     await _keep_old(store, Task("A bus.", 5, 0.4, 0))
-    exported = [e async for e in entries.export(pb.ExportEntriesRequest())]
+    exported = [e async for e in entries.export_entries(pb.ExportEntriesRequest())]
     assert len(exported) == 4
     elsewhere = MemoryStore()
     other = Entries(elsewhere, _letters)
     request = pb.ImportEntriesRequest(entries=exported)
-    answer = await other.take_in(request)
+    answer = await other.import_entries(request)
     assert (answer.added, answer.replaced, answer.left, answer.outdated) == (4, 0, 0, 0)
-    again = [e async for e in other.export(pb.ExportEntriesRequest())]
+    again = [e async for e in other.export_entries(pb.ExportEntriesRequest())]
     assert sorted(again, key=lambda e: e.key) == sorted(exported, key=lambda e: e.key)
     keys = [e.key for e in exported]
     assert list(map(rewrites_of, await elsewhere.knowledge(keys))) == list(
         map(rewrites_of, await store.knowledge(keys))
     )
     # what an import adds can be searched though embeddings are not exported
-    found = await other.search(pb.SearchEntriesRequest(text="A man in a red coat."))
+    found = await other.search_entries(pb.SearchEntriesRequest(text="A man in a red coat."))
     assert found.searched == 3
     assert found.found[0].similarity == pytest.approx(1.0, abs=1e-3)
 
 
 async def test_import_leaves_or_replaces_what_is_there(store, entries):
     key = await _keep(store, Task("A bus.", 5, 0.4, 0), "Mine.")
-    theirs = await entries.entry(key)
+    theirs = await entries.get_entry(pb.GetEntryRequest(key=key))
     theirs.rewrites[0].text = "Theirs."
-    answer = await entries.take_in(pb.ImportEntriesRequest(entries=[theirs]))
+    answer = await entries.import_entries(pb.ImportEntriesRequest(entries=[theirs]))
     assert (answer.added, answer.replaced, answer.left) == (0, 0, 1)
-    assert (await entries.entry(key)).rewrites[0].text == "Mine."
-    answer = await entries.take_in(pb.ImportEntriesRequest(entries=[theirs], replace=True))
+    assert (await entries.get_entry(pb.GetEntryRequest(key=key))).rewrites[0].text == "Mine."
+    answer = await entries.import_entries(pb.ImportEntriesRequest(entries=[theirs], replace=True))
     assert (answer.added, answer.replaced, answer.left) == (0, 1, 0)
-    assert (await entries.entry(key)).rewrites[0].text == "Theirs."
+    assert (await entries.get_entry(pb.GetEntryRequest(key=key))).rewrites[0].text == "Theirs."
 
 
 async def test_import_makes_the_key_itself_and_refuses_another(store, entries):
     task = Task("A bus.", 5, 0.4, 0)
     entry = entry_of(task, MODEL, _found("One."), _letters(["x"])[0])
-    answer = await entries.take_in(pb.ImportEntriesRequest(entries=[entry]))
+    answer = await entries.import_entries(pb.ImportEntriesRequest(entries=[entry]))
     assert answer.added == 1
-    assert (await entries.entry(task.key(MODEL))).text == "A bus."
+    assert (await entries.get_entry(pb.GetEntryRequest(key=task.key(MODEL)))).text == "A bus."
     # under this key queries for another caption would look
     entry.key = Task("A cow.", 5, 0.4, 0).key(MODEL)
-    answer = await entries.take_in(pb.ImportEntriesRequest(entries=[entry], replace=True))
+    answer = await entries.import_entries(pb.ImportEntriesRequest(entries=[entry], replace=True))
     assert (answer.added, answer.replaced, answer.outdated) == (0, 0, 1)
     assert await store.count_knowledge() == 1
 
@@ -256,19 +256,23 @@ async def test_bad_entries_are_named_and_nothing_is_kept(entry, field):
     store = MemoryStore()
     good = _bad()
     with pytest.raises(InvalidField) as caught:
-        await Entries(store, _letters).take_in(pb.ImportEntriesRequest(entries=[good, entry]))
+        await Entries(store, _letters).import_entries(
+            pb.ImportEntriesRequest(entries=[good, entry])
+        )
     assert caught.value.field == f"entries[1].{field}"
     assert await store.count_knowledge() == 0
 
 
 async def test_delete_by_key_and_by_filter_says_how_many(store, entries):
     keys = [await _keep(store, Task(f"A bus {i}.", 5, 0.4, i % 2)) for i in range(40)]
-    answer = await entries.delete(pb.DeleteEntriesRequest(keys=[keys[0], keys[2], "rewrites:no"]))
+    answer = await entries.delete_entries(
+        pb.DeleteEntriesRequest(keys=[keys[0], keys[2], "rewrites:no"])
+    )
     assert answer.deleted == 2
-    answer = await entries.delete(pb.DeleteEntriesRequest(filter=pb.EntryFilter(seed=1)))
+    answer = await entries.delete_entries(pb.DeleteEntriesRequest(filter=pb.EntryFilter(seed=1)))
     assert answer.deleted == 20
     assert await store.count_knowledge() == 18
-    answer = await entries.delete(pb.DeleteEntriesRequest(everything=True))
+    answer = await entries.delete_entries(pb.DeleteEntriesRequest(everything=True))
     assert answer.deleted == 18
     assert await store.count_knowledge() == 0
 
@@ -287,7 +291,7 @@ async def test_a_careless_deletion_is_refused(request_, field):
     store = MemoryStore()
     await _keep(store, Task("A bus.", 5, 0.4, 0))
     with pytest.raises(InvalidField) as caught:
-        await Entries(store, _letters).delete(request_)
+        await Entries(store, _letters).delete_entries(request_)
     assert caught.value.field == field
     assert await store.count_knowledge() == 1
 
@@ -295,13 +299,13 @@ async def test_a_careless_deletion_is_refused(request_, field):
 @pytest.mark.parametrize(
     ("call", "field"),
     [
-        (lambda e: e.page(pb.ListEntriesRequest(page_size=1001)), "page_size"),
-        (lambda e: e.page(pb.ListEntriesRequest(page_token="x")), "page_token"),
-        (lambda e: e.page(pb.ListEntriesRequest(page_token="-1")), "page_token"),
-        (lambda e: e.search(pb.SearchEntriesRequest(text=" ")), "text"),
-        (lambda e: e.search(pb.SearchEntriesRequest(text="a", top_k=101)), "top_k"),
+        (lambda e: e.list_entries(pb.ListEntriesRequest(page_size=1001)), "page_size"),
+        (lambda e: e.list_entries(pb.ListEntriesRequest(page_token="x")), "page_token"),
+        (lambda e: e.list_entries(pb.ListEntriesRequest(page_token="-1")), "page_token"),
+        (lambda e: e.search_entries(pb.SearchEntriesRequest(text=" ")), "text"),
+        (lambda e: e.search_entries(pb.SearchEntriesRequest(text="a", top_k=101)), "top_k"),
         (
-            lambda e: e.page(pb.ListEntriesRequest(filter=pb.EntryFilter(text="x" * 3000))),
+            lambda e: e.list_entries(pb.ListEntriesRequest(filter=pb.EntryFilter(text="x" * 3000))),
             "filter.text",
         ),
     ],

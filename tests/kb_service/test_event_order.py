@@ -2,7 +2,8 @@
 
 import pytest
 
-from kb_service.filtering import contradiction_reason, read
+from kb_service.caption_reading import read
+from kb_service.filtering import contradiction_reason
 
 IN_ORDER = "A dog barks twice, then rain falls, and finally a rooster crows."
 WITH_BED = "A dog barks before rain falls, with the ticking of a clock in the background."

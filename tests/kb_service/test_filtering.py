@@ -3,8 +3,9 @@
 import pytest
 
 from kb_service import lexicon
-from kb_service.filtering import accept_all, closure, contradiction_reason, filter_rewrites, read
-from kb_service.rewriting import mark_duplicates
+from kb_service.caption_reading import closure, read
+from kb_service.filtering import accept_all, contradiction_reason, filter_rewrites
+from kb_service.rewriting import copies
 from semlink.v1 import knowledge_pb2
 
 JACKET = "A man in a red jacket and black trousers carries a backpack."
@@ -117,6 +118,13 @@ def _generated(*rewrites: tuple[str, float]) -> knowledge_pb2.RewriteSet:
     )
 
 
+def _with_copies_marked(source, found):
+    marks = copies(source, [r.text for r in found.rewrites])
+    for rewrite, is_copy in zip(found.rewrites, marks, strict=True):
+        rewrite.reason = "duplicate" if is_copy else ""
+    return found
+
+
 def test_judge_gives_each_its_reason():
     found = _generated(
         ("A man wears a red jacket.", 0.9),
@@ -126,7 +134,7 @@ def test_judge_gives_each_its_reason():
         ("A man is wearing a red jacket", 0.9),
         ("A man wears the red jacket", 0.9),
     )
-    mark_duplicates(JACKET, found)
+    _with_copies_marked(JACKET, found)
     judged = filter_rewrites(JACKET, found, min_similarity=0.6)
     assert [(r.kept, r.reason) for r in judged.rewrites] == [
         (True, "kept"),
@@ -172,7 +180,7 @@ def test_nan_similarity_is_dropped():
 
 def test_the_baseline_keeps_everything():
     found = _generated(("Nonsense.", -0.2), ("Nonsense.", -0.2))
-    mark_duplicates(JACKET, found)
+    _with_copies_marked(JACKET, found)
     kept = accept_all(found).rewrites
     assert [(r.kept, r.reason) for r in kept] == [(True, "kept")] * 2
 
@@ -194,6 +202,12 @@ def test_reading_binds_modifiers_to_their_things():
         ("striped", "t-shirt"),
     }
     assert set(reading.denied) == {"hat"}
+
+
+def test_a_service_is_no_place_and_a_room_is():
+    assert "room" in read("A bed stands in one of the rooms.").affirmed
+    assert contradiction_reason("A bus.", "A bus in service.") == "adds 'service'"
+    assert "service" not in read("A bus in service.").affirmed
 
 
 def test_every_broader_concept_is_in_the_lexicon():

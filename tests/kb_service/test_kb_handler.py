@@ -30,7 +30,7 @@ class ScriptedRewriter:
         self.calls = []
         self.error = None
 
-    def __call__(self, tasks, *, cancelled=lambda: False, deadline=None):
+    def __call__(self, tasks, *, cancelled=lambda: False):
         self.calls.append([task.text for task in tasks])
         while not self.gate.wait(0.005):
             if cancelled():
@@ -118,7 +118,7 @@ async def test_without_budget_it_answers_at_once_and_has_it_next_time(service, s
         ("knowledge.rewrites", "not kept yet; generating in the background")
     ]
     llm.gate.set()
-    await _until(lambda: not service._jobs)
+    await _until(lambda: not service.queue.num_waiting)
     (second,) = (await service.rewrite(_ask(CAPTION))).sets
     assert second.cached
     assert not second.degraded
@@ -144,7 +144,7 @@ async def test_past_the_budget_generation_goes_on(service, store, llm):
     assert 0.09 < time.monotonic() - started < 2
     assert found.degraded[0].reason == "not generated within 100 ms; going on in the background"
     llm.gate.set()
-    await _until(lambda: not service._jobs)
+    await _until(lambda: not service.queue.num_waiting)
     assert (await service.rewrite(_ask(CAPTION))).sets[0].cached
 
 
@@ -192,7 +192,7 @@ async def test_who_waits_goes_before_the_background(service, llm):
     assert llm.calls[1][0] == "urgent"
     # by itself: nobody waits for the others, and they would slow it down
     assert llm.calls[1] == ["urgent"]
-    await _until(lambda: not service._jobs)
+    await _until(lambda: not service.queue.num_waiting)
     # "first" gave way and begins anew; 24 rows of 3 candidates each
     assert llm.calls[2] == ["first", *(f"caption {i}" for i in range(7))]
     assert sorted(t for c in llm.calls[2:] for t in c) == sorted(
@@ -348,7 +348,7 @@ async def test_the_real_llm_delays_neither_kept_nor_new_captions_without_budget(
         first = await service.rewrite(_ask("A red bus.", num_candidates=1, budget_ms=100_000))
     assert first.sets[0].rewrites
     await service.rewrite(_ask(*(f"A man in a red coat, number {i}." for i in range(24))))
-    await _until(lambda: service._current)
+    await _until(lambda: service.queue.num_generating)
     kept, new = [], []
     for i in range(40):
         started = time.perf_counter()
@@ -360,7 +360,7 @@ async def test_the_real_llm_delays_neither_kept_nor_new_captions_without_budget(
         new.append(time.perf_counter() - started)
         assert found.degraded
         await asyncio.sleep(0.01)
-    assert service._current, "nothing was generated meanwhile"
+    assert service.queue.num_generating, "nothing was generated meanwhile"
     # One step of the LLM takes 100 ms and more, a batch seconds; the bound is loose because others share the cores.
     assert sorted(kept)[20] < 0.05
     assert sorted(new)[20] < 0.05

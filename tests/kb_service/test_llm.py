@@ -1,7 +1,6 @@
 """The sampler by itself, and the real model where its package is installed (few tokens)."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from kb_service.llm import (
     sample_top_p,
 )
 from kb_service.prompting import STRATEGIES
-from semlink.errors import DeadlineExceeded, InvalidField, NotFound
+from semlink.errors import InvalidField, NotFound
 from semlink.models import locate
 from semlink.settings import Settings
 
@@ -142,11 +141,6 @@ def test_cancelled_between_tokens(llm, prefix):
     with pytest.raises(GenerationCancelled):
         llm.generate(prefix, [_request("Q: cow\nA:", tokens=50)], cancelled=cancelled)
     assert len(calls) == 3
-
-
-def test_deadline_between_tokens(llm, prefix):
-    with pytest.raises(DeadlineExceeded):
-        llm.generate(prefix, [_request("Q: cow\nA:")], deadline=time.monotonic())
 
 
 @pytest.mark.parametrize(

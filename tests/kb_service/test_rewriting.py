@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kb_service.prompting import STRATEGIES
-from kb_service.rewriting import MAX_CANDIDATES, Rewriter, Task, mark_duplicates, task_of
+from kb_service.rewriting import MAX_CANDIDATES, Rewriter, Task, copies, task_of
 from semlink.errors import InvalidField
 from semlink.v1 import knowledge_pb2
 
@@ -81,9 +81,8 @@ def test_duplicates_are_copies_but_for_small_words():
         "The rain falls",
         "Rain, dogs.",
     ]
-    found = knowledge_pb2.RewriteSet(rewrites=[knowledge_pb2.Rewrite(text=t) for t in texts])
-    mark_duplicates("A dog barks twice, then rain falls.", found)
-    assert [r.reason for r in found.rewrites] == ["duplicate", "", "duplicate", ""]
+    found = copies("A dog barks twice, then rain falls.", texts)
+    assert found == [True, False, True, False]
 
 
 class ScriptedLlm:
@@ -98,7 +97,7 @@ class ScriptedLlm:
     def prepare(self, beginnings):
         self.prepared = beginnings
 
-    def answer(self, dialogues, *, cancelled, deadline):
+    def answer(self, dialogues, *, cancelled):
         self.requests += dialogues
         return [next(a for t, a in self.answers.items() if t in d.ask) for d in dialogues]
 

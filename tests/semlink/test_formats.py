@@ -97,7 +97,7 @@ async def test_links_reports_and_entries_in_the_store_are_read(store: RedisStore
     ((report,),) = await store.reports([("ab12", [5])])
     assert (report.user, report.slot, report.bits, report.payload) == (1, 5, 16, b"\x01\x02")
     entries = Entries(store, lambda texts: np.ones((len(texts), 384), np.float32))
-    found = [entry async for entry in entries.export(pb.ExportEntriesRequest())]
+    found = [entry async for entry in entries.export_entries(pb.ExportEntriesRequest())]
     (line,) = (OLD / "entries.jsonl").read_text().splitlines()
     assert [to_json(entry) for entry in found] == [{"format": 1, **json.loads(line)}]
     assert await store._redis.get("semlink:format") == b"1", "marked for the versions to come"
@@ -108,10 +108,12 @@ async def test_an_exported_entry_is_imported_under_its_key(store: RedisStore) ->
     ((first, parts),) = read_entries(lines, "old.jsonl")
     memory = MemoryStore()
     entries = Entries(memory, lambda texts: np.ones((len(texts), 384), np.float32))
-    answer = await entries.take_in(pb.ImportEntriesRequest(entries=parts))
+    answer = await entries.import_entries(pb.ImportEntriesRequest(entries=parts))
     assert (first, answer.added, answer.outdated) == (1, 1, 0)
     (key,) = STORE["semlink:knowledge"]
-    assert (await entries.entry(key)).rewrites[0].text == "a car that is red"
+    assert (await entries.get_entry(pb.GetEntryRequest(key=key))).rewrites[
+        0
+    ].text == "a car that is red"
 
 
 async def test_a_store_of_another_format_is_refused_and_left_alone(store: RedisStore) -> None:

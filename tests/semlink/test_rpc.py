@@ -211,11 +211,12 @@ class _Streaming(KnowledgeBase):
 
     def __init__(self, error: Exception | None = None, endless: bool = False) -> None:
         super().__init__(MemoryStore(), SETTINGS)
+        self.export_entries = self._scripted_export
         self.error, self.endless = error, endless
         self.sent = 0
         self.left = asyncio.Event()
 
-    async def export_entries(
+    async def _scripted_export(
         self, request: knowledge_pb2.ExportEntriesRequest
     ) -> AsyncIterator[knowledge_pb2.KnowledgeEntry]:
         try:

@@ -183,8 +183,8 @@ def dies():
     embed(["boom"])
 
 async def main():
-    handler = KnowledgeBase(open_store(settings), settings, embed=embed)
-    handler._load_rewriter = lambda: Rewriter(load_generator(settings), embed)
+    load = lambda: Rewriter(load_generator(settings), embed)
+    handler = KnowledgeBase(open_store(settings), settings, embed=embed, load_rewriter=load)
     async def ready():
         threading.Thread(target=dies).start()
         logger("knowledge").debug("ready with", settings=settings, values=settings.environment())
