@@ -25,6 +25,7 @@ from starlette.routing import Match
 from gateway import schemas
 from gateway.items import add_item_routes, media_url
 from gateway.problems import BodyLimit, TrustedHosts, install
+from semlink import links
 from semlink.corpora.registry import default_corpus
 from semlink.deadlines import deadline_in
 from semlink.errors import DeadlineExceeded, InvalidField
@@ -288,7 +289,9 @@ def _add_links(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
     async def open_link(body: schemas.LinkConfigBody, response: Response) -> schemas.LinkBody:
         """Open a link. Queries in flight at once share a slot, each on another user; its clock counts slots used."""
         async with _within(READ_DEADLINE_S):
-            request = channel_pb2.OpenLinkRequest(config=body.in_scenario(scenario).to_proto())
+            request = channel_pb2.OpenLinkRequest(
+                config=body.in_scenario(scenario).to_link().to_proto()
+            )
             link = _link_body(await clients.channel.open_link(request))
         response.headers["Location"] = f"/v1/links/{link.id}"
         return link
@@ -336,9 +339,8 @@ def _add_links(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
 
 
 def _link_body(link: channel_pb2.Link) -> schemas.LinkBody:
-    return schemas.LinkBody(
-        id=link.link_id, slot=link.slot, config=schemas.LinkConfigBody.from_proto(link.config)
-    )
+    config = schemas.LinkConfigBody.from_link(links.Link.from_proto(link.config))
+    return schemas.LinkBody(id=link.link_id, slot=link.slot, config=config)
 
 
 def _magnitudes(tensor: common_pb2.Tensor) -> list[list[list[float]]] | None:

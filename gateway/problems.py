@@ -68,17 +68,10 @@ def problem(
     )
 
 
-_REST_NAMES: Final = {
-    "link_id": "link.id",
-    "speed_mps": "speed_kmh",
-    "delay_spread_s": "delay_spread_ns",
-}
-
-
 def rest_field(field: str, *, batch: bool) -> str:
     """A service's field path as the REST client wrote it.
 
-    The services say ``queries[0].image`` and ``speed_mps`` where a client wrote ``query.image`` and ``speed_kmh``.
+    The services say ``queries[0].image`` and ``link_id`` where a client wrote ``query.image`` and ``link.id``.
     """
     match = re.match(r"queries\[(\d+)\]\.(.*)", field)
     prefix, rest = (f"queries[{match[1]}].", match[2]) if match and batch else ("", field)
@@ -86,9 +79,7 @@ def rest_field(field: str, *, batch: bool) -> str:
         rest = match[2]
     rest = re.sub(r"^(text|image|audio)\b", r"query.\1", rest)
     rest = re.sub(r"^config\.", "", rest)  # the body of an opened link is its configuration
-    for name, rest_name in _REST_NAMES.items():
-        rest = rest.replace(name, rest_name)
-    return prefix + rest
+    return prefix + rest.replace("link_id", "link.id")
 
 
 def install(app: FastAPI) -> None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic.config import JsonDict
 
-from semlink import links, methods, quantizers
+from semlink import links, methods
+from semlink.fields import described
 from semlink.knowledge import PromptStrategy
-from semlink.scenarios import Scenario
-from semlink.v1 import common_pb2, transmitter_pb2
+from semlink.v1 import transmitter_pb2
 
 Task = Literal["person", "image", "audio"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-_DEFAULT = links.default_link()
-if TYPE_CHECKING:
-    Quantizer = str
-else:
-    Quantizer = Literal[quantizers.quantizer_names()]
-
 
 MAX_UNKNOWN_FIELDS: Final = 16
 """Of one object; each of so many is named in the answer, more are refused together."""
@@ -47,53 +43,39 @@ class _Body(ClosedBody):
     model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
 
+_B = TypeVar("_B", bound=_Body)
+
+
+def body_of(owner: type, **bodies: type[_Body]) -> Callable[[type[_B]], type[_B]]:
+    """Give a body the fields of a dataclass: names, meanings, ranges and defaults of :mod:`semlink.fields`.
+
+    ``bodies``: those of fields that are dataclasses themselves.
+    """
+
+    def made(body: type[_B]) -> type[_B]:
+        values: dict[str, Any] = {}
+        for one in described(owner):
+            if one.spec is None:
+                values[one.name] = (bodies[one.name], Field(default_factory=bodies[one.name]))
+                continue
+            kind = Literal[one.spec.allowed] if one.spec.allowed else one.kind
+            about = Field(one.default, ge=one.spec.low, le=one.spec.high, description=one.spec.text)
+            values[one.name] = (kind, about)
+        return create_model(
+            body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **values
+        )
+
+    return made
+
+
+@body_of(links.Feedback)
 class FeedbackBody(_Body):
-    """How the receiver reports channel state."""
-
-    quantizer: Quantizer = "rvq"
-    bits: int = Field(_DEFAULT.feedback.bits, ge=0, le=links.MAX_BITS, description="of one report")
-    report_period_slots: int = Field(
-        _DEFAULT.feedback.report_period_slots, ge=1, le=links.HISTORY_SLOTS
-    )
-    delay_slots: int = Field(_DEFAULT.feedback.delay_slots, ge=0, le=links.HISTORY_SLOTS)
-    memory: quantizers.Memory = Field(
-        "none", description="what a report may rest on: itself, reports fused, reports predicted"
-    )
-    content: quantizers.Content = Field(
-        "layers",
-        description="what a report describes: the rows of H that num_layers layers use, or all of H",
-    )
+    """How the receiver reports channel state (CSI)."""
 
 
+@body_of(links.Link, feedback=FeedbackBody)
 class LinkConfigBody(_Body):
     """A radio link; slots last 1 ms."""
-
-    scenario: Scenario = "umi-los"
-    snr_db: float = Field(
-        _DEFAULT.snr_db,
-        ge=links.SNR_DB_RANGE[0],
-        le=links.SNR_DB_RANGE[1],
-        description="transmit power over noise power per receive antenna, before any precoding gain",
-    )
-    speed_kmh: float = Field(3.0, ge=0, le=500)
-    carrier_frequency_hz: float = Field(
-        _DEFAULT.carrier_frequency_hz, ge=links.CARRIER_RANGE_HZ[0], le=links.CARRIER_RANGE_HZ[1]
-    )
-    num_tx_ant: Literal[1, 2, 4, 8, 16, 32] = 16
-    num_rx_ant: Literal[1, 2, 4] = 2
-    num_layers: int = Field(1, ge=1, le=links.MAX_LAYERS, description="of each user")
-    num_users: int = Field(4, ge=1, le=links.MAX_USERS, description="co-scheduled in a slot")
-    power_allocation: links.PowerAllocation = Field(
-        "equal", description="water-filling: over the layers and subbands of each user"
-    )
-    delay_spread_ns: float | None = Field(
-        None,
-        ge=round(links.DELAY_SPREAD_RANGE_S[0] * 1e9),
-        le=round(links.DELAY_SPREAD_RANGE_S[1] * 1e9),
-        description="of cdl-* (RMS) and rayleigh (mean delay); null: 100 ns",
-    )
-    feedback: FeedbackBody = Field(default_factory=FeedbackBody)
-    seed: Seed = 0
 
     def in_scenario(self, default: str) -> Self:
         """The same link; in scenario ``default`` if the client named none."""
@@ -101,54 +83,14 @@ class LinkConfigBody(_Body):
             return self
         return self.model_copy(update={"scenario": default})
 
-    def to_proto(self) -> common_pb2.LinkConfig:
-        """The link as the services know it. What a contract's empty value means is left empty."""
-        feedback = self.feedback.model_dump() | {
-            "memory": "" if self.feedback.memory == "none" else self.feedback.memory,
-            "content": "" if self.feedback.content == "layers" else self.feedback.content,
-        }
-        return common_pb2.LinkConfig(
-            scenario=self.scenario,
-            snr_db=self.snr_db,
-            speed_mps=self.speed_kmh / 3.6,
-            carrier_frequency_hz=self.carrier_frequency_hz,
-            num_tx_ant=self.num_tx_ant,
-            num_rx_ant=self.num_rx_ant,
-            num_layers=self.num_layers,
-            num_users=self.num_users,
-            power_allocation="" if self.power_allocation == "equal" else self.power_allocation,
-            delay_spread_s=(self.delay_spread_ns or 0.0) * 1e-9,
-            feedback=common_pb2.FeedbackConfig(**feedback),
-            seed=self.seed,
-        )
+    def to_link(self) -> links.Link:
+        """The link that the body describes."""
+        return links.Link.from_dict(self.model_dump(exclude={"id"}))
 
     @classmethod
-    def from_proto(cls, config: common_pb2.LinkConfig) -> Self:
+    def from_link(cls, link: links.Link) -> Self:
         """The link as a client would write it."""
-        feedback = config.feedback
-        return cls.model_validate(
-            {
-                "scenario": config.scenario,
-                "snr_db": config.snr_db,
-                "speed_kmh": round(config.speed_mps * 3.6, 9),
-                "carrier_frequency_hz": config.carrier_frequency_hz,
-                "num_tx_ant": config.num_tx_ant,
-                "num_rx_ant": config.num_rx_ant,
-                "num_layers": config.num_layers,
-                "num_users": config.num_users,
-                "power_allocation": config.power_allocation or "equal",
-                "delay_spread_ns": round(config.delay_spread_s * 1e9, 9) or None,
-                "feedback": {
-                    "quantizer": feedback.quantizer,
-                    "bits": feedback.bits,
-                    "report_period_slots": feedback.report_period_slots,
-                    "delay_slots": feedback.delay_slots,
-                    "memory": feedback.memory or "none",
-                    "content": feedback.content or "layers",
-                },
-                "seed": config.seed,
-            }
-        )
+        return cls.model_validate(asdict(link))
 
 
 class QueryLinkBody(LinkConfigBody):
@@ -465,5 +407,5 @@ def to_query(
     if body.link.id is not None:
         message.link_id = body.link.id
     else:
-        message.link_config.CopyFrom(body.link.to_proto())
+        message.link_config.CopyFrom(body.link.to_link().to_proto())
     return message

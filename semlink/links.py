@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from typing import Final, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import numpy as np
 
 from semlink.errors import InvalidField
-from semlink.quantizers import CONTENTS, MEMORIES, quantizer_spec
-from semlink.scenarios import SCENARIOS
+from semlink.fields import Spec, check, check_range, described
+from semlink.quantizers import (
+    CONTENTS,
+    MEMORIES,
+    Content,
+    Memory,
+    quantizer_names,
+    quantizer_spec,
+)
+from semlink.scenarios import SCENARIOS, Scenario
 from semlink.v1 import common_pb2 as pb
 
 PowerAllocation = Literal["equal", "water-filling"]
@@ -20,10 +29,6 @@ NUM_RX_ANT: Final = (1, 2, 4)
 MAX_LAYERS: Final = 4
 MAX_USERS: Final = 8
 MAX_BITS: Final = 1024
-SNR_DB_RANGE: Final = (-30.0, 60.0)
-MAX_SPEED_MPS: Final = 500 / 3.6
-CARRIER_RANGE_HZ: Final = (0.5e9, 100e9)
-DELAY_SPREAD_RANGE_S: Final = (1e-9, 10e-6)
 
 SLOT_SECONDS: Final = 1e-3
 NUM_SUBBANDS: Final = 8
@@ -35,67 +40,236 @@ HISTORY_SLOTS: Final = 128
 """Slots of a block that are past before a query may use it, so that no query meets a cold link."""
 
 
-def default_link() -> pb.LinkConfig:
-    """The link of a query that names none: UMi-LOS, 10 dB, 16 ports to 4 users of 2 antennas, 64-bit RVQ."""
-    return pb.LinkConfig(
-        scenario="umi-los",
-        snr_db=10.0,
-        speed_mps=3 / 3.6,
-        carrier_frequency_hz=3.5e9,
-        num_tx_ant=16,
-        num_rx_ant=2,
-        num_layers=1,
-        num_users=4,
-        feedback=pb.FeedbackConfig(quantizer="rvq", bits=64, report_period_slots=5, delay_slots=5),
-        seed=0,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """How the receiver reports channel state (CSI)."""
+
+    quantizer: Annotated[
+        str, Spec("how CSI is quantised; plug-ins add schemes", one_of=quantizer_names)
+    ] = "rvq"
+    bits: Annotated[
+        int,
+        Spec(
+            "size of one CSI report of one user; none and perfect have no use for it",
+            "bit",
+            low=0,
+            high=MAX_BITS,
+        ),
+    ] = 64
+    report_period_slots: Annotated[
+        int,
+        Spec(
+            "a report is made in every slot that is a multiple of it",
+            "slots of 1 ms",
+            low=1,
+            high=HISTORY_SLOTS,
+        ),
+    ] = 5
+    delay_slots: Annotated[
+        int,
+        Spec(
+            "how much later a report can be used",
+            "slots of 1 ms",
+            low=0,
+            high=HISTORY_SLOTS,
+        ),
+    ] = 5
+    memory: Annotated[
+        Memory,
+        Spec(
+            "what a report may rest on: none: itself; fused: codebooks are rotated by the report's number and the "
+            "transmitter fuses the last 8; predictive: what both ends could not predict from the reports before",
+            one_of=MEMORIES,
+        ),
+    ] = "none"
+    content: Annotated[
+        Content,
+        Spec(
+            "what a report describes: the rows of H that num_layers layers use, or the channel matrix H",
+            one_of=CONTENTS,
+        ),
+    ] = "layers"
 
 
-def _within(value: float, low: float, high: float, field: str, unit: str = "") -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise InvalidField(f"{field} is {value}, allowed: {low}…{high}{unit}", field=field)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A radio link; slots last 1 ms. Its channel is a pure function of this and the slot.
 
+    Everybody's default: UMi-LOS, 10 dB, 16 ports to 4 users of 2 antennas, 64-bit RVQ.
+    """
 
-def _one_of(value: object, allowed: tuple[object, ...], field: str) -> None:
-    if value not in allowed:
-        raise InvalidField(
-            f"{field} is {value!r}, allowed: {', '.join(map(str, allowed))}", field=field
+    scenario: Annotated[Scenario, Spec("channel model of TR 38.901", one_of=SCENARIOS)] = "umi-los"
+    snr_db: Annotated[
+        float,
+        Spec(
+            "transmit power over noise power per receive antenna, before any precoding gain, channel normalised",
+            "dB",
+            low=-30,
+            high=60,
+            option="snr",
+        ),
+    ] = 10.0
+    speed_kmh: Annotated[
+        float, Spec("speed of every user", "km/h", low=0, high=500, option="speed")
+    ] = 3.0
+    carrier_frequency_hz: Annotated[
+        float,
+        Spec("carrier frequency", "Hz", low=0.5e9, high=100e9),
+    ] = 3.5e9
+    num_tx_ant: Annotated[
+        int, Spec("antenna ports of the transmitter", one_of=NUM_TX_ANT, option="tx-antennas")
+    ] = 16
+    num_rx_ant: Annotated[
+        int, Spec("antennas of each user", one_of=NUM_RX_ANT, option="rx-antennas")
+    ] = 2
+    num_layers: Annotated[
+        int,
+        Spec("layers of each user, at most num_rx_ant", low=1, high=MAX_LAYERS, option="layers"),
+    ] = 1
+    num_users: Annotated[
+        int,
+        Spec(
+            "users co-scheduled in a slot and precoded together; num_users × num_layers is at most num_tx_ant",
+            low=1,
+            high=MAX_USERS,
+            option="users",
+        ),
+    ] = 4
+    power_allocation: Annotated[
+        PowerAllocation,
+        Spec(
+            "power of the streams: equal, or water-filling over the layers and subbands of each user",
+            one_of=POWER_ALLOCATIONS,
+        ),
+    ] = "equal"
+    delay_spread_ns: Annotated[
+        float | None,
+        Spec(
+            "delay spread of cdl-* (RMS) and rayleigh (mean delay), absent: 100 ns; other scenarios draw their own",
+            "ns",
+            low=1,
+            high=10_000,
+        ),
+    ] = None
+    feedback: Feedback = Feedback()
+    seed: Annotated[
+        int,
+        Spec(
+            "of the drop, the fading and the CSI estimates",
+            low=0,
+            high=2**63 - 1,
+            option="link-seed",
+        ),
+    ] = 0
+
+    @property
+    def speed_mps(self) -> float:
+        """Speed of every user [m/s]."""
+        return self.speed_kmh / 3.6
+
+    @property
+    def delay_spread_s(self) -> float | None:
+        """Delay spread [s], None where the scenario has one of its own."""
+        return None if self.delay_spread_ns is None else self.delay_spread_ns * 1e-9
+
+    def replace(self, **values: Any) -> Self:
+        """Return the link with other values; those of its feedback may be given by their own names too."""
+        own = {one.name for one in described(type(self.feedback))}
+        feedback = {name: values.pop(name) for name in list(values) if name in own}
+        if feedback:
+            values["feedback"] = replace(values.get("feedback", self.feedback), **feedback)
+        return replace(self, **values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the link of its fields' values, nested as ``dataclasses.asdict`` does; absent: the default."""
+        feedback = Feedback(**values.get("feedback", {}))
+        return cls(**{**values, "feedback": feedback})
+
+    def check(self, *, field: str = "link") -> None:
+        """Raise InvalidField, naming ``{field}.name``, unless every value is allowed, alone and with the others."""
+        check(self, field=field)
+        check_range(self.num_layers, 1, min(MAX_LAYERS, self.num_rx_ant), f"{field}.num_layers")
+        if self.num_users * self.num_layers > self.num_tx_ant:
+            raise InvalidField(
+                f"{field}.num_users × num_layers is {self.num_users * self.num_layers}, "
+                f"allowed: at most num_tx_ant = {self.num_tx_ant}",
+                field=f"{field}.num_users",
+            )
+        if (
+            self.delay_spread_ns is not None
+            and not self.scenario.startswith("cdl")
+            and self.scenario != "rayleigh"
+        ):
+            raise InvalidField(
+                f"{field}.delay_spread_ns is {self.delay_spread_ns}, scenario {self.scenario} draws its own: "
+                "allowed with cdl-a…cdl-e and rayleigh",
+                field=f"{field}.delay_spread_ns",
+            )
+        feedback = self.feedback
+        if not quantizer_spec(feedback.quantizer).bound:
+            check_range(feedback.bits, 1, MAX_BITS, f"{field}.feedback.bits")
+
+    @classmethod
+    def from_proto(cls, message: pb.LinkConfig) -> Self:
+        """Return the link of a message; not checked yet."""
+        feedback = message.feedback
+        return cls(
+            scenario=message.scenario,  # type: ignore[arg-type]  # Link.check refuses others
+            snr_db=message.snr_db,
+            speed_kmh=round(message.speed_mps * 3.6, 9),
+            carrier_frequency_hz=message.carrier_frequency_hz,
+            num_tx_ant=message.num_tx_ant,
+            num_rx_ant=message.num_rx_ant,
+            num_layers=message.num_layers,
+            num_users=message.num_users,
+            power_allocation=message.power_allocation or "equal",  # type: ignore[arg-type]
+            delay_spread_ns=round(message.delay_spread_s * 1e9, 9) or None,
+            feedback=Feedback(
+                quantizer=feedback.quantizer,
+                bits=feedback.bits,
+                report_period_slots=feedback.report_period_slots,
+                delay_slots=feedback.delay_slots,
+                memory=feedback.memory or "none",  # type: ignore[arg-type]
+                content=feedback.content or "layers",  # type: ignore[arg-type]
+            ),
+            seed=message.seed,
         )
+
+    def to_proto(self) -> pb.LinkConfig:
+        """Return the link as a message."""
+        feedback = self.feedback
+        return pb.LinkConfig(
+            scenario=self.scenario,
+            snr_db=self.snr_db,
+            speed_mps=self.speed_mps,
+            carrier_frequency_hz=self.carrier_frequency_hz,
+            num_tx_ant=self.num_tx_ant,
+            num_rx_ant=self.num_rx_ant,
+            num_layers=self.num_layers,
+            num_users=self.num_users,
+            power_allocation="" if self.power_allocation == "equal" else self.power_allocation,
+            delay_spread_s=self.delay_spread_s or 0.0,
+            feedback=pb.FeedbackConfig(
+                quantizer=feedback.quantizer,
+                bits=feedback.bits,
+                report_period_slots=feedback.report_period_slots,
+                delay_slots=feedback.delay_slots,
+                memory="" if feedback.memory == "none" else feedback.memory,
+                content="" if feedback.content == "layers" else feedback.content,
+            ),
+            seed=self.seed,
+        )
+
+
+def default_link() -> pb.LinkConfig:
+    """The link of a query that names none, as a message."""
+    return Link().to_proto()
 
 
 def validate_link(config: pb.LinkConfig, *, field: str = "link") -> None:
     """Raise InvalidField, naming ``{field}.name``, unless every value of the link is allowed."""
-    _one_of(config.scenario, SCENARIOS, f"{field}.scenario")
-    _within(config.snr_db, *SNR_DB_RANGE, f"{field}.snr_db", " dB")
-    _within(config.speed_mps, 0.0, MAX_SPEED_MPS, f"{field}.speed_mps", " m/s")
-    _within(config.carrier_frequency_hz, *CARRIER_RANGE_HZ, f"{field}.carrier_frequency_hz", " Hz")
-    _one_of(config.num_tx_ant, NUM_TX_ANT, f"{field}.num_tx_ant")
-    _one_of(config.num_rx_ant, NUM_RX_ANT, f"{field}.num_rx_ant")
-    _within(config.num_layers, 1, min(MAX_LAYERS, config.num_rx_ant), f"{field}.num_layers")
-    _within(config.num_users, 1, MAX_USERS, f"{field}.num_users")
-    if config.num_users * config.num_layers > config.num_tx_ant:
-        raise InvalidField(
-            f"{field}.num_users × num_layers is {config.num_users * config.num_layers}, "
-            f"allowed: at most num_tx_ant = {config.num_tx_ant}",
-            field=f"{field}.num_users",
-        )
-    if config.delay_spread_s:
-        if not config.scenario.startswith("cdl") and config.scenario != "rayleigh":
-            raise InvalidField(
-                f"{field}.delay_spread_s is {config.delay_spread_s}, scenario {config.scenario} draws its own: "
-                "allowed with cdl-a…cdl-e and rayleigh",
-                field=f"{field}.delay_spread_s",
-            )
-        _within(config.delay_spread_s, *DELAY_SPREAD_RANGE_S, f"{field}.delay_spread_s", " s")
-    _one_of(config.power_allocation, ("", *POWER_ALLOCATIONS), f"{field}.power_allocation")
-    feedback = config.feedback
-    spec = quantizer_spec(feedback.quantizer, field=f"{field}.feedback.quantizer")
-    if not spec.bound:
-        _within(feedback.bits, 1, MAX_BITS, f"{field}.feedback.bits")
-    _one_of(feedback.memory, ("", *MEMORIES), f"{field}.feedback.memory")
-    _one_of(feedback.content, ("", *CONTENTS), f"{field}.feedback.content")
-    _within(feedback.report_period_slots, 1, HISTORY_SLOTS, f"{field}.feedback.report_period_slots")
-    _within(feedback.delay_slots, 0, HISTORY_SLOTS, f"{field}.feedback.delay_slots")
+    Link.from_proto(config).check(field=field)
 
 
 def link_id_of(config: pb.LinkConfig) -> str:

@@ -15,7 +15,6 @@ from semlink.errors import InvalidField
 from semlink.links import (
     BLOCK_SLOTS,
     HISTORY_SLOTS,
-    MAX_SPEED_MPS,
     NUM_RX_ANT,
     NUM_TX_ANT,
     default_link,
@@ -35,6 +34,8 @@ def _link(**values: Any) -> pb.LinkConfig:
     for name, value in values.items():
         if name.startswith("feedback_"):
             setattr(config.feedback, name.removeprefix("feedback_"), value)
+        elif name == "speed_kmh":
+            config.speed_mps = value / 3.6
         else:
             setattr(config, name, value)
     return config
@@ -49,7 +50,7 @@ def test_the_default_is_allowed_and_fresh_each_time() -> None:
 BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("scenario", list(SCENARIOS), ["", "UMI-LOS", "umi", "cdl-f", "umi-los "]),
     ("snr_db", [-30, 0, 60], [-30.001, 60.001, math.nan, math.inf, -math.inf]),
-    ("speed_mps", [0, 1, MAX_SPEED_MPS], [-1e-9, MAX_SPEED_MPS * 1.0001, math.nan, math.inf]),
+    ("speed_kmh", [0, 1, 500], [-1e-9, 500.01, math.nan, math.inf]),
     ("carrier_frequency_hz", [0.5e9, 3.5e9, 100e9], [0, 0.499e9, 100.1e9, math.nan]),
     ("num_tx_ant", [8, 16, 32], [0, 3, 5, 15, 33, 64]),
     ("num_rx_ant", list(NUM_RX_ANT), [0, 3, 5, 8]),
