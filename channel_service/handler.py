@@ -25,7 +25,7 @@ from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.errors import InvalidField, SemlinkError, Unavailable
 from semlink.grouping import grouped, run_grouped
 from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query, validate_link
-from semlink.services import KnowledgeService, ReceiverService
+from semlink.services import KnowledgeBaseService, ReceiverService
 from semlink.settings import Settings
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.feedback import decode_reports, needed_report_slots, report_slots
@@ -60,7 +60,7 @@ class Channel:
         store: Store,
         settings: Settings,
         *,
-        knowledge: KnowledgeService | None = None,
+        knowledge: KnowledgeBaseService | None = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
         self._receiver = receiver

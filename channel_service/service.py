@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from channel_service.handler import Channel
-from semlink.rpc import grpc_servicer, knowledge_client, receiver_client, serve
+from semlink.rpc import KnowledgeClient, ReceiverClient, grpc_servicer, serve
 from semlink.settings import Settings
 from semlink.store import open_store
 
@@ -13,8 +13,8 @@ from semlink.store import open_store
 async def run(settings: Settings) -> None:
     """Serve the channel handler until the process is told to stop."""
     store = open_store(settings)
-    receiver = receiver_client(settings.address("receiver"), settings)
-    knowledge = knowledge_client(settings.address("knowledge"), settings)
+    receiver = ReceiverClient(settings.address("receiver"), settings)
+    knowledge = KnowledgeClient(settings.address("knowledge"), settings)
     handler = Channel(receiver, store, settings, knowledge=knowledge)
 
     async def ready() -> None:

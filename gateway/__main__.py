@@ -7,21 +7,21 @@ import asyncio
 import uvicorn
 
 from gateway.app import ServiceClients, create_app
-from semlink.rpc import channel_client, knowledge_client, receiver_client, transmitter_client
+from semlink.rpc import ChannelClient, KnowledgeClient, ReceiverClient, TransmitterClient
 from semlink.settings import Settings
 from semlink.telemetry import configure_logging
 
 
 def connect(settings: Settings) -> ServiceClients:
     """gRPC clients of every service."""
-    transmitter = transmitter_client(settings.address("transmitter"), settings)
-    channel = channel_client(settings.address("channel"), settings)
-    receiver = receiver_client(settings.address("receiver"), settings)
+    transmitter = TransmitterClient(settings.address("transmitter"), settings)
+    channel = ChannelClient(settings.address("channel"), settings)
+    receiver = ReceiverClient(settings.address("receiver"), settings)
     clients = {
         "transmitter": transmitter,
         "channel": channel,
         "receiver": receiver,
-        "knowledge": knowledge_client(settings.address("knowledge"), settings),
+        "knowledge": KnowledgeClient(settings.address("knowledge"), settings),
     }
 
     async def health() -> dict[str, str]:

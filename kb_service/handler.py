@@ -29,7 +29,7 @@ EXAMPLE_CAPTION: Final = "A man in a red jacket walks a dog."
 
 
 class KnowledgeBase:
-    """:class:`semlink.services.KnowledgeService` and KnowledgeEntryService. Use it from one event loop, and close it.
+    """Satisfies :class:`semlink.services.KnowledgeBaseService`. Use it from one event loop, and close it.
 
     Every request is answered by the component whose trade it is. Without the LLM's package it serves CSI and what is
     stored already, and names the command that installs the package in what it says of the rest.

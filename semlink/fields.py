@@ -53,9 +53,13 @@ class Described:
     spec: Spec | None
 
 
-@cache
 def described(owner: Any) -> tuple[Described, ...]:
     """The fields of a dataclass (the class), in their order."""
+    return _described(owner)
+
+
+@cache
+def _described(owner: Any) -> tuple[Described, ...]:
     hints = get_type_hints(owner, include_extras=True)
     found = []
     for one in fields(owner):

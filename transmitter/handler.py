@@ -13,7 +13,7 @@ from semlink.errors import DeadlineExceeded, NotFound, Overloaded, Unavailable
 from semlink.grouping import gather_grouped
 from semlink.semantics.media import MediaDecoder
 from semlink.semantics.sentences import extract
-from semlink.services import ChannelService, KnowledgeService, ReceiverService
+from semlink.services import ChannelService, KnowledgeBaseService, ReceiverService
 from semlink.settings import Settings
 from semlink.stages import Noted, batched, follow, side_by_side, where
 from semlink.store import Store
@@ -52,7 +52,7 @@ class Transmitter:
         self,
         channel: ChannelService,
         receiver: ReceiverService,
-        knowledge: KnowledgeService,
+        knowledge: KnowledgeBaseService,
         store: Store,
         settings: Settings,
         *,

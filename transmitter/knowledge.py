@@ -11,7 +11,7 @@ import torch
 from semlink.errors import Unavailable
 from semlink.grouping import gather_grouped
 from semlink.semantics.fusion import fuse
-from semlink.services import KnowledgeService
+from semlink.services import KnowledgeBaseService
 from semlink.stages import Noted
 from semlink.telemetry import timed
 from semlink.v1 import common_pb2, knowledge_pb2
@@ -34,7 +34,7 @@ def wants_rewrites(selected: Selected) -> bool:
 
 
 async def ask_for_rewrites(
-    knowledge: KnowledgeService, selected: list[Selected]
+    knowledge: KnowledgeBaseService, selected: list[Selected]
 ) -> list[Noted[Rewrites]]:
     """Rewrites of texts; none, and said so, where the knowledge base is away."""
 

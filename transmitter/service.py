@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from semlink.rpc import channel_client, grpc_servicer, knowledge_client, receiver_client, serve
+from semlink.rpc import ChannelClient, KnowledgeClient, ReceiverClient, grpc_servicer, serve
 from semlink.settings import Settings
 from semlink.store import open_store
 from transmitter.handler import Transmitter
@@ -12,9 +12,9 @@ from transmitter.handler import Transmitter
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM."""
-    channel = channel_client(settings.address("channel"), settings)
-    receiver = receiver_client(settings.address("receiver"), settings)
-    knowledge = knowledge_client(settings.address("knowledge"), settings)
+    channel = ChannelClient(settings.address("channel"), settings)
+    receiver = ReceiverClient(settings.address("receiver"), settings)
+    knowledge = KnowledgeClient(settings.address("knowledge"), settings)
     store = open_store(settings)
     handler = Transmitter(channel, receiver, knowledge, store, settings)
 

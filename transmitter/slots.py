@@ -13,7 +13,7 @@ from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
 from semlink.grouping import gather_grouped
 from semlink.links import NUM_SUBBANDS
 from semlink.methods import Method, check_link
-from semlink.services import ChannelService, KnowledgeService
+from semlink.services import ChannelService, KnowledgeBaseService
 from semlink.stages import Noted
 from semlink.store import Store
 from semlink.telemetry import timed
@@ -57,7 +57,7 @@ async def grant(channel: ChannelService, queries: list[CheckedQuery]) -> list[No
 class AcquireCsi:
     """Stage: find out what is known of the channel, once for all queries that share a precoder."""
 
-    def __init__(self, store: Store, knowledge: KnowledgeService, max_queue: int) -> None:
+    def __init__(self, store: Store, knowledge: KnowledgeBaseService, max_queue: int) -> None:
         self._store = store
         self._knowledge = knowledge
         # Reports of all requests are decoded together; none waits for a channel that is tracked, which takes longer.

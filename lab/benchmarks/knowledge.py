@@ -28,7 +28,7 @@ from kb_service.prompting import STRATEGIES
 from kb_service.rewriting import task_of
 from lab.evaluation.report import Report, Row
 from semlink.corpora.registry import corpus_named
-from semlink.rpc import grpc_servicer, knowledge_client, start_server
+from semlink.rpc import KnowledgeClient, grpc_servicer, start_server
 from semlink.settings import Settings
 from semlink.store import MemoryStore, RedisStore, Store
 from semlink.v1 import knowledge_pb2 as pb
@@ -95,7 +95,7 @@ async def _over_grpc(name: str, service: KnowledgeBase, texts: Sequence[str]) ->
     settings = Settings(knowledge_port=0, knowledge_metrics_port=0)
     server = await start_server("knowledge", grpc_servicer("knowledge", service), settings)
     await server.set_serving()
-    async with knowledge_client(f"127.0.0.1:{server.port}", settings) as client:
+    async with KnowledgeClient(f"127.0.0.1:{server.port}", settings) as client:
         rows = await _timed(
             f"warm look-up, {name}, over gRPC", lambda i: client.rewrite(_ask(texts, i, 1))
         )

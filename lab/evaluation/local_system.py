@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from channel_service.handler import Channel
 from kb_service.handler import KnowledgeBase
 from receiver.handler import Matches, Receiver, Wanted
-from semlink.services import KnowledgeService
+from semlink.services import KnowledgeBaseService
 from semlink.settings import Settings
 from semlink.stages import Noted
 from semlink.store import MemoryStore, Store
@@ -25,7 +25,7 @@ class System:
     transmitter: Transmitter
     channel: Channel
     receiver: Receiver
-    knowledge: KnowledgeService
+    knowledge: KnowledgeBaseService
     store: Store
 
     async def close(self) -> None:

@@ -386,14 +386,14 @@ def bench_kb(
 def _ask(call: Callable[[KnowledgeClient], Awaitable[T]]) -> T:
     """Make a call of the running service. Raises Unavailable, naming what starts one, where there is none."""
     from semlink.deadlines import deadline_in
-    from semlink.rpc import knowledge_client
+    from semlink.rpc import KnowledgeClient
     from semlink.settings import Settings
 
     settings = Settings()
     address = settings.address("knowledge")
 
     async def run() -> T:
-        async with knowledge_client(address, settings) as client:
+        async with KnowledgeClient(address, settings) as client:
             if not await client.serving(settings.connect_timeout_s + 5.0):
                 raise Unavailable(
                     f"no knowledge base answers at {address}; start one with `semlink up`, or name another in "

@@ -7,10 +7,6 @@ from semlink.rpc.clients import (
     ReceiverClient,
     ServiceClient,
     TransmitterClient,
-    channel_client,
-    knowledge_client,
-    receiver_client,
-    transmitter_client,
 )
 from semlink.rpc.server import RunningServer, grpc_servicer, serve, start_server
 from semlink.rpc.status import FIELD_KEY, MAX_MESSAGE_BYTES, SERVICES
@@ -25,15 +21,11 @@ __all__ = [
     "RunningServer",
     "ServiceClient",
     "TransmitterClient",
-    "channel_client",
     "check_deadline",
     "deadline",
     "deadline_in",
     "grpc_servicer",
-    "knowledge_client",
-    "receiver_client",
     "remaining_s",
     "serve",
     "start_server",
-    "transmitter_client",
 ]

@@ -39,7 +39,7 @@ from lab.evaluation.local_system import build_system
 from semlink.corpora.registry import corpus_named
 from semlink.deployment import supervisor
 from semlink.links import link_id_of
-from semlink.rpc import knowledge_client
+from semlink.rpc import KnowledgeClient
 from semlink.settings import Settings
 from semlink.signal.feedback import needed_report_slots
 from semlink.store import RedisStore, Store
@@ -92,7 +92,7 @@ async def ask_over_rest(settings: Settings) -> Answers:
             httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{settings.gateway_port}", timeout=None, trust_env=False
             ) as http,
-            knowledge_client(settings.address("knowledge"), settings) as knowledge,
+            KnowledgeClient(settings.address("knowledge"), settings) as knowledge,
         ):
             return await _ask_all(http, store, knowledge)
     finally:

@@ -26,7 +26,7 @@ from kb_service.prompting import STRATEGIES
 from semlink.deployment import supervisor
 from semlink.deployment.supervisor import Service
 from semlink.probe import serving
-from semlink.rpc import receiver_client
+from semlink.rpc import ReceiverClient
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "semlink.v1.Receiver"
@@ -95,7 +95,7 @@ def test_the_probe_of_the_containers(grpc_port: int) -> None:
 
 
 async def test_calls_between_the_services(grpc_port: int) -> None:
-    async with receiver_client(f"127.0.0.1:{grpc_port}") as client:
+    async with ReceiverClient(f"127.0.0.1:{grpc_port}") as client:
         assert await client.serving()
 
 

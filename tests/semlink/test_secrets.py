@@ -31,7 +31,7 @@ from rich.console import Console
 
 from semlink.deployment.supervisor import Service, down, up
 from semlink.errors import SemlinkError
-from semlink.rpc import knowledge_client
+from semlink.rpc import KnowledgeClient
 from semlink.settings import SecretUrl, Settings, secret_fields
 from semlink.v1 import knowledge_pb2 as pb
 
@@ -214,7 +214,7 @@ def _run(*command: str, environment: dict[str, str]) -> str:
 
 async def _answers(settings: Settings, llm: TalkativeLlm) -> list[str]:
     """What a client of the knowledge base gets while everything behind it fails."""
-    client = knowledge_client(settings.address("knowledge"), settings)
+    client = KnowledgeClient(settings.address("knowledge"), settings)
     # first, before the breaker opens
     said = [await _said(client.list_entries(pb.ListEntriesRequest()))]
     for number, mode in enumerate(("500", "401", "nonsense", "hang up", "refused")):

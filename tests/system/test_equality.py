@@ -8,7 +8,7 @@ from tests_live import Live
 from lab.evaluation.local_system import build_system
 from semlink.corpora.registry import EMBEDDED, corpus_named
 from semlink.links import default_link
-from semlink.rpc import transmitter_client
+from semlink.rpc import TransmitterClient
 from semlink.v1 import transmitter_pb2
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -40,7 +40,7 @@ async def test_in_process_equals_over_grpc(live: Live, method: str) -> None:
     system = build_system()
     here = (await system.transmitter.retrieve(request(method))).answers
     await system.close()
-    async with transmitter_client(live.settings.address("transmitter"), live.settings) as client:
+    async with TransmitterClient(live.settings.address("transmitter"), live.settings) as client:
         there = (await client.retrieve(request(method))).answers
     assert len(here) == len(there) == 18
     for a, b in zip(here, there, strict=True):
