@@ -69,7 +69,7 @@ class Channel:
         self.blocks = ChannelBlocks(cache_bytes, settings.device)
         self._reports = Reports(self.blocks, cache_bytes // 16)
         self._air: MicroBatcher[tuple[CheckedFrame, ...], list[_TransmittedFrame]] = MicroBatcher(
-            ThreadExecutor(self._transmit_batch),
+            ThreadExecutor(self._transmit_batch, "channel.air"),
             name="channel.air",
             max_batch=256,
             max_queue=settings.max_queue,

@@ -27,7 +27,7 @@ class CsiRequests:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._batcher = MicroBatcher(
-            ThreadExecutor(_predict),
+            ThreadExecutor(_predict, "knowledge.predict"),
             name="knowledge.predict",
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,

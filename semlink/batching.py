@@ -72,11 +72,13 @@ class Executor(ABC, Generic[T, R]):
 
 
 class ThreadExecutor(Executor[T, R]):
-    """Runs a function on one batch at a time, in a thread of its own. A batch that runs cannot be stopped."""
+    """Runs a function on one batch at a time, in a thread of its own. A batch that runs cannot be stopped.
 
-    def __init__(self, fn: Callable[[list[T]], Sequence[R]]) -> None:
+    :param name: of the thread, for profilers.
+    """
+
+    def __init__(self, fn: Callable[[list[T]], Sequence[R]], name: str = "batches") -> None:
         self._fn = fn
-        name = getattr(fn, "__qualname__", type(fn).__qualname__)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     async def run(self, items: list[T]) -> Sequence[R]:

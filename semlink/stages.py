@@ -83,4 +83,6 @@ def batched(
             results = fn(values)
         return [Noted(result, (clock.timing(),)) for result in results]
 
-    return MicroBatcher(ThreadExecutor(run), name=name, max_batch=max_batch, max_queue=max_queue)
+    return MicroBatcher(
+        ThreadExecutor(run, name), name=name, max_batch=max_batch, max_queue=max_queue
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from semlink.store import MemoryStore
 from semlink.telemetry import registry
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
 from semlink.wire import from_wire, to_wire
-from transmitter.csi import KnownCsi
+from transmitter.csi import KnownCsi, Received, decode
 from transmitter.encoding import Content
 from transmitter.handler import Transmitter
 
@@ -212,6 +214,42 @@ async def test_a_batch_mate_changes_nothing() -> None:
     await send(transmitter, query(0), query(1, text="quite another query than the first"))
     together = from_wire(air.frames[0].symbols, field="symbols")
     assert np.allclose(alone, together, atol=1e-5)
+
+
+async def test_reports_of_concurrent_requests_are_decoded_together_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, airs, sizes = MemoryStore(), [Air() for _ in range(4)], []
+    configs = [default_link() for _ in airs]
+    for seed, config in enumerate(configs):
+        config.seed = seed
+        await reported(store, config, seed)
+    alone = []
+    for air, config in zip(airs, configs, strict=True):
+        await send(service(air, store), query(link_config=config))
+        alone.append(air.frames[0].precoder)
+
+    def counted(received: list[Received]) -> list[KnownCsi]:
+        sizes.append(len(received))
+        return decode(received)
+
+    monkeypatch.setattr("transmitter.csi.decode", counted)
+    air = Air()
+    sent: list[channel_pb2.Frame] = []
+    transmit = air.transmit
+
+    async def noted(request: channel_pb2.TransmitRequest) -> channel_pb2.TransmitResponse:
+        sent.extend(request.frames)
+        return await transmit(request)
+
+    air.transmit = noted  # type: ignore[method-assign]
+    transmitter = service(air, store)
+    await asyncio.gather(
+        *(send(transmitter, query(i, link_config=c)) for i, c in enumerate(configs))
+    )
+    assert sizes == [4]
+    sent.sort(key=lambda frame: frame.query_id)
+    assert [frame.precoder for frame in sent] == alone
 
 
 async def test_without_the_store_it_sends_open_loop_and_says_so() -> None:
