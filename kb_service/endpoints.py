@@ -1,28 +1,32 @@
 """The LLM of the knowledge base elsewhere: any server with OpenAI's chat completions (vLLM, llama.cpp, Ollama, …).
 
-A caption is one request for all its candidates; a server that gives fewer than asked is asked again for the rest. What
-fails for the moment (429, 5xx, no connection, no answer in time) is tried again after a growing pause; whatever fails
-in the end is an error that says why, which the knowledge base hands on as ``degraded``. Whether a seed repeats an
-answer is up to the server.
+A caption is one request for all its candidates; a server that gives fewer than asked is asked again for the rest.
+Structured output is asked for, plain text where a server refuses that; a model that runs out of tokens before it
+answers (it thinks) gets tokens to think from then on. What fails for the moment (429, 5xx, no connection, no answer in
+time) is tried again after a growing pause; whatever fails in the end is an error that says why, which the knowledge
+base hands on as ``degraded``. Whether a seed repeats an answer is up to the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from kb_service.answers import rewrite_in
 from kb_service.llm import Dialogue, GenerationCancelled
 from kb_service.prompting import Turn
 from semlink.errors import Unavailable
 from semlink.hosts import httpx_options
 from semlink.links import stable_seed
 from semlink.settings import SecretUrl, without_secrets
+from semlink.telemetry import logger
 
 TOP_P: Final = 0.95
 AT_ONCE: Final = 8
@@ -31,8 +35,29 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 8.0
 """Also of what the server asks for (Retry-After)."""
 MAX_ANSWER_BYTES: Final = 2**20
-MAX_ANSWER_CHARACTERS: Final = 2000
+THINKING_TOKENS: Final = 4096
+"""On top of an answer's own, once a model has run out of tokens before it answered."""
+JSON_TOKENS: Final = 16
+"""Of the marks around a rewrite in structured output."""
+RESPONSE_FORMAT: Final[dict[str, Any]] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "rewrite",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"rewrite": {"type": "string"}},
+            "required": ["rewrite"],
+            "additionalProperties": False,
+        },
+    },
+}
 _POLL_S: Final = 0.02
+_UNSUPPORTED: Final = frozenset({400, 415, 422, 501})
+_NAMES_THE_FORMAT: Final = re.compile(r"response_format|json_schema|structured output|grammar")
+"""Some servers refuse a format with 500."""
+
+_log = logger(__name__)
 
 
 class _ForTheMoment(Exception):
@@ -41,6 +66,26 @@ class _ForTheMoment(Exception):
     def __init__(self, why: str, pause_s: float | None = None) -> None:
         super().__init__(why)
         self.pause_s = pause_s
+
+
+class _NoStructuredOutput(Exception):
+    """The server refuses structured output, or may refuse because of it."""
+
+
+@dataclass(slots=True)
+class _Learned:
+    """What the server has shown of itself."""
+
+    structured: bool = True
+    thinks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One answer. ``is_cut``: it ended for want of tokens."""
+
+    text: str
+    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +102,7 @@ class ChatEndpoint:
     timeout_s: float
     retries: int
     first_pause_s: float = FIRST_PAUSE_S
+    _learned: _Learned = field(default_factory=_Learned, init=False, compare=False)
 
     def __repr__(self) -> str:
         return f"ChatEndpoint({self.name})"
@@ -79,7 +125,7 @@ class ChatEndpoint:
         *,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> list[list[str]]:
-        """Samples of each dialogue's next turn: its first line that says something, without quotes around it.
+        """Samples of each dialogue's next turn, as the model wrote them (:mod:`kb_service.answers` finds the rewrite).
 
         Raises Unavailable for a server that refuses, fails or answers nonsense, GenerationCancelled once
         ``cancelled()`` is true.
@@ -126,8 +172,16 @@ class ChatEndpoint:
         samples: list[str] = []
         while len(samples) < dialogue.num_samples:
             missing = dialogue.num_samples - len(samples)
-            given = await self._completion(http, self._body(dialogue, missing, len(samples)))
-            samples += given[:missing]
+            body = self._body(dialogue, missing, len(samples))
+            could_think = self._learned.thinks
+            choices = await self._completion(http, _with_thinking(body) if could_think else body)
+            if not could_think and any(c.is_cut and not rewrite_in(c.text) for c in choices):
+                try:
+                    choices = await self._completion(http, _with_thinking(body))
+                    self._learned.thinks = True
+                except Unavailable as error:
+                    _log.warning("the LLM has no tokens to think", why=error.message)
+            samples += [choice.text for choice in choices[:missing]]
         return samples
 
     def _body(self, dialogue: Dialogue, number: int, first: int) -> dict[str, Any]:
@@ -138,13 +192,23 @@ class ChatEndpoint:
             "n": number,
             "temperature": dialogue.temperature,
             "top_p": TOP_P,
-            "max_tokens": dialogue.max_new_tokens,
+            "max_tokens": dialogue.max_new_tokens + JSON_TOKENS,
             # 31 bits: what every server takes
             "seed": stable_seed("llm", dialogue.seed, first) % 2**31,
         }
 
-    async def _completion(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
+    async def _completion(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[_Choice]:
         """The answers of one request, at least one. Raises Unavailable after the last try."""
+        if self._learned.structured:
+            try:
+                return await self._tries(http, {**body, "response_format": RESPONSE_FORMAT})
+            except _NoStructuredOutput:
+                choices = await self._tries(http, body)
+                self._learned.structured = False
+                return choices
+        return await self._tries(http, body)
+
+    async def _tries(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[_Choice]:
         pause_s = self.first_pause_s
         for left in range(self.retries, -1, -1):
             try:
@@ -161,7 +225,7 @@ class ChatEndpoint:
                 pause_s *= 2
         raise AssertionError("the last try returns or raises")
 
-    async def _try(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
+    async def _try(self, http: httpx.AsyncClient, body: dict[str, Any]) -> list[_Choice]:
         # httpx logs the URL of every request
         url = f"{_without_user(self.url).rstrip('/')}/chat/completions"
         try:
@@ -177,49 +241,59 @@ class ChatEndpoint:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.DecodingError) as error:
             raise Unavailable(f"{self.name}: {error}", field="llm") from error
         status = response.status_code
+        if status == 200:
+            return _choices(data, self.name)
+        why = f"status {status}{_error_message(data, self._secrets)}"
+        if "response_format" in body and (
+            status in _UNSUPPORTED or _NAMES_THE_FORMAT.search(why.lower())
+        ):
+            raise _NoStructuredOutput(why)
         if status == 429 or status >= 500:
-            raise _ForTheMoment(
-                f"status {status}{_said(data, self._secrets)}",
-                _seconds(response.headers.get("retry-after", "")),
-            )
-        if status != 200:
-            raise Unavailable(
-                f"{self.name}: status {status}{_said(data, self._secrets)}", field="llm"
-            )
-        return _texts(data, self.name)
+            raise _ForTheMoment(why, _seconds(response.headers.get("retry-after", "")))
+        raise Unavailable(f"{self.name}: {why}", field="llm")
 
 
-def _texts(data: bytes, name: str) -> list[str]:
-    """The choices' texts. Raises Unavailable for an answer that has none."""
+def _with_thinking(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "max_tokens": body["max_tokens"] + THINKING_TOKENS}
+
+
+def _choices(data: bytes, name: str) -> list[_Choice]:
+    """The answers. Raises Unavailable for what is no chat completion."""
     try:
-        answer = json.loads(data)
-        contents = [choice["message"]["content"] for choice in answer["choices"]]
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+        choices = [
+            _Choice(
+                _text(choice["message"].get("content")), choice.get("finish_reason") == "length"
+            )
+            for choice in json.loads(data)["choices"]
+        ]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise Unavailable(
             f"{name}: the answer is no chat completion ({type(error).__name__})", field="llm"
         ) from error
-    if not contents or not all(isinstance(content, str | None) for content in contents):
+    if not choices:
         raise Unavailable(f"{name}: the answer holds no text", field="llm")
-    return [_line(content or "") for content in contents]
+    return choices
 
 
-def _line(content: str) -> str:
-    """The first line that says something: larger models like to explain themselves below it, and to quote."""
-    lines = (line.strip() for line in content.splitlines())
-    text = next((line for line in lines if line), "")
-    for opening, closing in ('""', "“”", "''"):
-        if len(text) > 1 and text[0] == opening and text[-1] == closing:
-            text = text[1:-1].strip()
-    return " ".join(text.split())[:MAX_ANSWER_CHARACTERS]
+def _text(content: object) -> str:
+    """What an answer says: a string, nothing (it refuses, or only thinks), or parts of which some are thinking."""
+    match content:
+        case None:
+            return ""
+        case str():
+            return content
+        case list():
+            return "".join(part["text"] for part in content if part["type"] == "text")
+    raise TypeError(f"content is {type(content).__name__}")
 
 
-def _said(data: bytes, secrets: Sequence[str]) -> str:
+def _error_message(data: bytes, secrets: Sequence[str]) -> str:
     """What a refusal says, short; a server that repeats a secret does not make us show it."""
     try:
-        said = json.loads(data)["error"]["message"]
+        message = json.loads(data)["error"]["message"]
     except (ValueError, TypeError, KeyError, IndexError):
-        said = data.decode(errors="replace")
-    text = without_secrets(secrets, " ".join(str(said).split()))
+        message = data.decode(errors="replace")
+    text = without_secrets(secrets, " ".join(str(message).split()))
     return f": {text[:200]}" if text else ""
 
 

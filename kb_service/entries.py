@@ -80,13 +80,12 @@ def entry_of(
 
 
 def rewrites_of(entry: bytes | None) -> pb.RewriteSet | None:
-    """The candidates of an entry as stored, of any version; None for no entry and for bytes that are none of ours."""
-    if entry is None:
-        return None
+    """The candidates of an entry as stored, of any version; None without any, and for bytes that are none of ours."""
     try:
-        return pb.RewriteSet(rewrites=pb.KnowledgeEntry.FromString(entry).rewrites)
+        rewrites = pb.KnowledgeEntry.FromString(entry or b"").rewrites
     except DecodeError:
         return None
+    return pb.RewriteSet(rewrites=rewrites) if rewrites else None
 
 
 class Entries:

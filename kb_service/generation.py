@@ -200,21 +200,28 @@ class GenerationQueue:
             _log.exception("generating rewrites failed")
             problem = "generating rewrites failed; the log says why"
         else:
-            sets, entries = zip(*made, strict=True)
-            store_problem = await self._entries.put(
-                dict(zip((job.key for job in jobs), entries, strict=True))
-            )
-            outcomes = (Outcome(found, store_problem=store_problem) for found in sets)
-            return list(zip(jobs, outcomes, strict=True))
+            entries = {
+                job.key: entry for job, entry in zip(jobs, made, strict=True) if entry.rewrites
+            }
+            store_problem = await self._entries.put(entries)
+            return [
+                (
+                    job,
+                    Outcome(pb.RewriteSet(rewrites=entry.rewrites), store_problem=store_problem)
+                    if entry.rewrites
+                    else Outcome(None, "the LLM's answers held no rewrite"),
+                )
+                for job, entry in zip(jobs, made, strict=True)
+            ]
         return [(job, Outcome(None, problem)) for job in jobs]
 
-    def _generate(self, tasks: list[Task]) -> list[tuple[pb.RewriteSet, pb.KnowledgeEntry]]:
-        """The candidates of each task, and the entry to store. Runs in the LLM's thread."""
+    def _generate(self, tasks: list[Task]) -> list[pb.KnowledgeEntry]:
+        """The entry of each task, with its candidates. Runs in the LLM's thread."""
         rewriter = self._loaded()
         sets = rewriter(tasks, cancelled=lambda: self._closing.is_set() or self._yield.is_set())
         vectors = self._embed([task.text for task in tasks])
         return [
-            (found, entry_of(task, self._model, found, vector))
+            entry_of(task, self._model, found, vector)
             for task, found, vector in zip(tasks, sets, vectors, strict=True)
         ]
 

@@ -1,6 +1,7 @@
 """Source data generation (SDG): an LLM rewrites a caption; near copies are marked.
 
-Its stages are *prompt* (a task's dialogue), *generate* (the LLM's candidates) and *measure* (similarity, copies).
+Its stages are *prompt* (a task's dialogue), *generate* (the LLM's answers), *extract* (the rewrite in each) and
+*measure* (similarity, copies).
 
 ``p = softmax(logits / τ)``, sampled after an instruction and the caption (arXiv 2604.05504), or as another strategy of
 :mod:`kb_service.prompting` asks. Our definition: n = 5 candidates, τ = 0.4, top-p 0.95, and what counts as a copy.
@@ -17,6 +18,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kb_service.answers import rewrite_in
 from kb_service.llm import Dialogue
 from kb_service.prompting import STRATEGIES, Turn, strategy_named
 from semlink.errors import InvalidField
@@ -146,26 +148,30 @@ class Rewriter:
     ) -> list[knowledge_pb2.RewriteSet]:
         """Every candidate of each task with its similarity; ``reason`` is "duplicate" or "", ``kept`` not yet set.
 
+        Answers that hold no rewrite give no candidate; a set may be empty.
         Tasks of different strategies and temperatures share batches. Raises what the generator's ``answer`` raises.
         """
         dialogues = [prompt(task) for task in tasks]
         with timed("knowledge.generate"):
-            texts = self._llm.answer(dialogues, cancelled=cancelled)
+            answers = self._llm.answer(dialogues, cancelled=cancelled)
+        candidates = [extract(task, of) for task, of in zip(tasks, answers, strict=True)]
         with timed("knowledge.similarity"):
             # One set at a time: an embedding must not depend on who else is rewritten.
-            return [self.measure(task.text, of) for task, of in zip(tasks, texts, strict=True)]
+            return [self.measure(task, of) for task, of in zip(tasks, candidates, strict=True)]
 
-    def measure(self, source: str, candidates: Sequence[str]) -> knowledge_pb2.RewriteSet:
-        """The candidates that say something, with their cosine to the source; copies are marked."""
-        texts = [text for text in candidates if text]
-        vectors = self.embed([source, *texts])
+    def measure(self, task: Task, texts: Sequence[str]) -> knowledge_pb2.RewriteSet:
+        """Candidates with their cosine to the source; copies are marked."""
+        vectors = self.embed([task.text, *texts])
         return knowledge_pb2.RewriteSet(
             rewrites=[
                 knowledge_pb2.Rewrite(
                     text=text, similarity=similarity, reason=DUPLICATE if is_copy else ""
                 )
                 for text, similarity, is_copy in zip(
-                    texts, (vectors[1:] @ vectors[0]).tolist(), copies(source, texts), strict=True
+                    texts,
+                    (vectors[1:] @ vectors[0]).tolist(),
+                    copies(task.text, texts),
+                    strict=True,
                 )
             ]
         )
@@ -183,6 +189,11 @@ def prompt(task: Task) -> Dialogue:
         # A rewrite is about as long as its source; a token holds three characters or more.
         min(MAX_NEW_TOKENS, 16 + len(task.text) // 2),
     )
+
+
+def extract(task: Task, answers: Sequence[str]) -> list[str]:
+    """The rewrites that answers hold."""
+    return [text for text in (rewrite_in(answer, task.text) for answer in answers) if text]
 
 
 def copies(source: str, texts: Sequence[str]) -> list[bool]:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from kb_service.endpoints import MAX_ANSWER_BYTES, ChatEndpoint
+from kb_service.endpoints import JSON_TOKENS, MAX_ANSWER_BYTES, THINKING_TOKENS, ChatEndpoint
 from kb_service.handler import KnowledgeBase
 from kb_service.llm import Dialogue, GenerationCancelled
 from kb_service.prompting import STRATEGIES
@@ -23,9 +23,14 @@ from semlink.v1 import knowledge_pb2 as pb
 FEW_SHOT = STRATEGIES["few-shot"]
 
 
-def completion(*texts):
+def completion(*texts, finish_reason="stop", **message):
     choices = [
-        {"index": i, "message": {"role": "assistant", "content": t}} for i, t in enumerate(texts)
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": t, **message},
+            "finish_reason": finish_reason,
+        }
+        for i, t in enumerate(texts)
     ]
     return 200, {}, json.dumps({"object": "chat.completion", "choices": choices}).encode()
 
@@ -110,7 +115,7 @@ def test_it_asks_for_all_samples_at_once(server):
         "large",
         3,
         0.7,
-        40,
+        40 + JSON_TOKENS,
     )
     assert 0 <= body["seed"] < 2**31
     assert body["messages"][0] == {"role": "system", "content": FEW_SHOT.shared[0].content}
@@ -158,17 +163,106 @@ def test_captions_are_asked_side_by_side_and_answered_in_order(server):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ('"A bus, red."', "A bus, red."),
-        ("\n\n  A bus,  red.\nI kept every colour.", "A bus, red."),
-        ("“A bus.”", "A bus."),
-        ("A 'bus'.", "A 'bus'."),
+        ("<think>Red.</think>A bus,  red.\nSo.", "<think>Red.</think>A bus,  red.\nSo."),
         ("", ""),
         (None, ""),
+        # Mistral's reasoning models
+        (
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "A bus?"}]},
+                {"type": "text", "text": "A bus."},
+            ],
+            "A bus.",
+        ),
     ],
 )
-def test_the_first_line_counts(server, content, text):
+def test_what_the_model_wrote_is_handed_on(server, content, text):
     server.answer = lambda body: completion(content)
     assert _endpoint(server).answer([_dialogue(samples=1)]) == [[text]]
+
+
+def test_structured_output_is_asked_for(server):
+    _endpoint(server).answer([_dialogue()])
+    ((_, body),) = server.requests
+    assert body["response_format"]["type"] == "json_schema"
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == ["rewrite"]
+    assert schema["properties"] == {"rewrite": {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (400, b"{\"error\":\"'response_format.type' must be 'json_object' or 'text'\"}"),
+        (422, b'{"detail": [{"loc": ["body", "response_format"], "msg": "extra fields"}]}'),
+        (
+            500,
+            b'{"error": {"code": 500, "message": "response_format type must be one of '
+            b'\\"text\\" or \\"json_object\\", but got: json_schema"}}',
+        ),
+    ],
+)
+def test_a_server_without_structured_output_is_asked_plainly_from_then_on(server, status, data):
+    server.answer = lambda body: (
+        (status, {}, data) if "response_format" in body else completion("A bus.")
+    )
+    endpoint = _endpoint(server)
+    assert endpoint.answer([_dialogue(samples=1)]) == [["A bus."]]
+    assert endpoint.answer([_dialogue(samples=1)]) == [["A bus."]]
+    assert ["response_format" in body for _, body in server.requests] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (None, {"reasoning": "The user wants"}),  # vLLM, DeepSeek
+        ("", {"reasoning_content": "The user wants"}),  # llama.cpp, SGLang
+        ("<think>\nOkay, the user wants me to", {}),
+        ("Okay, the user wants me to", {}),
+        ('{"rewrite": "A bus', {}),
+    ],
+)
+def test_a_model_that_thinks_gets_tokens_to_think(server, cut, message):
+    server.answer = lambda body: (
+        completion("A bus.")
+        if body["max_tokens"] >= THINKING_TOKENS
+        else completion(cut, finish_reason="length", **message)
+    )
+    endpoint = _endpoint(server)
+    assert endpoint.answer([_dialogue(samples=1)]) == [["A bus."]]
+    assert endpoint.answer([_dialogue(samples=1)]) == [["A bus."]]
+    asked = [body["max_tokens"] - 40 - JSON_TOKENS for _, body in server.requests]
+    assert asked == [0, THINKING_TOKENS, THINKING_TOKENS]
+
+
+def test_captions_in_flight_when_thinking_is_noticed_get_tokens_too(server):
+    server.delay_s = 0.05
+    server.answer = lambda body: (
+        completion("A bus.")
+        if body["max_tokens"] >= THINKING_TOKENS
+        else completion("<think>Hm", finish_reason="length")
+    )
+    dialogues = [_dialogue(f"Bus {i}.", samples=1) for i in range(4)]
+    assert _endpoint(server).answer(dialogues) == [["A bus."]] * 4
+
+
+def test_a_rewrite_that_is_cut_costs_no_second_request(server):
+    server.answer = lambda body: completion("A bus that is", finish_reason="length")
+    assert _endpoint(server).answer([_dialogue(samples=1)]) == [["A bus that is"]]
+    assert len(server.requests) == 1
+
+
+def test_a_model_whose_context_has_no_tokens_to_think_is_asked_as_before(server):
+    server.answer = lambda body: (
+        (400, {}, b'{"error": {"message": "max_tokens is too large: 4152"}}')
+        if body["max_tokens"] >= THINKING_TOKENS
+        else completion("<think>Hm", finish_reason="length")
+    )
+    endpoint = _endpoint(server)
+    assert endpoint.answer([_dialogue(samples=1)]) == [["<think>Hm"]]
+    server.answer = lambda body: completion("A bus.")
+    assert endpoint.answer([_dialogue(samples=1)]) == [["A bus."]]
+    assert server.requests[-1][1]["max_tokens"] == 40 + JSON_TOKENS
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -214,7 +308,8 @@ def test_a_refusal_is_not_tried_again(server, status):
     with pytest.raises(Unavailable, match=f"status {status}: bad key …") as caught:
         _endpoint(server).answer([_dialogue()])
     assert "s3cret" not in caught.value.message
-    assert len(server.requests) == 1
+    # a bad request may be the fault of the structured output: asked plainly once
+    assert len(server.requests) == 1 + (status == 400)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +389,7 @@ async def service(server):
 
 
 def _ask(text, budget_ms=5000.0, **changes):
-    item = pb.RewriteItem(text=text, filter=True, min_similarity=0.6, **changes)
+    item = pb.RewriteItem(**{"text": text, "filter": True, "min_similarity": 0.6, **changes})
     return pb.RewriteRequest(items=[item], budget_ms=budget_ms)
 
 
@@ -324,6 +419,34 @@ async def test_each_strategy_reaches_the_endpoint(service, server, strategy):
     shared = STRATEGIES[strategy].shared
     assert len(messages) == len(shared) + 1
     assert ("Keep: red coat" in messages[-1]["content"]) == (strategy == "attribute-preserving")
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+async def test_what_is_no_rewrite_is_neither_stored_nor_used(service, server, filtered):
+    server.answer = lambda body: completion(
+        "I'm sorry, but I can't help with that.", "<think>Red bus.", "Sure!", "", None
+    )
+    (found,) = (await service.rewrite(_ask("A red bus.", filter=filtered))).sets
+    assert not found.rewrites
+    assert [(d.part, d.reason) for d in found.degraded] == [
+        ("knowledge.rewrites", "the LLM's answers held no rewrite")
+    ]
+    assert (await service.get_statistics(pb.GetStatisticsRequest())).entries == 0
+    server.answer = lambda body: completion(
+        '{"rewrite": "A bus that is red."}',
+        "<think>Red.</think>Sure! Here is a rewrite:\n\nA bus, red.<|im_end|>",
+        "I'm sorry, but I can't help with that.",
+        '```json\n{"rewrite": "The bus is red."}\n```',
+        '"A bus."',
+    )
+    (found,) = (await service.rewrite(_ask("A red bus.", filter=filtered))).sets
+    assert not found.degraded
+    assert [r.text for r in found.rewrites] == [
+        "A bus that is red.",
+        "A bus, red.",
+        "The bus is red.",
+        "A bus.",
+    ]
 
 
 async def test_an_endpoint_that_fails_degrades_the_answer_with_the_reason(service, server):

@@ -109,7 +109,7 @@ def _letters(texts):
 
 
 def test_the_rewriter_measures_and_marks_but_does_not_judge():
-    llm = ScriptedLlm({"A bus.": ["A bus", "", "A tram."], "Rain.": ["Water falls."]})
+    llm = ScriptedLlm({"A bus.": ["A bus", "", "Sure! A tram."], "Rain.": ["Water falls."]})
     rewriter = Rewriter(llm, _letters)
     bus, rain = rewriter([Task("A bus.", 3, 0.4, 7), Task("Rain.", 1, 0.7, 8)])
     assert [(r.text, r.reason, r.kept) for r in bus.rewrites] == [
