@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from semlink.corpora.scenes import captions as scene_captions
 from semlink.corpora.scenes.cliparts import cliparts
 from semlink.corpora.scenes.corpus import Scenes
 from semlink.corpora.scenes.draws import Draws as SceneDraws
-from semlink.corpora.scenes.layout import Group, Relation, RelationName, Scene
+from semlink.corpora.scenes.layout import Relation, RelationName, Scene
 from semlink.corpora.scenes.settings import SETTINGS
 from semlink.corpora.soundscapes import captions as sound_captions
 from semlink.corpora.soundscapes.corpus import Soundscapes
@@ -86,14 +86,19 @@ def to_read(
     rounds: tuple[list[Labelled], list[Labelled]] = ([], [])
     for source in sources(task, split, captions):
         fresh = [r for r in cache.rewrites(source.text).rewrites if not r.reason]
-        for turn, rewrite in enumerate(fresh[:2]):
-            rounds[turn].append(
-                Labelled(task, split, "llm", source.item.item_id, source.text, rewrite.text, False)
-            )
+        for found, rewrite in zip(rounds, fresh, strict=False):
+            found.append(_labelled(task, split, "llm", source, rewrite.text))
     # Sources with two or more different rewrites are those where the LLM is freer: both count.
     first, second = rounds
     half = number // 2
     return first[:half] + second[: number - half]
+
+
+def _labelled(
+    task: str, split: Split, origin: str, source: Source, text: str, attribute: str = ""
+) -> Labelled:
+    item_id = source.item.item_id
+    return Labelled(task, split, origin, item_id, source.text, text, bool(attribute), attribute)
 
 
 # --- controlled ---------------------------------------------------------------------------------
@@ -103,29 +108,12 @@ def controlled(task: str, split: Split, number: int | None = None) -> list[Label
     """For each source a faithful caption and a hallucination by the generator, labels exact."""
     number = number or CONTROLLED_SOURCES[split]
     make = {"person": _persons, "image": _scenes, "audio": _sounds}[task]
-    found: list[Labelled] = []
-    used = 0
-    for source in sources(task, split, 4 * number):
-        pair = make(source)
-        if pair is None:
-            continue
-        used += 1
-        for text, attribute in pair:
-            found.append(
-                Labelled(
-                    task,
-                    split,
-                    "controlled",
-                    source.item.item_id,
-                    source.text,
-                    text,
-                    bool(attribute),
-                    attribute,
-                )
-            )
-        if used == number:
-            break
-    return found
+    pairs = ((source, make(source)) for source in sources(task, split, 4 * number))
+    return [
+        _labelled(task, split, "controlled", source, text, attribute)
+        for source, pair in islice(((s, p) for s, p in pairs if p is not None), number)
+        for text, attribute in pair
+    ]
 
 
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -162,28 +150,13 @@ def _person_of(attributes: Mapping[str, Any]) -> tuple[people.Person, people.Sho
 
 _GENERAL: Final = {
     # Who wears the first wears the second: no hallucination.
-    ("t-shirt", "shirt"),
-    ("polo shirt", "shirt"),
-    ("blouse", "shirt"),
-    ("blazer", "jacket"),
-    ("cardigan", "sweater"),
-    ("hoodie", "sweater"),
-    ("jeans", "trousers"),
-    ("leggings", "trousers"),
-    ("cap", "hat"),
-    ("beanie", "hat"),
+    *(("t-shirt", "shirt"), ("polo shirt", "shirt"), ("blouse", "shirt"), ("blazer", "jacket")),
+    *(("cardigan", "sweater"), ("hoodie", "sweater"), ("jeans", "trousers"), ("cap", "hat")),
+    *(("leggings", "trousers"), ("beanie", "hat")),
 }
 _KINDS: Final = {
     "outer": ("jacket", "coat", "cardigan", "blazer"),
-    "upper": (
-        "t-shirt",
-        "shirt",
-        "polo shirt",
-        "sweater",
-        "hoodie",
-        "tank top",
-        "blouse",
-    ),
+    "upper": ("t-shirt", "shirt", "polo shirt", "sweater", "hoodie", "tank top", "blouse"),
     "lower": ("trousers", "jeans", "shorts", "skirt", "leggings"),
     "shoes": ("trainers", "boots", "leather shoes", "sandals"),
     "bag": ("backpack", "shoulder bag", "handbag", "briefcase", "suitcase"),
@@ -214,14 +187,15 @@ def _persons(source: Source) -> Pair | None:
     mentioned = set(attributes["mentioned"][source.index])
     draws = PersonDraws("labels", source.item.item_id, source.index)
     top = {name for name in mentioned if "." not in name}
-    fewer = {n for n in top if n in ("gender", "outer", "upper") or draws.chance(0.75)}
+    # in one order, since each draws
+    fewer = {n for n in sorted(top) if n in ("gender", "outer", "upper") or draws.chance(0.75)}
     faithful = _written(person, shot, fewer, mentioned, draws)
     if faithful is None or faithful == source.text:
         return None
     if _colour_words(faithful) - _colour_words(source.text) or _darkened(source.text, faithful):
         return None  # "black hair" for "dark hair": more than is said, though of one attribute
     for change in draws.shuffled(_PERSON_CHANGES):
-        changed = change(person, shot, mentioned, draws)
+        changed = _changed_person(change, person, shot, mentioned, draws)
         if changed is None:
             continue
         other_person, other_shot, name = changed
@@ -246,129 +220,88 @@ def _darkened(source: str, text: str) -> bool:
     return bool(re.search(dark, source) and re.search(black, text))
 
 
-PersonChange = tuple[people.Person, people.Shot, str]
+_PERSON_CHANGES: Final = ("colour", "swapped", "kind", "trait", "circumstance", "added garment")
+_WORN: Final[tuple[str, ...]] = (
+    *("outer", "upper", "lower", "shoes", "bag"),
+    *("headwear", "scarf"),
+)
 
 
-def _worn(person: people.Person, mentioned: set[str], draws: PersonDraws) -> str | None:
-    names = [
-        n
-        for n in ("outer", "upper", "lower", "shoes", "bag", "headwear", "scarf")
-        if n in mentioned and getattr(person, n) is not None
-    ]
-    return draws.choice(names) if names else None
-
-
-def _other_colour(
-    person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
-) -> PersonChange | None:
-    name = _worn(person, mentioned, draws)
-    if name is None:
-        return None
-    garment = getattr(person, name)
-    taken = {garment.colour, garment.pattern_colour}
-    colour = draws.choice([c for c in people.COLOURS if c not in taken])
-    return (
-        replace(person, **{name: replace(garment, colour=colour)}),
-        shot,
-        f"{name}.colour",
-    )
-
-
-def _swapped_colours(
-    person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
-) -> PersonChange | None:
-    names = [n for n in ("outer", "upper", "lower", "shoes", "bag") if n in mentioned]
-    names = draws.shuffled([n for n in names if getattr(person, n) is not None])[:2]
-    if len(names) < 2:
-        return None
-    one, two = (getattr(person, n) for n in names)
-    if one.colour == two.colour or one.pattern_colour or two.pattern_colour:
-        return None
-    swapped = replace(
-        person,
-        **{names[0]: replace(one, colour=two.colour), names[1]: replace(two, colour=one.colour)},
-    )
-    return swapped, shot, f"{names[0]}.colour"
-
-
-def _other_kind(
-    person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
-) -> PersonChange | None:
-    name = _worn(person, mentioned, draws)
-    if name is None or name == "scarf":
-        return None
-    garment = getattr(person, name)
-    if garment.kind == "dress":
-        return None
-    kinds = [k for k in _KINDS[name] if k != garment.kind and (garment.kind, k) not in _GENERAL]
-    return (
-        replace(person, **{name: replace(garment, kind=draws.choice(kinds))}),
-        shot,
-        f"{name}.kind",
-    )
-
-
-def _other_trait(
-    person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
-) -> PersonChange | None:
-    options: list[tuple[str, dict[str, Any]]] = [
-        ("gender", {"gender": "man" if person.gender == "woman" else "woman"})
-    ]
-    if "age" in mentioned:
-        ages = [a for a in ("young", "middle-aged", "elderly") if a != person.age]
-        options.append(("age", {"age": draws.choice(ages)}))
-    if "build" in mentioned:
-        options.append(("build", {"build": "heavy" if person.build == "slim" else "slim"}))
-    if "hair" in mentioned and person.hair_style != "bald":
-        colours = [c for c in people.HAIR_COLOURS if c != person.hair_colour]
-        options.append(("hair", {"hair_colour": draws.choice(colours)}))
-    if "glasses" not in mentioned:
-        options.append(("glasses", {"glasses": draws.choice(("glasses", "sunglasses"))}))
-    if "beard" not in mentioned and person.gender == "man":
-        options.append(("beard", {"beard": True}))
-    name, values = draws.choice(options)
-    return replace(person, **values), shot, name
-
-
-def _other_circumstance(
-    person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
-) -> PersonChange | None:
-    name = draws.choice(("background", "light", "view"))
-    values = {
-        "background": people.BACKGROUNDS,
-        "light": people.LIGHTS,
-        "view": ("front", "side", "back"),
-    }[name]
-    here = getattr(shot, name)
-    if name == "view" and name in mentioned and here not in values:
-        return None
-    # Dusk and a warm evening are one to some readers.
-    others = [v for v in values if v != here and {v, here} != {"dusk", "warm"}]
-    changed: dict[str, Any] = {name: draws.choice(others)}
-    return person, replace(shot, **changed), name
-
-
-def _added_garment(
-    person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
-) -> PersonChange | None:
-    names = [n for n in ("lower", "shoes", "bag", "headwear", "scarf") if n not in mentioned]
-    if not names or (person.lower is None and "lower" in names):
-        return None
-    name = draws.choice(names)
-    kind = "scarf" if name == "scarf" else draws.choice(_KINDS[name])
-    garment = people.Garment(kind, draws.choice(tuple(people.COLOURS)))
-    changed: dict[str, Any] = {name: garment}
+def _changed_person(
+    change: str, person: people.Person, shot: people.Shot, mentioned: set[str], draws: PersonDraws
+) -> tuple[people.Person, people.Shot, str] | None:
+    """Person and shot with one attribute changed, and its name; None where this change cannot be."""
+    worn = [n for n in _WORN if n in mentioned and getattr(person, n) is not None]
+    name = draws.choice(worn) if worn and change in ("colour", "kind") else ""
+    garment: people.Garment | None = getattr(person, name) if name else None
+    changed: dict[str, Any]
+    match change:
+        case "colour":
+            if garment is None:
+                return None
+            taken = {garment.colour, garment.pattern_colour}
+            colour = draws.choice([c for c in people.COLOURS if c not in taken])
+            changed = {name: replace(garment, colour=colour)}
+            name = f"{name}.colour"
+        case "swapped":
+            names = draws.shuffled([n for n in worn if n not in ("headwear", "scarf")])[:2]
+            if len(names) < 2:
+                return None
+            one, two = (getattr(person, n) for n in names)
+            if one.colour == two.colour or one.pattern_colour or two.pattern_colour:
+                return None
+            changed = {
+                names[0]: replace(one, colour=two.colour),
+                names[1]: replace(two, colour=one.colour),
+            }
+            name = f"{names[0]}.colour"
+        case "kind":
+            if garment is None or name == "scarf" or garment.kind == "dress":
+                return None
+            worn_kind = garment.kind
+            kinds = [k for k in _KINDS[name] if k != worn_kind and (worn_kind, k) not in _GENERAL]
+            changed = {name: replace(garment, kind=draws.choice(kinds))}
+            name = f"{name}.kind"
+        case "trait":
+            options: list[tuple[str, dict[str, Any]]] = [
+                ("gender", {"gender": "man" if person.gender == "woman" else "woman"})
+            ]
+            if "age" in mentioned:
+                ages = [a for a in ("young", "middle-aged", "elderly") if a != person.age]
+                options.append(("age", {"age": draws.choice(ages)}))
+            if "build" in mentioned:
+                options.append(("build", {"build": "heavy" if person.build == "slim" else "slim"}))
+            if "hair" in mentioned and person.hair_style != "bald":
+                colours = [c for c in people.HAIR_COLOURS if c != person.hair_colour]
+                options.append(("hair", {"hair_colour": draws.choice(colours)}))
+            if "glasses" not in mentioned:
+                options.append(("glasses", {"glasses": draws.choice(("glasses", "sunglasses"))}))
+            if "beard" not in mentioned and person.gender == "man":
+                options.append(("beard", {"beard": True}))
+            name, changed = draws.choice(options)
+        case "circumstance":
+            name = draws.choice(("background", "light", "view"))
+            values: Sequence[str] = {
+                "background": people.BACKGROUNDS,
+                "light": people.LIGHTS,
+                "view": ("front", "side", "back"),
+            }[name]
+            here = getattr(shot, name)
+            if name == "view" and name in mentioned and here not in values:
+                return None
+            # Dusk and a warm evening are one to some readers.
+            others = [v for v in values if v != here and {v, here} != {"dusk", "warm"}]
+            changed = {name: draws.choice(others)}
+            return person, replace(shot, **changed), name
+        case _:
+            names = [n for n in _WORN[2:] if n not in mentioned]
+            if not names or (person.lower is None and "lower" in names):
+                return None
+            name = draws.choice(names)
+            kind = "scarf" if name == "scarf" else draws.choice(_KINDS[name])
+            changed = {name: people.Garment(kind, draws.choice(tuple(people.COLOURS)))}
     return replace(person, **changed), shot, name
 
-
-_PERSON_CHANGES: Final = (
-    _other_colour,
-    _swapped_colours,
-    _other_kind,
-    _other_trait,
-    _other_circumstance,
-    _added_garment,
-)
 
 _COUNTED = r"(?:an?|two|three|a pair of|a couple of|a group of three)"
 
@@ -460,7 +393,7 @@ def _scenes(source: Source) -> Pair | None:
     kept = [g for g in whole.groups if g.label.name in seen]
     if len(kept) < 2 or len(kept) != len(seen):
         return None
-    groups = [_with_colour(g, seen[g.label.name].colour or None) for g in kept]
+    groups = [replace(g, colour=seen[g.label.name].colour or None) for g in kept]
     stated = _related(source.text, list(seen.values()))
     place = {g.label.name: n for n, g in enumerate(groups)}
     relations = tuple(
@@ -493,8 +426,8 @@ def _scenes(source: Source) -> Pair | None:
 
 
 _MORE: Final = (
-    *("dark forest", "snowy", "starry", "moonlight", "wooden floor", "window", "kitchen", "tiled"),
-    "room",
+    *("dark forest", "snowy", "starry", "moonlight", "wooden floor"),
+    *("window", "kitchen", "tiled", "room"),
 )
 """Words of a setting that say more than its other phrases do."""
 
@@ -505,10 +438,6 @@ def _says_more(source: str, text: str) -> bool:
     if not here or _setting(text) != here or here == "snow":
         return False
     return any(word in text and word not in source for word in _MORE)
-
-
-def _with_colour(group: Group, colour: str | None) -> Group:
-    return replace(group, colour=colour)
 
 
 def _changed_scene(
@@ -532,7 +461,7 @@ def _changed_scene(
         case "colour":
             options = [c for c in ("red", "green", "blue", "purple", "pink") if c != group.colour]
             colour = draws.choice(options)
-            groups[number] = _with_colour(group, colour)
+            groups[number] = replace(group, colour=colour)
             shows = lambda text: any(s.colour == colour for s in of(text, group.label.name))  # noqa: E731
         case "count":
             count = draws.choice([c for c in (1, 2, 3) if c != group.count])
@@ -582,33 +511,37 @@ def _changed_scene(
 
 def _attribute_words(text: str) -> Counter[str]:
     """How often a sound caption names each count, loudness and length."""
-    lower = f" {text.lower()} "
-    found: Counter[str] = Counter()
-    for count in (1, 2, 3, 4):
-        words = {sound_captions.TIMES[count], sound_captions.NUMBERS[count]}
-        found[f"count {count}"] = sum(
-            # "three times" is no "three", and "two" no "twice".
-            len(re.findall(rf"\b{w}\b(?! times)", lower))
-            for w in words
-        )
-    for name, ways in sound_captions.LOUD_ADVERBS.items():
-        every = {*ways, *sound_captions.LOUD_ADJECTIVES[name]}
-        found[name] = sum(len(re.findall(rf"\b{w}\b", lower)) for w in every)
-    for name, ways in sound_captions.LENGTH_ADVERBS.items():
-        found[name] = sum(len(re.findall(rf"\b{w}\b", lower)) for w in ways)
-    return +found
+    ways = {
+        # "three times" is no "three", and "two" no "twice".
+        f"count {count}": [
+            rf"{way}\b(?! times)"
+            for way in {sound_captions.TIMES[count], sound_captions.NUMBERS[count]}
+        ]
+        for count in (1, 2, 3, 4)
+    }
+    for name, adverbs in sound_captions.LOUD_ADVERBS.items():
+        ways[name] = [rf"{w}\b" for w in {*adverbs, *sound_captions.LOUD_ADJECTIVES[name]}]
+    for name, adverbs in sound_captions.LENGTH_ADVERBS.items():
+        ways[name] = [rf"{w}\b" for w in adverbs]
+    return +Counter(
+        {
+            name: sum(len(re.findall(rf"\b{way}", text.lower())) for way in those)
+            for name, those in ways.items()
+        }
+    )
 
 
 def _attributes_of(scene: SoundScene) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for event in scene.events:
-        if event.count is not None:
-            found[f"count {event.count}"] += 1
-        if event.loudness in sound_captions.LOUD_ADVERBS:
-            found[event.loudness] += 1
-        if event.length in sound_captions.LENGTH_ADVERBS:
-            found[str(event.length)] += 1
-    return found
+    return Counter(
+        name
+        for event in scene.events
+        for name, is_named in (
+            (f"count {event.count}", event.count is not None),
+            (event.loudness, event.loudness in sound_captions.LOUD_ADVERBS),
+            (str(event.length), event.length in sound_captions.LENGTH_ADVERBS),
+        )
+        if is_named
+    )
 
 
 def _sounds(source: Source) -> Pair | None:

@@ -1,6 +1,9 @@
 """Labels of rewrites: exact where the generator writes them, committed where a reader did, of items apart."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +21,21 @@ def test_each_source_has_a_faithful_caption_and_a_hallucination(task):
     assert all(label.text != label.source for label in labels)
     assert all(bool(label.attribute) == label.hallucinated for label in labels)
     assert labels == controlled(task, "val", 12)
+
+
+def test_labels_are_the_same_in_every_process():
+    """Sets of strings have another order in each."""
+    code = "from lab.evaluation.hallucination_labels import controlled; print(controlled('person', 'val', 4))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
 
 
 def test_a_changed_colour_is_one_that_the_item_does_not_wear_there():
