@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import math
 import re
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -252,14 +250,14 @@ class Entries:
         return pb.DeleteEntriesResponse(deleted=deleted)
 
     async def statistics(self) -> pb.KnowledgeStatistics:
-        """How much is kept; entries that the scan meets twice count once."""
+        """How much is stored; entries that the scan meets twice count once."""
         counted = _Counted()
         async for stored in self._scan():
             await asyncio.to_thread(counted.add, stored)
         return counted.answer()
 
     async def _scan(self) -> AsyncIterator[dict[str, bytes]]:
-        """Everything that is kept, a part at a time."""
+        """Everything that is stored, a part at a time."""
         cursor = 0
         while True:
             cursor, stored = await self._store.scan_knowledge(cursor, SCAN)
@@ -269,49 +267,43 @@ class Entries:
                 return
 
 
-@dataclass(slots=True)
 class _Counted:
-    seen: set[str] = field(default_factory=set)
-    num_bytes: int = 0
-    times: list[float] = field(default_factory=lambda: [math.inf, 0.0])
-    entries: Counter[tuple[str, str]] = field(default_factory=Counter)
-    rewrites: Counter[tuple[str, str]] = field(default_factory=Counter)
-    duplicates: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Sums over entries, each key once."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._bytes = 0
+        self._made_unix_s: list[float] = []
+        self._shares: dict[tuple[str, str], pb.KnowledgeShare] = {}
 
     def add(self, stored: Mapping[str, bytes]) -> None:
-        for key, data in stored.items():
-            if key in self.seen:
-                continue
-            self.seen.add(key)
-            entry = _parsed(key, data)
-            share = entry.model, entry.strategy
-            self.num_bytes += len(data)
-            self.entries[share] += 1
-            self.rewrites[share] += len(entry.rewrites)
-            self.duplicates[share] += sum(r.reason == DUPLICATE for r in entry.rewrites)
+        for key in stored.keys() - self._seen:
+            self._seen.add(key)
+            self._bytes += len(stored[key])
+            entry = _parsed(key, stored[key])
+            share = self._shares.setdefault(
+                (entry.model, entry.strategy),
+                pb.KnowledgeShare(model=entry.model, strategy=entry.strategy),
+            )
+            share.entries += 1
+            share.rewrites += len(entry.rewrites)
+            share.duplicates += sum(r.reason == DUPLICATE for r in entry.rewrites)
             if entry.made_unix_s:
-                self.times[0] = min(self.times[0], entry.made_unix_s)
-                self.times[1] = max(self.times[1], entry.made_unix_s)
+                times = [*self._made_unix_s, entry.made_unix_s]
+                self._made_unix_s = [min(times), max(times)]
 
     def answer(self) -> pb.KnowledgeStatistics:
-        oldest, newest = self.times
+        shares = [share for _, share in sorted(self._shares.items())]
+        without_source = self._shares.get(("", ""))
+        oldest, newest = self._made_unix_s or (0.0, 0.0)
         return pb.KnowledgeStatistics(
-            entries=self.entries.total(),
-            without_source=self.entries["", ""],
-            rewrites=self.rewrites.total(),
-            duplicates=self.duplicates.total(),
-            bytes=self.num_bytes,
-            shares=[
-                pb.KnowledgeShare(
-                    model=share[0],
-                    strategy=share[1],
-                    entries=self.entries[share],
-                    rewrites=self.rewrites[share],
-                    duplicates=self.duplicates[share],
-                )
-                for share in sorted(self.entries)
-            ],
-            oldest_unix_s=oldest if newest else 0.0,
+            entries=len(self._seen),
+            without_source=without_source.entries if without_source else 0,
+            rewrites=sum(share.rewrites for share in shares),
+            duplicates=sum(share.duplicates for share in shares),
+            bytes=self._bytes,
+            shares=shares,
+            oldest_unix_s=oldest,
             newest_unix_s=newest,
         )
 
@@ -403,9 +395,9 @@ def _checked_key(entry: pb.KnowledgeEntry, *, field: str) -> str:
     return task_of(item, field=field).key(entry.model)
 
 
-def _at_most(value: int, most: int, name: str) -> int:
-    if value > most:
-        raise InvalidField(f"{name} is {value}, allowed: ≤ {most}", field=name)
+def _at_most(value: int, maximum: int, name: str) -> int:
+    if value > maximum:
+        raise InvalidField(f"{name} is {value}, allowed: ≤ {maximum}", field=name)
     return value
 
 

@@ -47,7 +47,7 @@ TOP_K: Final = 64
 _FORMAT: Final = 1
 """Of the converted model in the cache; raise it when the conversion changes."""
 MODEL_NAME: Final = f"smollm2-{MODELS['smollm2'].sha256[:12]}-{_FORMAT}"
-"""Folder of the converted model and name in the keys of what is kept."""
+"""Folder of the converted model and name in the keys of what is stored."""
 
 
 class GenerationCancelled(SemlinkError):
@@ -110,7 +110,7 @@ class _Row:
 class LanguageModel:
     """A causal language model that samples continuations.
 
-    ``name`` identifies weights and format, for keys of what is kept.
+    ``name`` identifies weights and format, for keys of what is stored.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, device: str = "cpu") -> None:
@@ -244,10 +244,10 @@ class LanguageModel:
     def _checked(self, request: GenerationRequest, index: int, before: int) -> list[int]:
         """The prompt's tokens, which follow ``before`` others. Raises InvalidField."""
         tokens = self._tokens(request.prompt)
-        most = min(PROMPT_SIZES[-1], self._context - before - request.max_new_tokens)
-        if not 1 <= len(tokens) <= most:
+        longest = min(PROMPT_SIZES[-1], self._context - before - request.max_new_tokens)
+        if not 1 <= len(tokens) <= longest:
             raise InvalidField(
-                f"requests[{index}].prompt has {len(tokens)} tokens, allowed: 1…{most}",
+                f"requests[{index}].prompt has {len(tokens)} tokens, allowed: 1…{longest}",
                 field=f"requests[{index}].prompt",
             )
         if request.num_samples < 1 or request.max_new_tokens < 1 or not request.temperature > 0:
