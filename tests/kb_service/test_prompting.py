@@ -1,5 +1,8 @@
 """Prompt strategies and their text: of the embedded model's template, of others, of models without any."""
 
+import subprocess
+import sys
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -140,3 +143,9 @@ def test_a_template_that_rewrites_the_past_is_refused():
     with pytest.raises(InvalidField, match="endpoint") as caught:
         text.request(STRATEGIES["few-shot"].shared, "Rewrite: A bus.")
     assert caught.value.field == "SEMLINK_LLM_MODEL"
+
+
+def test_prompting_imports_neither_the_filter_nor_torch():
+    code = "import sys, kb_service.prompting; print({'kb_service.filtering', 'torch'} & {*sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "set()"
