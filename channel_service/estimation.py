@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 import torch
 
-from semlink.links import BLOCK_SLOTS, stable_seed
+from semlink.decibels import db_to_lin
+from semlink.grid import BLOCK_SLOTS
+from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2 as pb
 
 CSI_RS_PER_SUBBAND: Final = 6
@@ -39,7 +41,7 @@ def least_squares(
     ``[num_users, num_reports]``.
     """
     rng = np.random.Generator(np.random.Philox(key=stable_seed("csi-rs", config.seed, block_index)))
-    level = 1 / (CSI_RS_PER_SUBBAND * 10 ** (config.snr_db / 10))
+    level = 1 / (CSI_RS_PER_SUBBAND * db_to_lin(config.snr_db))
     parts = rng.standard_normal((*h.shape, 2), dtype=np.float32) * math.sqrt(level / 2)
     noise = torch.view_as_complex(torch.from_numpy(parts)).to(h.device)
     # The mean power of n complex Gaussian elements is Gamma(n)/n distributed.

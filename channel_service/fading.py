@@ -28,14 +28,14 @@ from sionna.phy.channel import gen_single_sector_topology
 from sionna.phy.channel.tr38901 import CDL, ChannelCoefficientsGenerator, PanelArray, UMa, UMi
 
 from semlink.errors import InvalidField
-from semlink.links import (
+from semlink.grid import (
     BLOCK_SLOTS,
     NUM_SUBBANDS,
     SLOT_SECONDS,
     SUBCARRIER_SPACING_HZ,
     SUBCARRIERS_PER_SUBBAND,
-    stable_seed,
 )
+from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2 as pb
 
 DELAY_SPREAD_S: Final = 100e-9

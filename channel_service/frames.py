@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND, link_id_of, validate_link
-from semlink.semantics.headers import parse_header
+from semlink.grid import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND
+from semlink.links import link_id_of, validate_link
+from semlink.semantics.headers import is_digital, parse_header
 from semlink.signal.coding import constellation, scheme_of
 from semlink.v1 import channel_pb2, common_pb2
 from semlink.wire import from_wire
@@ -79,7 +80,7 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
             field=f"{field}.symbols",
         )
     header = _check_header(frame, num_elements, field=f"{field}.header")
-    if header.coding:
+    if is_digital(header):
         _check_constellation(symbols, header, field=f"{field}.symbols")
     else:
         _unit_power(

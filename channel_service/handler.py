@@ -23,8 +23,9 @@ from channel_service.mimo_channel import (
 from channel_service.reports import Reports
 from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.errors import InvalidField, SemlinkError, Unavailable
+from semlink.grid import HISTORY_SLOTS
 from semlink.grouping import grouped, run_grouped
-from semlink.links import HISTORY_SLOTS, default_link, link_id_of, slot_of_query, validate_link
+from semlink.links import default_link, link_id_of, slot_of_query, validate_link
 from semlink.services import KnowledgeBaseService, ReceiverService
 from semlink.settings import Settings
 from semlink.signal.csi import content_of, quantizer_for
@@ -34,6 +35,7 @@ from semlink.signal.schemes import check_feedback
 from semlink.store import Store
 from semlink.telemetry import record_degraded, timed
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2
+from semlink.weight_files import Weights
 from semlink.wire import from_wire, to_wire
 
 
@@ -66,8 +68,9 @@ class Channel:
         self._receiver = receiver
         self._store = store
         self._knowledge = knowledge
+        self._weights = settings.weights
         self.blocks = ChannelBlocks(cache_bytes, settings.device)
-        self._reports = Reports(self.blocks, cache_bytes // 16)
+        self._reports = Reports(self.blocks, cache_bytes // 16, settings.weights)
         self._air: MicroBatcher[tuple[CheckedFrame, ...], list[_TransmittedFrame]] = MicroBatcher(
             ThreadExecutor(self._transmit_batch, "channel.air"),
             name="channel.air",
@@ -91,7 +94,7 @@ class Channel:
         Raises InvalidField naming ``config.…``, also for feedback that no quantiser makes, Unavailable without a store.
         """
         validate_link(request.config, field="config")
-        await asyncio.to_thread(check_feedback, request.config, field="config")
+        await asyncio.to_thread(check_feedback, request.config, self._weights, field="config")
         link = channel_pb2.Link(
             link_id=f"l-{secrets.token_urlsafe(12)}", config=request.config, slot=HISTORY_SLOTS
         )
@@ -253,7 +256,10 @@ class Channel:
                 _csi_figures,
             )
         timings = (block_clock.timing(), air_clock.timing())
-        reports = map(_link_report, frames, (sinr_db for _, sinr_db in received), figures)
+        reports = (
+            _link_report(frame, sinr_db, found, self._weights)
+            for frame, (_, sinr_db), found in zip(frames, received, figures, strict=True)
+        )
         transmitted = (
             _TransmittedFrame(samples, report, timings)
             for (samples, _), report in zip(received, reports, strict=True)
@@ -292,7 +298,7 @@ class Channel:
             response.report_slot = usable[-1]
             estimate = self._reports.estimates(config, usable[-1])
             made = self._reports.made_in(config, needed_report_slots(config, slot, 1))
-            csi, _ = decode_reports(config, made, usable)
+            csi, _ = decode_reports(config, made, usable, self._weights)
             response.estimated_magnitude.CopyFrom(_magnitude(estimate[0]))
             response.fed_back_magnitude.CopyFrom(_magnitude(csi[0, -1]))
         return response
@@ -418,13 +424,13 @@ def _csi_figures(
 
 
 def _link_report(
-    frame: CheckedFrame, sinr_db: float, figures: tuple[float, float] | None
+    frame: CheckedFrame, sinr_db: float, figures: tuple[float, float] | None, weights: Weights
 ) -> channel_pb2.LinkReport:
     config = frame.config
     report = channel_pb2.LinkReport(
         snr_db=config.snr_db,
         channel_uses=frame.num_symbols,
-        feedback_bits=quantizer_for(config).bits,
+        feedback_bits=quantizer_for(config, weights).bits,
         header_bytes=len(frame.header),
         post_eq_snr_db=sinr_db,
         slot=frame.slot,

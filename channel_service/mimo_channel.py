@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from channel_service.estimation import ZERO_POWER_ELEMENTS
-from semlink.links import NUM_SUBBANDS, stable_seed
+from semlink.grid import NUM_SUBBANDS
+from semlink.seeds import stable_seed
 from semlink.signal.equalization import lmmse, mean_sinr_db, over_subbands
 from semlink.signal.precoding import noise_power, own_streams_first
 

@@ -17,11 +17,12 @@ from channel_service.estimation import (
     report_slots_of_block,
 )
 from channel_service.fading import ByteBoundedCache, ChannelBlocks, ChannelKey, block_of
-from semlink.links import BLOCK_SLOTS
+from semlink.grid import BLOCK_SLOTS
 from semlink.signal.csi import CsiQuantizer, State, quantizer_for
 from semlink.signal.feedback import scheme_of
 from semlink.telemetry import CSI_REPORTS_REJECTED
 from semlink.v1 import common_pb2 as pb
+from semlink.weight_files import SHIPPED, Weights
 
 CHUNK_REPORTS: Final = 8
 """Reports of a channel block that are made together: one query needs its history, not the whole block."""
@@ -78,8 +79,11 @@ class _Group:
 class Reports:
     """Makes reports; chunks of them are estimated and quantised in one batch and cached. Thread-safe."""
 
-    def __init__(self, blocks: ChannelBlocks, max_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self, blocks: ChannelBlocks, max_bytes: int = 64 << 20, weights: Weights = SHIPPED
+    ) -> None:
         self._blocks = blocks
+        self._weights = weights
         self._groups: ByteBoundedCache[tuple[bytes, int, int], _Group] = ByteBoundedCache(max_bytes)
         self._observed: ByteBoundedCache[tuple[ChannelKey, float, int, int], _Observed] = (
             ByteBoundedCache(max_bytes)
@@ -97,7 +101,7 @@ class Reports:
         if config.feedback.quantizer == "none":
             return []
         period = config.feedback.report_period_slots
-        quantizer, scheme = quantizer_for(config), scheme_of(config)
+        quantizer, scheme = quantizer_for(config, self._weights), scheme_of(config)
         return [
             pb.CsiReport(
                 user=user,
@@ -131,7 +135,10 @@ class Reports:
         if config.feedback.quantizer == "perfect":
             h = self._blocks.slot(config, slot)
             index_of_report = torch.tensor([slot // period])
-            made, place = _encode(quantizer_for(config), h.unsqueeze(1), index_of_report), 0
+            made, place = (
+                _encode(quantizer_for(config, self._weights), h.unsqueeze(1), index_of_report),
+                0,
+            )
         else:
             first = -(-index * BLOCK_SLOTS // period)
             chunk, place = divmod(slot // period - first, CHUNK_REPORTS)
@@ -143,7 +150,7 @@ class Reports:
 
     def _chunk(self, config: pb.LinkConfig, index: int, chunk: int) -> _Payloads:
         """A chunk of a channel block's reports, made when it is not there, and those before it if it rests on them."""
-        quantizer = quantizer_for(config)
+        quantizer = quantizer_for(config, self._weights)
         first, num_reports = chunk, CHUNK_REPORTS
         if quantizer.chained:
             first, num_reports = 0, len(report_slots_of_block(config, index))

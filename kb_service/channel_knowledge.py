@@ -7,7 +7,6 @@ its scenario alone. The one before is kept, so that a refinement can be taken ba
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Mapping
@@ -19,10 +18,12 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from kb_service.generators.base import Antennas, weights_file
+from kb_service.generators.base import Antennas
+from semlink.components import PREDICTORS
 from semlink.errors import NotFound
 from semlink.formats import CHANNEL_KNOWLEDGE, FORMATS, check_format
 from semlink.settings import Settings
+from semlink.weight_files import SHIPPED, Weights
 
 FOLDER: Final = "channel-knowledge"
 BEFORE: Final = ".before"
@@ -44,7 +45,9 @@ class Refinement:
     """False: the shipped weights are others than those it belongs to."""
 
 
-def refined_weights(generator: str, scenario: str) -> Mapping[str, torch.Tensor]:
+def refined_weights(
+    generator: str, scenario: str, weights: Weights = SHIPPED
+) -> Mapping[str, torch.Tensor]:
     """Weights by name that replace a generator's shipped ones on links of a scenario, float32; empty without any."""
     path = _path(generator, scenario)
     try:
@@ -52,7 +55,7 @@ def refined_weights(generator: str, scenario: str) -> Mapping[str, torch.Tensor]
     except FileNotFoundError:
         return {}
     with _lock:
-        return _load(path, made_ns, fingerprint(generator))
+        return _load(path, made_ns, fingerprint(generator, weights))
 
 
 @lru_cache(maxsize=32)
@@ -65,15 +68,10 @@ def _load(path: Path, made_ns: int, base: str) -> Mapping[str, torch.Tensor]:  #
     return {name: tensor.float() for name, tensor in load_file(path).items()}
 
 
-def fingerprint(generator: str) -> str:
-    """Identifies the shipped weights of a generator for the default antennas; "" without any."""
-    path = weights_file(Settings().weights_dir, generator, Antennas())
-    return _digest(path, path.stat().st_mtime_ns) if path.is_file() else ""
-
-
-@lru_cache(maxsize=16)
-def _digest(path: Path, made_ns: int) -> str:  # noqa: ARG001 - the key of the cache
-    return hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
+def fingerprint(generator: str, weights: Weights = SHIPPED) -> str:
+    """Identifies the weights of a generator for the default antennas; "" without any."""
+    name = PREDICTORS.get(generator).weights_file(Antennas().num_tx_ant, Antennas().num_rows)
+    return weights.digest(name, made_by="") if name in weights else ""
 
 
 def keep(
@@ -85,7 +83,7 @@ def keep(
     for kind in (".safetensors", ".json"):
         if path.with_suffix(kind).is_file():
             path.with_suffix(kind).replace(_before(path).with_suffix(kind))
-    own = {"format": FORMATS[CHANNEL_KNOWLEDGE], BASE: fingerprint(generator)}
+    own = {"format": FORMATS[CHANNEL_KNOWLEDGE], BASE: fingerprint(generator, Settings().weights)}
     # what says whom it belongs to first: nobody reads it without the weights
     path.with_suffix(".json").write_text(json.dumps({**metadata, **own}, indent=1) + "\n")
     part = path.with_suffix(".part")
@@ -129,7 +127,7 @@ def refinements() -> list[Refinement]:
                 scenario,
                 metadata,
                 _before(path).is_file(),
-                metadata[BASE] == fingerprint(generator),
+                metadata[BASE] == fingerprint(generator, Settings().weights),
             )
         )
     return found

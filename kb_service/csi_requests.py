@@ -26,8 +26,9 @@ class CsiRequests:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
+        self._weights = settings.weights
         self._batcher = MicroBatcher(
-            ThreadExecutor(_predict, "knowledge.predict"),
+            ThreadExecutor(self._predict, "knowledge.predict"),
             name="knowledge.predict",
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
@@ -41,7 +42,7 @@ class CsiRequests:
         """
         items = list(request.items)
         for i, item in enumerate(items):
-            _check(item, field=f"items[{i}]")
+            self._check(item, field=f"items[{i}]")
         wanted = [(item.link_id, needed_report_slots(item.config, item.slot)) for item in items]
         try:
             with timed("knowledge.reports"):
@@ -62,17 +63,15 @@ class CsiRequests:
         """Finish what waits and give the thread back."""
         await self._batcher.drain()
 
+    def _check(self, item: pb.PredictCsiItem, *, field: str) -> None:
+        validate_link(item.config, field=f"{field}.config")
+        if item.predictor:
+            predictor_named(item.predictor, item.config, self._weights, field=f"{field}.predictor")
+        if item.slot < 0:
+            raise InvalidField(f"{field}.slot is {item.slot}, allowed: ≥ 0", field=f"{field}.slot")
 
-def _check(item: pb.PredictCsiItem, *, field: str) -> None:
-    validate_link(item.config, field=f"{field}.config")
-    if item.predictor:
-        predictor_named(item.predictor, item.config, field=f"{field}.predictor")
-    if item.slot < 0:
-        raise InvalidField(f"{field}.slot is {item.slot}, allowed: ≥ 0", field=f"{field}.slot")
-
-
-def _predict(
-    work: list[tuple[pb.PredictCsiItem, list[common_pb2.CsiReport]]],
-) -> list[pb.PredictedCsi]:
-    items, reports = zip(*work, strict=True)
-    return predict_items(items, reports)
+    def _predict(
+        self, work: list[tuple[pb.PredictCsiItem, list[common_pb2.CsiReport]]]
+    ) -> list[pb.PredictedCsi]:
+        items, reports = zip(*work, strict=True)
+        return predict_items(items, reports, self._weights)

@@ -24,7 +24,7 @@ from kb_service.llm import Dialogue, GenerationCancelled
 from kb_service.prompting import Turn
 from semlink.errors import Unavailable
 from semlink.hosts import httpx_options
-from semlink.links import stable_seed
+from semlink.seeds import stable_seed
 from semlink.settings import SecretUrl, without_secrets
 from semlink.telemetry import logger
 

@@ -62,6 +62,7 @@ class KnowledgeBase:
         )
         self._enrichments = Enrichments(entries, self.queue, self._model)
         self._csi = CsiRequests(store, settings)
+        self._weights = settings.weights
         pipeline = RewritePipeline(
             entries, self.queue, self._model, attribute_filter=attribute_filter
         )
@@ -107,7 +108,7 @@ class KnowledgeBase:
     async def warm_up(self) -> None:
         """Begin to load the LLM without waiting for it: the first time it is converted, which takes half a minute."""
         # after it: the generators read the LLM's converted blocks
-        self.queue.warm_up(load_default_generators)
+        self.queue.warm_up(partial(load_default_generators, self._weights))
 
     async def close(self) -> None:
         """Stop generating between two tokens; answer those who wait; give the threads back. The store stays open."""

@@ -32,8 +32,8 @@ import torch
 
 from kb_service.prompting import TextFormat, Turn
 from semlink.errors import InvalidField, NotFound, SemlinkError
-from semlink.links import stable_seed
 from semlink.models import MODELS, locate
+from semlink.seeds import stable_seed
 
 PROMPT_SIZES: Final = (32, 64, 128, 256, 512, 1024)
 """Tokens to which prompts are padded."""

@@ -1,29 +1,29 @@
 """CSI at the slot of transmission from the reports that the link has brought so far.
 
-A predictor sees reconstructed reports only. Three are linear; the others are trained generators
-(:mod:`kb_service.generators`), loaded when they are first needed. :func:`predict_items` is what the knowledge base
-calls.
+A predictor sees reconstructed reports only. Those of :mod:`kb_service.predictors` serve every link; the others are
+trained generators (:mod:`kb_service.generators`), loaded when they are first needed. :func:`predict_items` is what the
+knowledge base calls.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
 
 import torch
 
 from kb_service.channel_knowledge import refined_weights
-from kb_service.generators import GENERATORS, Antennas, context_of, load_generator, trained_for
-from kb_service.generators.linear import linear_fusion
+from kb_service.generators import Antennas, context_of, load_generator, trained_for
 from kb_service.llm import MODEL_NAME
 from kb_service.predictor_choice import best_predictors
+from kb_service.predictors import CsiPredictor, HoldLast
+from semlink.components import PREDICTORS
 from semlink.errors import InvalidField, NotFound
-from semlink.links import SLOT_SECONDS, default_link
+from semlink.links import default_link
 from semlink.models import cache_dir, locate
-from semlink.signal.csi import content_of, doppler_hz
+from semlink.signal.csi import content_of
 from semlink.signal.feedback import (
     HISTORY_REPORTS,
     DecodedHistory,
@@ -31,151 +31,52 @@ from semlink.signal.feedback import (
     decode_histories,
     report_slots,
 )
-from semlink.signal.tracking import fuse_reports
+from semlink.signal.link import LinkLike
 from semlink.telemetry import record_refused_reports
 from semlink.v1 import common_pb2, knowledge_pb2
+from semlink.weight_files import SHIPPED, Weights
 from semlink.wire import to_wire
 
 CHUNK_USERS: Final = 16
 """Users that a generator computes at once, fewer are filled up: products of one size round alike, whoever is beside."""
-WITHOUT_LLM: Final = ("transformer",)
-"""Generators that need no part of the LLM."""
-
-
-class CsiPredictor(Protocol):
-    """From a history of reports to the CSI of a later slot."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in requests."""
-        ...
-
-    def predict(
-        self,
-        history: torch.Tensor,
-        present: torch.Tensor,
-        age_slots: torch.Tensor,
-        config: common_pb2.LinkConfig,
-    ) -> torch.Tensor:
-        """CSI of every user in the slot of transmission, up to a common phase of each user.
-
-        ``history``: complex64 ``[batch, num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``, oldest
-        first; ``present``: bool ``[batch, num_users, num_reports]``, False where a report is missing;
-        ``age_slots``: int64 ``[batch, num_reports]``, slot of transmission − slot of the report. Of ``config`` only
-        what the transmitter knows is read: speed and carrier. Returns complex64 ``[batch, num_users, num_subbands,
-        num_rx_ant, num_tx_ant]``, zeros for a user without any report. Items do not influence each other.
-        """
-        ...
-
-
-def newest_report(history: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """The last report that is there, zeros where there is none: ``[batch, num_users, …]``."""
-    positions = torch.arange(1, present.shape[2] + 1, device=present.device)
-    last = (present * positions).amax(2)
-    index = (
-        (last - 1).clamp_min(0)[..., None, None, None, None].expand(-1, -1, 1, *history.shape[3:])
-    )
-    newest = history.gather(2, index).squeeze(2)
-    return torch.where((last > 0)[..., None, None, None], newest, torch.zeros_like(newest))
-
-
-class HoldLast:
-    """``hold-last``: the newest report as it is."""
-
-    name = "hold-last"
-
-    def predict(
-        self,
-        history: torch.Tensor,
-        present: torch.Tensor,
-        age_slots: torch.Tensor,  # noqa: ARG002
-        config: common_pb2.LinkConfig,  # noqa: ARG002
-    ) -> torch.Tensor:
-        """See :class:`CsiPredictor`."""
-        return newest_report(history, present)
-
-
-class Wiener:
-    """``wiener``: the linear MMSE combination of the last reports, :func:`kb_service.generators.linear.linear_fusion`.
-
-    Each report has phases of its own (:class:`semlink.signal.csi.layers.Content`): it is first turned to agree
-    with the newest one.
-    """
-
-    name = "wiener"
-
-    def predict(
-        self,
-        history: torch.Tensor,
-        present: torch.Tensor,
-        age_slots: torch.Tensor,
-        config: common_pb2.LinkConfig,
-    ) -> torch.Tensor:
-        """See :class:`CsiPredictor`."""
-        reference = newest_report(history, present)
-        reports = torch.where(present[..., None, None, None], history, torch.zeros_like(history))
-        reports = content_of(config).phase_aligned(reports, reference.unsqueeze(2)).flatten(3)
-        turns = math.pi * doppler_hz(config) * SLOT_SECONDS * age_slots.double()[:, None]
-        weights = linear_fusion(reports, present, turns.expand(present.shape)).weights
-        csi: torch.Tensor = (weights[..., None].to(reports.dtype) * reports).sum(2)
-        return csi.view_as(reference)
-
-
-class Kalman:
-    """``kalman``: what the transmitter does by itself with reports that have memory, offered for all.
-
-    :func:`semlink.signal.tracking.fuse_reports` of reports that stand for themselves; a tracked channel (memory
-    "predictive") is taken as it is, since all earlier reports are in it.
-    """
-
-    name = "kalman"
-
-    def predict(
-        self,
-        history: torch.Tensor,
-        present: torch.Tensor,
-        age_slots: torch.Tensor,
-        config: common_pb2.LinkConfig,
-    ) -> torch.Tensor:
-        """See :class:`CsiPredictor`."""
-        if config.feedback.memory == "predictive":
-            return newest_report(history, present)
-        content = content_of(config)
-        return fuse_reports(history, present, age_slots, doppler_hz(config), content)
+HOLD_LAST: Final = HoldLast()
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A trained generator of :data:`kb_service.generators.GENERATORS`, for reports of one row at 16 ports.
+    """A trained predictor (:func:`semlink.components.register_predictor`), for reports that ``weights`` has it for.
 
     ``site``: a scenario whose refined weights are used (:mod:`kb_service.channel_knowledge`), "" for the shipped ones.
     """
 
     name: str
     site: str = ""
+    weights: Weights = SHIPPED
 
     @property
     def source(self) -> str:
         """What answers say of it."""
         return f"{self.name}+{self.site}" if self.site else self.name
 
-    def check(self, config: common_pb2.LinkConfig, *, field: str = "predictor") -> None:
+    def check(self, config: LinkLike, *, field: str = "predictor") -> None:
         """Raise InvalidField where there are no weights for such a link."""
         if not self.fits(config):
             raise InvalidField(
                 f"{field} is {self.name!r}, which has no weights for content "
                 f"{config.feedback.content or 'layers'}, {config.num_tx_ant} ports and {config.num_layers} layers, "
-                f"allowed here: {', '.join(LINEAR)}",
+                f"allowed here: {', '.join(untrained_predictors())}",
                 field=field,
             )
 
-    def fits(self, config: common_pb2.LinkConfig) -> bool:
+    def fits(self, config: LinkLike) -> bool:
         """Whether there are weights for such a link."""
-        return config.feedback.content != "channel" and trained_for(self.name, _antennas(config))
+        return config.feedback.content != "channel" and trained_for(
+            self.name, _antennas(config), self.weights
+        )
 
     def problem(self) -> str:
         """Why it cannot answer at once: the LLM is not installed, or not converted yet. "" if it can."""
-        if self.name in WITHOUT_LLM or (cache_dir() / MODEL_NAME).is_dir():
+        if not PREDICTORS.get(self.name).needs_llm or (cache_dir() / MODEL_NAME).is_dir():
             return ""
         try:
             locate("smollm2")
@@ -188,7 +89,7 @@ class Generated:
         history: torch.Tensor,
         present: torch.Tensor,
         age_slots: torch.Tensor,
-        config: common_pb2.LinkConfig,
+        config: LinkLike,
     ) -> torch.Tensor:
         """See :class:`CsiPredictor`. Raises InvalidField for other antennas, NotFound without the LLM's package."""
         content = content_of(config)
@@ -211,8 +112,8 @@ class Generated:
         antennas: Antennas,
     ) -> torch.Tensor:
         """As :meth:`kb_service.generators.ChannelGenerator.forward`, ``CHUNK_USERS`` users at a time."""
-        generator = load_generator(self.name, antennas)
-        refined = dict(refined_weights(self.name, self.site)) if self.site else {}
+        generator = load_generator(self.name, antennas, weights=self.weights)
+        refined = dict(refined_weights(self.name, self.site, self.weights)) if self.site else {}
         parts = []
         with torch.inference_mode():
             for chunk in zip(
@@ -233,40 +134,52 @@ def _filled(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, torch.zeros((missing, *x.shape[1:]), dtype=x.dtype)]) if missing else x
 
 
-def _antennas(config: common_pb2.LinkConfig) -> Antennas:
+def _antennas(config: LinkLike) -> Antennas:
     return Antennas(config.num_tx_ant, config.num_layers)
 
 
-LINEAR: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
-    {predictor.name: predictor for predictor in (HoldLast(), Wiener(), Kalman())}
-)
-"""For any link; the others are for links that they have weights for."""
 TRAINED_PERIOD_SLOTS: Final = 10
 TRAINED_AGE_SLOTS: Final = 14
 TRAINED_SPEED_MPS: Final = 60.0 / 3.6 + 1e-3
 """The longest, oldest and fastest of the histories that generators were trained on
 (lab.training.csi_history_dataset)."""
-PREDICTORS: Final[Mapping[str, CsiPredictor]] = MappingProxyType(
-    {**LINEAR, **{name: Generated(name) for name in GENERATORS}}
-)
 
 
-def predictors_for(config: common_pb2.LinkConfig) -> dict[str, CsiPredictor]:
+@lru_cache(maxsize=64)
+def predictor_of(name: str, weights: Weights = SHIPPED) -> CsiPredictor:
+    """The registered predictor of that name. Raises InvalidField for an unknown one."""
+    spec = PREDICTORS.get(name)
+    if spec.trained:
+        return Generated(name, weights=weights)
+    predictor: CsiPredictor = spec.load()()
+    return predictor
+
+
+def untrained_predictors() -> dict[str, CsiPredictor]:
+    """The predictors for any link; the others are for links that they have weights for."""
+    return {spec.name: predictor_of(spec.name) for spec in PREDICTORS.entries if not spec.trained}
+
+
+def predictors_for(config: LinkLike, weights: Weights = SHIPPED) -> dict[str, CsiPredictor]:
     """Every predictor that can serve a (validated) link."""
+    every = {name: predictor_of(name, weights) for name in PREDICTORS.names}
     return {
         name: predictor
-        for name, predictor in PREDICTORS.items()
+        for name, predictor in every.items()
         if not isinstance(predictor, Generated) or predictor.fits(config)
     }
 
 
 def predictor_named(
-    name: str, config: common_pb2.LinkConfig, *, field: str = "predictor"
+    name: str,
+    config: common_pb2.LinkConfig,
+    weights: Weights = SHIPPED,
+    *,
+    field: str = "predictor",
 ) -> CsiPredictor:
     """The predictor of that name. Raises InvalidField for an unknown one, and for one that cannot serve the link."""
-    predictor = PREDICTORS.get(name)
-    if predictor is None:
-        raise InvalidField(f"{field} is {name!r}, allowed: {', '.join(PREDICTORS)}", field=field)
+    PREDICTORS.get(name, field=field)
+    predictor = predictor_of(name, weights)
     if isinstance(predictor, Generated):
         predictor.check(config, field=field)
         return _at_site(predictor, config)
@@ -286,7 +199,7 @@ def familiar(config: common_pb2.LinkConfig, age_slots: int) -> bool:
 
 
 def default_predictor(
-    config: common_pb2.LinkConfig, age_slots: int
+    config: common_pb2.LinkConfig, age_slots: int, weights: Weights = SHIPPED
 ) -> tuple[CsiPredictor, tuple[str, ...]]:
     """Who answers for a (validated) link when nobody is named, and why those that would be better cannot.
 
@@ -294,8 +207,8 @@ def default_predictor(
     itself only for links like those that it was trained on (:func:`familiar`).
     """
     problems: list[str] = []
-    for name in best_predictors(config, age_slots):
-        predictor = PREDICTORS.get(name)
+    for name in _registered(best_predictors(config, age_slots, weights)):
+        predictor = predictor_of(name, weights)
         if isinstance(predictor, Generated):
             if not (predictor.fits(config) and familiar(config, age_slots)):
                 continue
@@ -303,26 +216,30 @@ def default_predictor(
                 problems.append(f"{name} would be better here: {problem}")
                 continue
             return _at_site(predictor, config), tuple(problems)
-        if predictor is not None:
-            return predictor, tuple(problems)
-    return LINEAR["hold-last"], tuple(problems)
+        return predictor, tuple(problems)
+    return HOLD_LAST, tuple(problems)
+
+
+def _registered(names: Iterable[str]) -> Iterator[str]:
+    """Those of ``names`` that there are: the table may name a plug-in's."""
+    return (name for name in names if name in PREDICTORS.names)
 
 
 def _at_site(predictor: Generated, config: common_pb2.LinkConfig) -> Generated:
     """With weights that were refined on links of this scenario, if there are any."""
-    refined = refined_weights(predictor.name, config.scenario)
-    return Generated(predictor.name, config.scenario) if refined else predictor
+    refined = refined_weights(predictor.name, config.scenario, predictor.weights)
+    return replace(predictor, site=config.scenario) if refined else predictor
 
 
-def load_default_generators() -> None:
+def load_default_generators(weights: Weights = SHIPPED) -> None:
     """Load what the defaults of the default link may need, so that no query waits for it."""
     config = default_link()
-    for name in best_predictors(config, config.feedback.delay_slots):
-        predictor = PREDICTORS.get(name)
+    for name in _registered(best_predictors(config, config.feedback.delay_slots, weights)):
+        predictor = predictor_of(name, weights)
         if not isinstance(predictor, Generated):
             return
         if predictor.fits(config) and not predictor.problem():
-            load_generator(name, _antennas(config))
+            load_generator(name, _antennas(config), weights=weights)
             return
 
 
@@ -375,6 +292,7 @@ class _PredictionState:
 def predict_items(
     items: Sequence[knowledge_pb2.PredictCsiItem],
     reports: Sequence[Sequence[common_pb2.CsiReport]],
+    weights: Weights = SHIPPED,
 ) -> list[knowledge_pb2.PredictedCsi]:
     """Predicted CSI of every item, in their order, from the reports of each item's link.
 
@@ -386,14 +304,15 @@ def predict_items(
     """
     slots = [report_slots(item.config, item.slot, HISTORY_REPORTS) for item in items]
     chosen = [
-        _chosen(item, due, f"items[{i}].predictor")
+        _chosen(item, due, weights, f"items[{i}].predictor")
         for i, (item, due) in enumerate(zip(items, slots, strict=True))
     ]
     decoded = decode_histories(
         [
             ReportHistory(item.config, link_reports, due, item.link_id)
             for item, link_reports, due in zip(items, reports, slots, strict=True)
-        ]
+        ],
+        weights,
     )
     states = [
         _PredictionState(item, due, history, *choice)
@@ -412,14 +331,14 @@ def predict_items(
 
 
 def _chosen(
-    item: knowledge_pb2.PredictCsiItem, slots: Sequence[int], field: str
+    item: knowledge_pb2.PredictCsiItem, slots: Sequence[int], weights: Weights, field: str
 ) -> tuple[CsiPredictor, tuple[str, ...]]:
     if item.predictor:
-        chosen = predictor_named(item.predictor, item.config, field=field)
-        return (LINEAR["hold-last"] if _is_bound(item) else chosen), ()
+        chosen = predictor_named(item.predictor, item.config, weights, field=field)
+        return (HOLD_LAST if _is_bound(item) else chosen), ()
     if not slots or _is_bound(item):
-        return LINEAR["hold-last"], ()
-    return default_predictor(item.config, item.slot - slots[-1])
+        return HOLD_LAST, ()
+    return default_predictor(item.config, item.slot - slots[-1], weights)
 
 
 def _is_bound(item: knowledge_pb2.PredictCsiItem) -> bool:

@@ -14,10 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Self
 
-from semlink.errors import NotFound
-from semlink.settings import Settings
 from semlink.signal.csi import content_of
-from semlink.v1 import common_pb2
+from semlink.signal.link import LinkLike
+from semlink.weight_files import SHIPPED, Weights
 
 FILE_NAME: Final = "predictors.json"
 WALKING_KMH: Final = 1.5
@@ -38,7 +37,7 @@ class Setting:
     age_slots: int
 
     @classmethod
-    def from_config(cls, config: common_pb2.LinkConfig, age_slots: int) -> Self:
+    def from_config(cls, config: LinkLike, age_slots: int) -> Self:
         """The setting of a (validated) link whose newest usable report is ``age_slots`` old."""
         feedback = config.feedback
         return cls(
@@ -78,29 +77,26 @@ class Choice:
 
 
 def best_predictors(
-    config: common_pb2.LinkConfig, age_slots: int, weights_dir: Path | None = None
+    config: LinkLike, age_slots: int, weights: Weights = SHIPPED
 ) -> tuple[str, ...]:
     """Names of predictors at the nearest setting of the table, best first.
 
     ``config``: a validated link; ``age_slots``: slot of transmission − slot of the newest usable report. Raises
     NotFound where there is no table.
     """
-    return _nearest(weights_dir or Settings().weights_dir, Setting.from_config(config, age_slots))
+    return _nearest(weights, Setting.from_config(config, age_slots))
 
 
 @lru_cache(maxsize=4096)
-def _nearest(weights_dir: Path, setting: Setting) -> tuple[str, ...]:
-    return min(_choices(weights_dir), key=lambda choice: choice.setting.distance(setting)).ranking
+def _nearest(weights: Weights, setting: Setting) -> tuple[str, ...]:
+    return min(_choices(weights), key=lambda choice: choice.setting.distance(setting)).ranking
 
 
-@lru_cache(maxsize=4)
-def _choices(weights_dir: Path) -> tuple[Choice, ...]:
-    path = weights_dir / FILE_NAME
-    if not path.is_file():
-        raise NotFound(
-            f"{path} is not there; make it with `python -m lab.training.select_predictor`",
-            field="predictor",
-        )
+def _choices(weights: Weights) -> tuple[Choice, ...]:
+    return weights.load(FILE_NAME, _read, made_by="python -m lab.training.select_predictor")
+
+
+def _read(path: Path) -> tuple[Choice, ...]:
     return tuple(choice_of(entry) for entry in json.loads(path.read_text())["choices"])
 
 

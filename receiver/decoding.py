@@ -9,18 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
+from semlink.grid import NUM_SUBBANDS
 from semlink.grouping import run_grouped
-from semlink.links import NUM_SUBBANDS
-from semlink.semantics.codec import load_codec
-from semlink.semantics.digital import load_source_coder
 from semlink.semantics.encoders import num_components
 from semlink.semantics.headers import parse_header
-from semlink.semantics.heads import FEATURE_DIM
-from semlink.semantics.message import decode_message
+from semlink.semantics.message import load_message_codec
 from semlink.semantics.spaces import space_of
-from semlink.signal.coding import demodulate, scheme_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
+from semlink.signal.layer_mapping import demap_layers, per_symbol
 from semlink.v1 import channel_pb2, receiver_pb2
+from semlink.weight_files import SHIPPED, Weights
 from semlink.wire import from_wire
 
 
@@ -97,33 +95,30 @@ def check_frame(frame: receiver_pb2.ReceivedFrame, *, field: str) -> Samples:
     return Samples(header, data, pilots, frame.pilot_length, noise)
 
 
-def decode(batch: list[Samples], device: torch.device) -> list[Decoded]:
+def decode(batch: list[Samples], device: torch.device, weights: Weights = SHIPPED) -> list[Decoded]:
     """Equalise and decode frames; those of equal shape go through together."""
-    return run_grouped(batch, lambda s: s.shape, lambda alike: _decode_alike(alike, device))
+    return run_grouped(
+        batch, lambda s: s.shape, lambda alike: _decode_alike(alike, device, weights)
+    )
 
 
-def _decode_alike(frames: list[Samples], device: torch.device) -> list[Decoded]:
+def _decode_alike(frames: list[Samples], device: torch.device, weights: Weights) -> list[Decoded]:
     header = frames[0].header
     num_symbols, num_layers = header.symbols, header.num_layers
     data, pilots, noise = (
         torch.from_numpy(np.stack(arrays)).to(device)
         for arrays in zip(*((f.data, f.pilots, f.noise) for f in frames), strict=True)
     )
-    weights, sinr = lmmse(pilots, noise_variance(noise), num_layers, frames[0].pilot_length)
-    symbols = equalize(data, weights)
-    subband = torch.arange(data.shape[-1], device=device) % NUM_SUBBANDS
-    # symbol j of the message went to layer j mod L of resource element j // L
-    in_order = symbols.transpose(1, 2).flatten(1)[:, :num_symbols]
-    sinr_in_order = sinr[:, subband].flatten(1)[:, :num_symbols]
+    equalizer, sinr = lmmse(pilots, noise_variance(noise), num_layers, frames[0].pilot_length)
+    symbols = equalize(data, equalizer)
+    in_order = demap_layers(symbols, num_symbols)
+    sinr_in_order = per_symbol(sinr, num_symbols)
     space = space_of(header.corpus)
-    if header.coding:
-        feature, erased = _decode_digital(header, space, in_order, 1.0 / sinr_in_order)
-        components = feature[:, None]
-    else:
-        count = num_components(space) if header.prototypes else 1
-        codec = load_codec(space, device=device)
-        components = decode_message(codec, in_order, 1.0 / sinr_in_order, count)
-        erased = torch.zeros(len(frames), dtype=torch.bool)
+    count = num_components(space) if header.prototypes else 1
+    codec = load_message_codec(header.coding or "jscc", space, device, weights)
+    components, erased = codec.decode(
+        in_order, 1.0 / sinr_in_order, header.modality, count, header.mcs
+    )
     snr_db = 10.0 * sinr_in_order.log10().mean(dim=1)
     return [
         Decoded(f, snr, lost)
@@ -131,19 +126,3 @@ def _decode_alike(frames: list[Samples], device: torch.device) -> list[Decoded]:
             components.cpu().numpy(), snr_db.tolist(), erased.tolist(), strict=True
         )
     ]
-
-
-def _decode_digital(
-    header: channel_pb2.FrameHeader,
-    space: str,
-    symbols: torch.Tensor,
-    noise_variance: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features ``[batch, feature_size]``, zero where the CRC fails, and bool ``[batch]``: where it does."""
-    scheme = scheme_of(header.mcs, header.symbols)
-    payload, passed = demodulate(symbols, noise_variance, scheme)
-    feature = torch.zeros(len(symbols), FEATURE_DIM, device=symbols.device)
-    if bool(passed.any()):
-        coder = load_source_coder(space, header.coding, symbols.device)
-        feature[passed] = coder.decode(payload[passed], header.modality)
-    return feature, ~passed

@@ -61,7 +61,7 @@ class Receiver:
     def __init__(self, settings: Settings) -> None:
         self._decoder: MicroBatcher[Samples, Noted[Decoded]] = batched(
             "receiver.decode",
-            partial(decode, device=torch.device(settings.device)),
+            partial(decode, device=torch.device(settings.device), weights=settings.weights),
             max_batch=256,
             max_queue=settings.max_queue,
         )

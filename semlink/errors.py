@@ -42,3 +42,7 @@ class Overloaded(SemlinkError):
 
 class CorruptTensor(SemlinkError):
     """Bytes that fail their checksum, shape or dtype: gRPC DATA_LOSS, HTTP 502."""
+
+
+class CorruptModel(SemlinkError):
+    """A file of weights that is damaged or not the pinned one: it must not be read."""

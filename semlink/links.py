@@ -11,6 +11,7 @@ import numpy as np
 
 from semlink.errors import InvalidField
 from semlink.fields import Spec, check, check_range, described
+from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS, MAX_BITS, MAX_LAYERS
 from semlink.quantizers import (
     CONTENTS,
     MEMORIES,
@@ -20,24 +21,14 @@ from semlink.quantizers import (
     quantizer_spec,
 )
 from semlink.scenarios import SCENARIOS, Scenario
+from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2 as pb
 
 PowerAllocation = Literal["equal", "water-filling"]
 POWER_ALLOCATIONS: Final[tuple[PowerAllocation, ...]] = get_args(PowerAllocation)
 NUM_TX_ANT: Final = (1, 2, 4, 8, 16, 32)
 NUM_RX_ANT: Final = (1, 2, 4)
-MAX_LAYERS: Final = 4
 MAX_USERS: Final = 8
-MAX_BITS: Final = 1024
-
-SLOT_SECONDS: Final = 1e-3
-NUM_SUBBANDS: Final = 8
-SUBCARRIERS_PER_SUBBAND: Final = 72
-"""6 physical resource blocks of 12 subcarriers."""
-SUBCARRIER_SPACING_HZ: Final = 15e3
-BLOCK_SLOTS: Final = 1024
-HISTORY_SLOTS: Final = 128
-"""Slots of a block that are past before a query may use it, so that no query meets a cold link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,12 +267,6 @@ def link_id_of(config: pb.LinkConfig) -> str:
     """The id of a link by value: a content hash of its configuration."""
     digest = hashlib.blake2b(config.SerializeToString(deterministic=True), digest_size=12)
     return f"v-{digest.hexdigest()}"
-
-
-def stable_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on every part and on nothing else, the same on every machine."""
-    text = "\x1f".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def slot_of_query(config: pb.LinkConfig, query_seed: int) -> int:

@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from semlink.components import CODECS, FUSIONS, PRECODERS, PREDICTORS
 from semlink.errors import InvalidField
-from semlink.predictor_weights import predictor_weights, trained_antennas
-from semlink.settings import current_settings
+from semlink.registry import load_plugins
 from semlink.tasks import TASKS, Task
 from semlink.v1 import common_pb2 as pb
+from semlink.weight_files import SHIPPED, Weights
 
-Fusion = Literal["none", "mean", "similarity", "importance"]
-Coding = Literal["jscc", "separation", "vq-digital"]
 Scoring = Literal["global", "prototypes"]
 Reranking = Literal["none", "neighbours", "weighted-neighbours"]
 Extraction = Literal["none", "tf-idf", "textrank", "itrieval-kd"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 RERANKINGS: tuple[Reranking, ...] = get_args(Reranking)
 EXTRACTIONS: tuple[Extraction, ...] = get_args(Extraction)
-TRAINED_PREDICTORS = ("cdg", "transformer", "llm4cp", "csi-llm")
-"""Predictors that need weights of the link's antennas; the others serve every link."""
 BOUNDS = ("perfect", "none")
 """Quantisers that leave nothing to predict."""
 
@@ -30,8 +27,9 @@ class Method:
     """One row of the method table.
 
     ``rewrites``: LLM rewrites are asked for (SDG). ``filtered``: hallucinations are dropped first (CDFC phase 1).
-    ``fusion``: how the kept rewrites join the source (CDFC phase 2). ``predictor``: who turns reports into the CSI
-    of the slot; "" leaves the choice to the knowledge base. ``coding``: how a feature becomes symbols. ``channel``:
+    ``fusion``: how the kept rewrites join the source (CDFC phase 2), "none": not at all. ``predictor``: who turns
+    reports into the CSI of the slot; "" leaves the choice to the knowledge base. ``precoder``: how that CSI becomes a
+    precoder. ``coding``: how a feature becomes symbols. These four are names of :mod:`semlink.components`. ``channel``:
     False hands the feature over as it is. ``extraction``, ``scoring``, ``reranking``: which sentences of a text are
     sent, what is compared at the receiver and whether its first answers are ranked again; a query may choose others.
     ``tasks``: where the method means something.
@@ -43,17 +41,37 @@ class Method:
     available: bool
     rewrites: bool = False
     filtered: bool = True
-    fusion: Fusion = "none"
+    fusion: str = "none"
     predictor: str = "hold-last"
-    coding: Coding = "jscc"
+    precoder: str = "svd-rzf"
+    coding: str = "jscc"
     channel: bool = True
     extraction: Extraction = "none"
     scoring: Scoring = "global"
     reranking: Reranking = "none"
     tasks: tuple[Task, ...] = TASKS
 
+    def __post_init__(self) -> None:
+        of = f"of method {self.name!r}"
+        if self.predictor:
+            PREDICTORS.get(self.predictor, field=f"predictor {of}")
+        if self.fusion != "none":
+            FUSIONS.get(self.fusion, field=f"fusion {of}")
+        PRECODERS.get(self.precoder, field=f"precoder {of}")
+        CODECS.get(self.coding, field=f"coding {of}")
 
-METHODS: dict[str, Method] = {
+
+METHODS: dict[str, Method] = {}
+
+
+def add_method(method: Method) -> None:
+    """Add a row to the table, from a plug-in too. Raises InvalidField for a name that is taken."""
+    if METHODS.get(method.name, method) != method:
+        raise InvalidField(f"method {method.name!r} is in the table already", field="name")
+    METHODS[method.name] = method
+
+
+METHODS |= {
     method.name: method
     for method in (
         Method(
@@ -172,6 +190,8 @@ def method_named(name: str, *, field: str = "method") -> Method:
 
     Which tasks it serves is for the caller to check: see :func:`check_task`.
     """
+    if name not in METHODS:
+        load_plugins()
     method = METHODS.get(name)
     if method is None or not method.available:
         offered = ", ".join(m.name for m in METHODS.values() if m.available)
@@ -180,19 +200,22 @@ def method_named(name: str, *, field: str = "method") -> Method:
     return method
 
 
-def check_link(method: Method, config: pb.LinkConfig, *, field: str = "link") -> None:
+def check_link(
+    method: Method, config: pb.LinkConfig, weights: Weights = SHIPPED, *, field: str = "link"
+) -> None:
     """Raise InvalidField for a method whose trained predictor has no weights for the (validated) link."""
-    if method.predictor in TRAINED_PREDICTORS and config.feedback.quantizer not in BOUNDS:
-        folder, name = current_settings().weights_dir, method.predictor
-        path = predictor_weights(folder, name, config.num_tx_ant, config.num_layers)
-        if config.feedback.content == "channel" or not path.is_file():
-            there = trained_antennas(folder, name)
-            raise InvalidField(
-                f"method {method.name!r} has weights for reports of layers with ports x layers of "
-                f"{', '.join(there) or 'none'}, not for {config.num_tx_ant}x{config.num_layers} and content "
-                f"{config.feedback.content or 'layers'!r} ({field}.num_tx_ant, {field}.num_layers)",
-                field=f"{field}.num_tx_ant",
-            )
+    if not method.predictor or config.feedback.quantizer in BOUNDS:
+        return
+    spec, antennas = PREDICTORS.get(method.predictor), (config.num_tx_ant, config.num_layers)
+    if not spec.trained:
+        return
+    if config.feedback.content == "channel" or spec.weights_file(*antennas) not in weights:
+        raise InvalidField(
+            f"method {method.name!r} has weights for reports of layers with ports x layers of "
+            f"{', '.join(spec.antennas(weights)) or 'none'}, not for {antennas[0]}x{antennas[1]} and content "
+            f"{config.feedback.content or 'layers'!r} ({field}.num_tx_ant, {field}.num_layers)",
+            field=f"{field}.num_tx_ant",
+        )
 
 
 def check_task(method: Method, task: str, *, field: str = "method") -> None:

@@ -23,7 +23,7 @@ from typing import Final, Literal
 
 from packaging.requirements import Requirement
 
-from semlink.errors import InvalidField, NotFound, SemlinkError, Unavailable
+from semlink.errors import CorruptModel, InvalidField, NotFound, SemlinkError, Unavailable
 from semlink.settings import Settings
 
 INSTALL_COMMAND: Final = "semlink models install"
@@ -31,10 +31,6 @@ REQUIREMENTS: Final = Path(__file__).resolve().parent / "requirements" / "models
 """The list of the models' packages, each with its version and hash; part of the installed package."""
 
 Role = Literal["sentence-encoder", "image-backbone", "audio-encoder", "llm"]
-
-
-class CorruptModel(SemlinkError):
-    """A weight file whose SHA-256 is not the pinned one: it must not be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,39 +7,29 @@ checks of links, experiments and benchmarks. ::
     def sign(request: QuantizerRequest) -> CsiQuantizer:
         return request.over_rows(SignQuantizer(request.content.num_rows, request.num_tx_ant))
 
-Every process of a system must know a scheme: ``SEMLINK_PLUGINS`` names the modules that register more of them.
+See :mod:`semlink.registry` for plug-ins.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import import_module
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Final, Literal, TypeVar, get_args
 
-from semlink.errors import InvalidField
-from semlink.settings import Settings
+from semlink.registry import Entry, Registry, Target
 
 Memory = Literal["none", "fused", "predictive"]
 MEMORIES: Final[tuple[Memory, ...]] = get_args(Memory)
 Content = Literal["layers", "channel"]
 CONTENTS: Final[tuple[Content, ...]] = get_args(Content)
-
-Factory = Callable[[Any], Any]
-"""From :class:`semlink.signal.csi.QuantizerRequest` to :class:`semlink.signal.csi.CsiQuantizer`."""
-F = TypeVar("F", bound=Factory | str)
-NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+T = TypeVar("T", bound=Target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizerSpec:
+class QuantizerSpec(Entry):
     """What a scheme offers; see :func:`register_quantizer`."""
 
-    name: str
     title: str
-    factory: Factory | str
     memories: tuple[Memory, ...]
     contents: tuple[Content, ...]
     num_tx_ant: tuple[int, ...]
@@ -52,16 +42,8 @@ class QuantizerSpec:
         """Whether a link chooses the number of bits freely."""
         return not (self.bound or self.typical_bits)
 
-    def make(self, request: object) -> Any:
-        """The quantiser of a request. Raises InvalidField for what the scheme does not offer."""
-        factory = self.factory
-        if isinstance(factory, str):
-            module, _, name = factory.partition(":")
-            factory = getattr(import_module(module), name)
-        return factory(request)
 
-
-_specs: Final[dict[str, QuantizerSpec]] = {}
+QUANTIZERS: Final[Registry[QuantizerSpec]] = Registry("quantizer")
 
 
 def register_quantizer(
@@ -74,7 +56,7 @@ def register_quantizer(
     typical_bits: tuple[int, ...] = (),
     weights: tuple[str, ...] = (),
     bound: bool = False,
-) -> Callable[[F], F]:
+) -> Callable[[T], T]:
     """Register what is decorated as the factory of the quantiser ``name``.
 
     ``name``: as links name it, lower case letters, digits and ``-``; ``title``: in plots. ``memories``, ``contents``:
@@ -86,71 +68,39 @@ def register_quantizer(
     ``request.bits`` bits, or of its own number: other links are then refused. It may be named ("module:function"), so
     that its module is imported when it is needed. Raises InvalidField for a name that is taken or not allowed.
     """
-    if not NAME.fullmatch(name):
-        raise InvalidField(
-            f"name of a quantizer is {name!r}, allowed: a-z, 0-9 and single hyphens between them",
-            field="name",
-        )
 
-    def register(factory: F) -> F:
-        taken = _specs.get(name)
-        if taken is not None and _place(taken.factory) != _place(factory):
-            raise InvalidField(
-                f"quantizer {name!r} is registered already: {_place(taken.factory)}", field="name"
+    def register(target: T) -> T:
+        QUANTIZERS.add(
+            QuantizerSpec(
+                name=name,
+                target=target,
+                title=title,
+                memories=memories,
+                contents=contents,
+                num_tx_ant=num_tx_ant,
+                typical_bits=typical_bits,
+                weights=weights,
+                bound=bound,
             )
-        _specs[name] = QuantizerSpec(
-            name=name,
-            title=title,
-            factory=factory,
-            memories=memories,
-            contents=contents,
-            num_tx_ant=num_tx_ant,
-            typical_bits=typical_bits,
-            weights=weights,
-            bound=bound,
         )
-        return factory
+        return target
 
     return register
 
 
-def _place(factory: Factory | str) -> str:
-    if isinstance(factory, str):
-        return factory
-    return f"{factory.__module__}:{factory.__qualname__}"
-
-
-@lru_cache(maxsize=1)
-def load_plugins() -> None:
-    """Import the modules of ``SEMLINK_PLUGINS``, once. Raises InvalidField naming one that cannot be imported."""
-    for module in Settings().plugin_modules:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise InvalidField(
-                f"SEMLINK_PLUGINS names {module!r}, which cannot be imported: {error}",
-                field="SEMLINK_PLUGINS",
-            ) from error
-
-
 def quantizer_names() -> tuple[str, ...]:
     """Names of all quantisers, those of plug-ins last."""
-    load_plugins()
-    return tuple(_specs)
+    return QUANTIZERS.names
 
 
 def quantizer_specs() -> tuple[QuantizerSpec, ...]:
     """All quantisers, in the order of :func:`quantizer_names`."""
-    return tuple(_specs[name] for name in quantizer_names())
+    return QUANTIZERS.entries
 
 
 def quantizer_spec(name: str, *, field: str = "link.feedback.quantizer") -> QuantizerSpec:
     """What one quantiser offers. Raises InvalidField naming ``field`` for one that there is not."""
-    if name not in _specs and name not in quantizer_names():
-        raise InvalidField(
-            f"{field} is {name!r}, allowed: {', '.join(quantizer_names())}", field=field
-        )
-    return _specs[name]
+    return QUANTIZERS.get(name, field=field)
 
 
 register_quantizer("none", title="no feedback", bound=True)("semlink.signal.csi.bounds:no_feedback")
@@ -181,7 +131,7 @@ register_quantizer(
     "learned", title="learned", memories=("none", "fused"), weights=("learned-", "rvq-")
 )("semlink.signal.csi.learned:learned")
 
-BUILT_IN: Final = tuple(_specs)
+BUILT_IN: Final = QUANTIZERS.registered
 """Names of the quantisers that come with the system."""
 
 

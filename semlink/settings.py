@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-import semlink
 from semlink.errors import InvalidField
 from semlink.hosts import LOOPBACK_NAMES, bare_host_name
 from semlink.scenarios import SCENARIOS
+from semlink.weight_files import SHIPPED_FOLDER, Weights
 
 ServiceName = Literal["transmitter", "channel", "receiver", "knowledge", "gateway"]
 SERVICE_NAMES: Final[tuple[ServiceName, ...]] = get_args(ServiceName)
@@ -106,13 +106,13 @@ class Settings(BaseSettings):
 
     # modules of one's own
     plugins: str = ""
-    """Modules, comma-separated, that every process imports: they register quantisers (:mod:`semlink.quantizers`)."""
+    """Modules, comma-separated, that every process imports: they register components (:mod:`semlink.registry`)."""
 
     # files
     cache_dir: Path = Path("~/.cache/semlink")
     """Generated corpora, converted models."""
-    weights_dir: Path = Path(semlink.__file__).resolve().parent / "weights"
-    """Trained heads and codebooks; package data, in a checkout and in a wheel alike."""
+    weights_dir: Path = SHIPPED_FOLDER
+    """Trained heads and codebooks (:mod:`semlink.weight_files`)."""
     data_dir: Path = Path("~/.local/share/semlink")
     """What users add: corpora with their heads and galleries, items. All services of one system share it."""
     state_dir: Path = Path("~/.local/state/semlink")
@@ -251,6 +251,11 @@ class Settings(BaseSettings):
         if scenario not in SCENARIOS:
             raise ValueError(f"allowed: {', '.join(SCENARIOS)}")
         return scenario
+
+    @property
+    def weights(self) -> Weights:
+        """The trained weights of ``weights_dir``."""
+        return Weights(self.weights_dir)
 
     @property
     def plugin_modules(self) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from semlink.errors import NotFound, Unavailable
 from semlink.formats import FORMATS, STORE, check_format
-from semlink.links import BLOCK_SLOTS, MAX_USERS
+from semlink.grid import BLOCK_SLOTS
+from semlink.links import MAX_USERS
 from semlink.settings import SecretUrl, Settings, without_secrets
 from semlink.v1 import channel_pb2, common_pb2
 

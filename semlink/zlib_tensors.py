@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from semlink.models import CorruptModel
+from semlink.errors import CorruptModel
 
 BYTES: Final = "@deflated"
 """What the name of a deflated tensor ends with: uint8 ``[compressed size]``."""

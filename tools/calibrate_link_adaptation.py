@@ -29,6 +29,7 @@ from lab.training.link_dataset import (
     cached_link_dataset,
     training_configs,
 )
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.semantics.codec import SYMBOL_COUNTS
 from semlink.settings import Settings
 from semlink.signal.coding import (
@@ -66,7 +67,7 @@ def run(
     """
     started = time.monotonic()
     if keep_thresholds:
-        known = load_calibration()
+        known = load_calibration(Settings().weights)
         threshold, width = known.threshold_db, known.width_db
     else:
         threshold, width = thresholds(blocks, seed)
@@ -120,7 +121,7 @@ def simulate(
     snr_db = centre + torch.empty(blocks).uniform_(*SPAN_DB, generator=generator)
     payload = torch.randint(0, 2, (blocks, scheme.payload_bits), generator=generator)
     sent = modulate(payload.to(torch.uint8), scheme)
-    variance = (10 ** (-snr_db / 10))[:, None].expand(-1, scheme.num_symbols)
+    variance = (db_to_lin(-snr_db))[:, None].expand(-1, scheme.num_symbols)
     noise = torch.randn(sent.shape, dtype=torch.complex64, generator=generator)
     found, passed = demodulate(sent + noise * variance.sqrt(), variance.contiguous(), scheme)
     right = passed & (found == payload).all(1)
@@ -153,7 +154,7 @@ def fit_promise(
     variance = dataset.noise_variance.astype(np.float64)
     # The receiver's own figure is too high where its pilots are noisy: what counts is the error that was made.
     excess = (np.abs(dataset.error) ** 2 / variance).mean(1, keepdims=True)
-    arrived = -10 * np.log10(variance * excess)
+    arrived = -lin_to_db(variance * excess)
     error: NDArray[Any] = shannon_snr_db(arrived) - shannon_snr_db(promised)
     terms = terms_of(promised, with_snr)
     group = np.array([group_of(link, known=True) for link in with_snr])

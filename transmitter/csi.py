@@ -24,6 +24,7 @@ from semlink.signal.tracking import fuse_reports
 from semlink.store import Store
 from semlink.telemetry import record_refused_reports
 from semlink.v1 import channel_pb2, common_pb2
+from semlink.weight_files import SHIPPED, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +46,20 @@ class Received:
     reports: Sequence[common_pb2.CsiReport]
 
 
-def decode(received: Sequence[Received]) -> list[KnownCsi]:
+def decode(received: Sequence[Received], weights: Weights = SHIPPED) -> list[KnownCsi]:
     """What the reports of each slot say of all users."""
     decoded = decode_histories(
-        [ReportHistory(r.slot.config, r.reports, r.due, r.slot.link_id) for r in received]
+        [ReportHistory(r.slot.config, r.reports, r.due, r.slot.link_id) for r in received],
+        weights,
     )
     for history in decoded:
         record_refused_reports(history.refused)
     return [_known(r.slot, r.due, history) for r, history in zip(received, decoded, strict=True)]
 
 
-async def decode_in_thread(received: list[Received]) -> list[KnownCsi]:
+async def decode_in_thread(received: list[Received], weights: Weights = SHIPPED) -> list[KnownCsi]:
     """:func:`decode` in a thread."""
-    return await asyncio.to_thread(decode, received)
+    return await asyncio.to_thread(decode, received, weights)
 
 
 async def newest_reports(

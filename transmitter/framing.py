@@ -10,22 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.batching import MicroBatcher
+from semlink.components import PRECODERS
+from semlink.decibels import db_to_lin
+from semlink.grid import NUM_SUBBANDS
 from semlink.grouping import run_grouped
-from semlink.links import NUM_SUBBANDS
-from semlink.methods import Coding
-from semlink.semantics.codec import load_codec
-from semlink.semantics.digital import load_source_coder
-from semlink.semantics.message import encode_message
-from semlink.signal.coding import modulate, scheme_of
-from semlink.signal.link_adaptation import choose_mcs
+from semlink.semantics.message import load_message_codec
+from semlink.signal.layer_mapping import map_layers, per_symbol
 from semlink.signal.precoding import (
     open_loop_precoder,
-    precoder,
     predicted_sinr_db,
     water_filled,
 )
 from semlink.stages import Noted
 from semlink.v1 import channel_pb2, common_pb2
+from semlink.weight_files import SHIPPED, Weights
 from semlink.wire import to_wire
 from transmitter.encoding import Meaning
 from transmitter.queries import CheckedQuery
@@ -50,7 +48,8 @@ class Message:
     user: int = 0
     """Whose streams carry the message."""
     modality: str = "text"
-    coding: Coding = "jscc"
+    coding: str = "jscc"
+    precoder: str = "svd-rzf"
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -61,6 +60,7 @@ class Message:
             self.components.shape,
             self.modality,
             self.coding,
+            self.precoder,
             self.num_symbols,
             c.num_tx_ant,
             c.num_rx_ant,
@@ -97,7 +97,7 @@ async def frame_messages(
 ) -> list[Noted[Outgoing]]:
     """Frame messages. All of a slot share one precoder, whatever batches they were framed in."""
     framed = await framer.submit_many([_message(*message) for message in messages])
-    precoders: dict[tuple[str, int, str], NDArray[np.complex64]] = {}
+    precoders: dict[tuple[str, int, str, str], NDArray[np.complex64]] = {}
     for (_, scheduled), one in zip(messages, framed, strict=True):
         precoders.setdefault(scheduled.precoder_key, one.value.precoder)
     return [
@@ -118,6 +118,7 @@ def _message(meaning: Meaning, scheduled: Scheduled) -> Message:
         user=slot.user,
         modality=query.modality,
         coding=query.method.coding,
+        precoder=query.method.precoder,
     )
 
 
@@ -168,66 +169,49 @@ def header_of(
     )
 
 
-def frame(messages: list[Message], device: torch.device) -> list[Framed]:
+def frame(
+    messages: list[Message], device: torch.device, weights: Weights = SHIPPED
+) -> list[Framed]:
     """Frame messages; those of equal shape go through together."""
-    return run_grouped(messages, lambda m: m.shape, lambda alike: _frame_alike(alike, device))
+    return run_grouped(
+        messages, lambda m: m.shape, lambda alike: _frame_alike(alike, device, weights)
+    )
 
 
-def _frame_alike(messages: list[Message], device: torch.device) -> list[Framed]:
+def _frame_alike(messages: list[Message], device: torch.device, weights: Weights) -> list[Framed]:
     first = messages[0]
-    num_layers, num_symbols = first.config.num_layers, first.num_symbols
+    num_layers = first.config.num_layers
     snr_db = torch.tensor([m.config.snr_db for m in messages], dtype=torch.float32, device=device)
     if first.csi is None:
-        precoders = open_loop_precoder(first.config, [m.slot for m in messages]).to(device)
+        precoders = open_loop_precoder(
+            first.config.num_tx_ant,
+            first.config.num_users * num_layers,
+            [m.slot for m in messages],
+        ).to(device)
         sinr_db = open_loop_sinr_db(snr_db, first.config)[:, None, None].expand(
             -1, NUM_SUBBANDS, num_layers
         )
     else:
         csi = torch.from_numpy(np.stack([m.csi for m in messages if m.csi is not None])).to(device)
-        precoders = precoder(csi, num_layers, snr_db)
+        precoders = PRECODERS.get(first.precoder).load()(csi, num_layers, snr_db)
         if first.config.power_allocation == "water-filling":
             precoders = water_filled(csi, precoders, snr_db, num_layers)
         user = torch.tensor([m.user for m in messages], device=device)
         sinr_db = predicted_sinr_db(csi, precoders, snr_db, num_layers, user)
-    resource_elements = -(-num_symbols // num_layers)
-    subband = torch.arange(resource_elements, device=device) % NUM_SUBBANDS
-    # symbol j of the message goes to layer j mod L of resource element j // L
-    per_symbol = sinr_db[:, subband].flatten(1)[:, :num_symbols]
     components = torch.from_numpy(np.stack([m.components for m in messages])).to(device)
-    mcs = [0] * len(messages)
-    if first.coding == "jscc":
-        codec = load_codec(first.space, device=device)
-        message = encode_message(codec, components, per_symbol, num_symbols)
-    else:
-        mcs, message = _encode_digital(messages, components[:, 0], per_symbol)
-    padding = resource_elements * num_layers - num_symbols
-    filled = torch.nn.functional.pad(message, (0, padding), value=1.0)
-    symbols = filled.view(len(messages), resource_elements, num_layers).transpose(1, 2)
+    codec = load_message_codec(first.coding, first.space, device, weights)
+    message, mcs = codec.encode(
+        components,
+        per_symbol(sinr_db, first.num_symbols),
+        first.modality,
+        [m.config for m in messages],
+        first.csi is not None,
+    )
+    symbols = map_layers(message, num_layers)
     return [
         Framed(np.ascontiguousarray(u), w, m)
         for u, w, m in zip(symbols.cpu().numpy(), precoders.cpu().numpy(), mcs, strict=True)
     ]
-
-
-def _encode_digital(
-    messages: list[Message], features: torch.Tensor, predicted_sinr_db: torch.Tensor
-) -> tuple[list[int], torch.Tensor]:
-    """MCS of each message and its symbols ``[batch, k]``; messages of equal MCS are coded together."""
-    first, k = messages[0], predicted_sinr_db.shape[1]
-    coder = load_source_coder(first.space, first.coding, features.device)
-    mcs = choose_mcs(
-        predicted_sinr_db.cpu().double().numpy(),
-        [m.config for m in messages],
-        first.csi is not None,
-        coder.quality,
-    )
-    symbols = torch.empty(len(messages), k, dtype=torch.complex64, device=features.device)
-    for chosen in np.unique(mcs).tolist():
-        rows = torch.from_numpy(np.flatnonzero(mcs == chosen)).to(features.device)
-        scheme = scheme_of(chosen, k)
-        payload = coder.encode(features[rows], first.modality, scheme.payload_bits)
-        symbols[rows] = modulate(payload, scheme)
-    return mcs.tolist(), symbols
 
 
 def open_loop_sinr_db(snr_db: torch.Tensor, config: common_pb2.LinkConfig) -> torch.Tensor:
@@ -237,6 +221,6 @@ def open_loop_sinr_db(snr_db: torch.Tensor, config: common_pb2.LinkConfig) -> to
     ``SINR = rx / (max(streams − rx, 0) + streams / SNR)``.
     """
     streams = config.num_users * config.num_layers
-    noise = streams / 10.0 ** (snr_db / 10.0)
+    noise = streams / db_to_lin(snr_db)
     interference = max(streams - config.num_rx_ant, 0)
     return 10.0 * (math.log10(config.num_rx_ant) - torch.log10(interference + noise))

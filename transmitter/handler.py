@@ -20,6 +20,7 @@ from semlink.store import Store
 from semlink.tasks import TASKS
 from semlink.telemetry import timed
 from semlink.v1 import transmitter_pb2
+from semlink.weight_files import Weights
 from transmitter.delivery import answer_of, search, transmit
 from transmitter.encoding import Content, Encoder, Meaning, encode, encode_selected
 from transmitter.extraction import select, wants_extraction, whole
@@ -61,6 +62,7 @@ class Transmitter:
         device, max_queue = settings.device, settings.max_queue
         self._encode_contents = encoder or partial(encode, device=device)
         self._media = MediaDecoder("transmitter", settings)
+        self._weights = settings.weights
         extractor = batched(
             "transmitter.extract", partial(select, device=device), max_batch=64, max_queue=max_queue
         )
@@ -69,7 +71,7 @@ class Transmitter:
         )
         framer = batched(
             "transmitter.frame",
-            partial(frame, device=torch.device(device)),
+            partial(frame, device=torch.device(device), weights=settings.weights),
             max_batch=256,
             max_queue=max_queue,
         )
@@ -80,14 +82,18 @@ class Transmitter:
         )
         self._fuse = where(wants_fusion, partial(fuse_with_rewrites, contents), unfused)
         self._grant = partial(grant, channel)
-        self._csi = AcquireCsi(store, knowledge, max_queue)
+        self._csi = AcquireCsi(store, knowledge, max_queue, settings.weights)
         self._frame = partial(frame_messages, framer)
         self._transmit = partial(transmit, channel)
         self._search = partial(search, receiver)
         # Queries that are in flight on one opened link share its slots, if one source of CSI makes their precoder.
         self._cell: MicroBatcher[Noted[Meaning], transmitter_pb2.Answer] = MicroBatcher(
             AsyncExecutor(self._share_slots),
-            key=lambda m: (m.value.query.message.link_id, m.value.query.method.predictor),
+            key=lambda m: (
+                m.value.query.message.link_id,
+                m.value.query.method.predictor,
+                m.value.query.method.precoder,
+            ),
             name="transmitter.cell",
             max_batch=64,
             max_queue=max_queue,
@@ -118,7 +124,8 @@ class Transmitter:
         """Answer every query in order. Nothing is sent unless every query is valid."""
         # A quantiser with predictive memory takes 40 ms to build for each new speed; all else here takes microseconds.
         slow = any(q.link_config.feedback.memory == "predictive" for q in request.queries)
-        checked = await asyncio.to_thread(_checked, request) if slow else _checked(request)
+        check = partial(_checked, request, self._weights)
+        checked = await asyncio.to_thread(check) if slow else check()
         queries = await self._decoded(checked)
         answers = await gather_grouped(
             queries, _route, lambda alike: self._routes[_route(alike[0])](alike)
@@ -173,8 +180,8 @@ class Transmitter:
         return [answer_of(one) for one in delivered]
 
 
-def _checked(request: transmitter_pb2.RetrieveRequest) -> list[CheckedQuery]:
-    return [check_query(q, field=f"queries[{i}]") for i, q in enumerate(request.queries)]
+def _checked(request: transmitter_pb2.RetrieveRequest, weights: Weights) -> list[CheckedQuery]:
+    return [check_query(q, weights, field=f"queries[{i}]") for i, q in enumerate(request.queries)]
 
 
 def _route(query: CheckedQuery) -> Literal["search", "opened", "by value"]:

@@ -28,6 +28,7 @@ from semlink.semantics.spaces import space_of, weights_file
 from semlink.signal.schemes import check_feedback
 from semlink.tasks import Task
 from semlink.v1 import transmitter_pb2 as pb
+from semlink.weight_files import Weights
 
 MAX_TEXT_CHARACTERS: Final = 2_000
 MAX_TOP_K: Final = 100
@@ -67,7 +68,7 @@ class CheckedQuery:
     media: EncodedMedia | None
 
 
-def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
+def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuery:
     """Check one query but for its picture or sound. Raises InvalidField or NotFound naming ``{field}.name``."""
     default = default_corpus(query.task, field=f"{field}.task")
     corpus = query.corpus or default
@@ -99,8 +100,8 @@ def check_query(query: pb.Query, *, field: str) -> CheckedQuery:
             raise InvalidField(f"{field}.link is missing", field=f"{field}.link")
         case "link_config":
             validate_link(query.link_config, field=f"{field}.link")
-            check_feedback(query.link_config, field=f"{field}.link")
-            check_link(method, query.link_config, field=f"{field}.link")
+            check_feedback(query.link_config, weights, field=f"{field}.link")
+            check_link(method, query.link_config, weights, field=f"{field}.link")
     modality = query.WhichOneof("content")
     if modality is None:
         raise InvalidField(f"{field}.content is missing", field=f"{field}.content")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semlink.batching import AsyncExecutor, MicroBatcher
 from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
+from semlink.grid import NUM_SUBBANDS
 from semlink.grouping import gather_grouped
-from semlink.links import NUM_SUBBANDS
 from semlink.methods import Method, check_link
 from semlink.services import ChannelService, KnowledgeBaseService
 from semlink.stages import Noted
 from semlink.store import Store
 from semlink.telemetry import timed
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2
+from semlink.weight_files import Weights
 from semlink.wire import from_wire
 from transmitter.csi import KnownCsi, Received, decode_in_thread, newest_reports
 from transmitter.queries import CheckedQuery
@@ -31,9 +33,9 @@ class Granted:
     method: Method
 
     @property
-    def precoder_key(self) -> tuple[str, int, str]:
-        """What makes two queries' precoders equal: link, slot and the source of the CSI."""
-        return self.slot.link_id, self.slot.slot, self.method.predictor
+    def precoder_key(self) -> tuple[str, int, str, str]:
+        """What makes two queries' precoders equal: link, slot, the source of the CSI and the precoder's name."""
+        return self.slot.link_id, self.slot.slot, self.method.predictor, self.method.precoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,15 @@ async def grant(channel: ChannelService, queries: list[CheckedQuery]) -> list[No
 class AcquireCsi:
     """Stage: find out what is known of the channel, once for all queries that share a precoder."""
 
-    def __init__(self, store: Store, knowledge: KnowledgeBaseService, max_queue: int) -> None:
+    def __init__(
+        self, store: Store, knowledge: KnowledgeBaseService, max_queue: int, weights: Weights
+    ) -> None:
         self._store = store
+        self._weights = weights
         self._knowledge = knowledge
         # Reports of all requests are decoded together; none waits for a channel that is tracked, which takes longer.
         self._decoder: MicroBatcher[Received, KnownCsi] = MicroBatcher(
-            AsyncExecutor(decode_in_thread),
+            AsyncExecutor(partial(decode_in_thread, weights=weights)),
             name="transmitter.csi",
             max_batch=256,
             max_queue=max_queue,
@@ -95,7 +100,7 @@ class AcquireCsi:
 
     async def _predict(self, granted: list[Granted]) -> list[Noted[KnownCsi]]:
         """CSI from the knowledge base; without it, what the transmitter knows by itself."""
-        tried = await gather_grouped(granted, _no_weights, self._ask)
+        tried = await gather_grouped(granted, self._no_weights, self._ask)
         without = [
             one for one, csi in zip(granted, tried, strict=True) if not isinstance(csi, Noted)
         ]
@@ -109,7 +114,7 @@ class AcquireCsi:
         self, granted: list[Granted]
     ) -> Sequence[Noted[KnownCsi] | common_pb2.Degradation]:
         """Ask the knowledge base; for what it cannot help, why."""
-        if why := _no_weights(granted[0]):
+        if why := self._no_weights(granted[0]):
             return [_no_prediction(why)] * len(granted)
         request = knowledge_pb2.PredictCsiRequest(
             items=[
@@ -137,11 +142,23 @@ class AcquireCsi:
                 found.append(Noted(csi, (clock.timing(),), tuple(predicted.degraded)))
         return found
 
+    def _no_weights(self, granted: Granted) -> str:
+        """Why the predictor cannot serve the link, "" if it can.
+
+        A link that was opened before the method was named may be one that its predictor has no weights for.
+        """
+        try:
+            check_link(granted.method, granted.slot.config, self._weights)
+        except InvalidField as error:
+            return error.message
+        return ""
+
 
 def _grant_item(query: CheckedQuery) -> channel_pb2.GrantItem:
     message = query.message
     if message.WhichOneof("link") == "link_id":
-        sharing = f"CSI by {query.method.predictor or 'knowledge'}"
+        method = query.method
+        sharing = f"CSI by {method.predictor or 'knowledge'}, precoder {method.precoder}"
         return channel_pb2.GrantItem(link_id=message.link_id, seed=message.seed, sharing=sharing)
     return channel_pb2.GrantItem(link_config=message.link_config, seed=message.seed)
 
@@ -152,18 +169,6 @@ def _by_itself(granted: Granted) -> bool:
 
 def _no_prediction(reason: str) -> common_pb2.Degradation:
     return common_pb2.Degradation(part="knowledge.csi", reason=reason)
-
-
-def _no_weights(granted: Granted) -> str:
-    """Why the predictor cannot serve the link, "" if it can.
-
-    A link that was opened before the method was named may be one that its predictor has no weights for.
-    """
-    try:
-        check_link(granted.method, granted.slot.config)
-    except InvalidField as error:
-        return error.message
-    return ""
 
 
 def _known(predicted: knowledge_pb2.PredictedCsi, slot: channel_pb2.Slot) -> KnownCsi:

@@ -1,67 +1,32 @@
 """Channel generators: networks that know what channels are like, from CSI reports to the CSI of a later slot.
 
-:data:`GENERATORS` names them; :func:`load_generator` gives a trained one, :func:`build` a new one.
+They are the trained predictors of :mod:`semlink.components`; :func:`load_generator` gives one, :func:`build` a new one
+to be trained.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
-from kb_service.generators.base import Antennas, ChannelGenerator, context_of, weights_file
+from kb_service.generators.base import Antennas, ChannelGenerator, context_of
+from semlink.components import PREDICTORS, PredictorSpec
 from semlink.errors import InvalidField
-from semlink.predictor_weights import trained_antennas
-from semlink.settings import Settings
+from semlink.weight_files import SHIPPED, Weights
 
 __all__ = [
-    "GENERATORS",
     "Antennas",
     "ChannelGenerator",
-    "Entry",
     "build",
     "context_of",
+    "generator_names",
     "load_generator",
     "trained_for",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a generator's class is, so that naming it costs no import."""
-
-    module: str
-    generator: str
-    settings: str
-
-    def make(self, antennas: Antennas, **settings: Any) -> ChannelGenerator:
-        """A new generator with these settings."""
-        module = import_module(self.module)
-        generator: ChannelGenerator = getattr(module, self.generator)(
-            getattr(module, self.settings)(**settings), antennas
-        )
-        return generator
-
-
-GENERATORS: Final[Mapping[str, Entry]] = MappingProxyType(
-    {
-        "cdg": Entry("kb_service.generators.cdg", "Cdg", "CdgSettings"),
-        "transformer": Entry(
-            "kb_service.generators.transformer", "Transformer", "TransformerSettings"
-        ),
-        "llm4cp": Entry("kb_service.generators.llm4cp", "Llm4cp", "Llm4cpSettings"),
-        "csi-llm": Entry("kb_service.generators.csi_llm", "CsiLlm", "CsiLlmSettings"),
-    }
-)
 
 
 def build(
@@ -70,35 +35,36 @@ def build(
     """A generator with fresh weights drawn from ``seed``, to be trained. Raises InvalidField for an unknown name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _entry(name).make(antennas or Antennas(), **settings)
+        return _new(name, antennas or Antennas(), **settings)
 
 
-def trained_for(name: str, antennas: Antennas) -> bool:
+def trained_for(name: str, antennas: Antennas, weights: Weights = SHIPPED) -> bool:
     """Whether there are weights of that generator for these antennas."""
-    return name in GENERATORS and weights_file(Settings().weights_dir, name, antennas).is_file()
-
-
-_lock = threading.Lock()
+    spec = PREDICTORS.get(name)
+    return spec.trained and spec.weights_file(antennas.num_tx_ant, antennas.num_rows) in weights
 
 
 def load_generator(
-    name: str, antennas: Antennas | None = None, device: torch.device | str = "cpu"
+    name: str,
+    antennas: Antennas | None = None,
+    device: torch.device | str = "cpu",
+    weights: Weights = SHIPPED,
 ) -> ChannelGenerator:
     """The process's trained generator of that name, without gradients.
 
     Raises InvalidField naming ``predictor`` for an unknown name, or antennas that it has no weights for.
     """
     antennas = antennas or Antennas()
-    _entry(name)
-    path = weights_file(Settings().weights_dir, name, antennas)
-    if not path.is_file():
+    spec = _trained(name)
+    if not trained_for(name, antennas, weights):
+        found = ", ".join(f"{size} (ports x rows)" for size in spec.antennas(weights))
         raise InvalidField(
             f"predictor is {name!r}, which has no weights for {antennas.num_tx_ant} ports and {antennas.num_rows} "
-            f"rows, allowed: {_trained(name)}",
+            f"rows, allowed: {found or 'none (it is not trained)'}",
             field="predictor",
         )
-    with _lock:
-        return _load(path, str(device), path.stat().st_mtime_ns)
+    file = spec.weights_file(antennas.num_tx_ant, antennas.num_rows)
+    return weights.load(file, load_from, str(device), made_by=f"semlink train cdg --name {name}")
 
 
 def load_from(path: Path, device: torch.device | str = "cpu") -> ChannelGenerator:
@@ -107,25 +73,23 @@ def load_from(path: Path, device: torch.device | str = "cpu") -> ChannelGenerato
         metadata = file.metadata()
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     antennas = Antennas(**json.loads(metadata["antennas"]))
-    generator = _entry(metadata["name"]).make(antennas, **json.loads(metadata["settings"]))
+    generator = _new(metadata["name"], antennas, **json.loads(metadata["settings"]))
     generator.restore(state)
     return generator.eval().requires_grad_(False).to(device)
 
 
-@lru_cache(maxsize=16)
-def _load(path: Path, device: str, made_ns: int) -> ChannelGenerator:  # noqa: ARG001 - the key of the cache
-    return load_from(path, device)
+def generator_names() -> tuple[str, ...]:
+    """Names of the trained predictors."""
+    return tuple(spec.name for spec in PREDICTORS.entries if spec.trained)
 
 
-def _entry(name: str) -> Entry:
-    entry = GENERATORS.get(name)
-    if entry is None:
-        raise InvalidField(
-            f"predictor is {name!r}, allowed: {', '.join(GENERATORS)}", field="predictor"
-        )
-    return entry
+def _trained(name: str) -> PredictorSpec:
+    names = generator_names()
+    if name not in names:
+        raise InvalidField(f"predictor is {name!r}, allowed: {', '.join(names)}", field="predictor")
+    return PREDICTORS.get(name)
 
 
-def _trained(name: str) -> str:
-    found = trained_antennas(Settings().weights_dir, name)
-    return ", ".join(f"{size} (ports x rows)" for size in found) or "none (it is not trained)"
+def _new(name: str, antennas: Antennas, **settings: Any) -> ChannelGenerator:
+    generator: ChannelGenerator = _trained(name).load()(antennas, **settings)
+    return generator

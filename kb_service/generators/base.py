@@ -13,7 +13,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import torch
@@ -21,14 +20,13 @@ from torch import nn
 
 from kb_service.generators.linear import LinearFusion, linear_fusion
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, SLOT_SECONDS
-from semlink.predictor_weights import predictor_weights
+from semlink.grid import NUM_SUBBANDS, SLOT_SECONDS
 from semlink.semantics.int8_tensors import pack, unpack
 from semlink.signal.csi import doppler_hz
 from semlink.signal.csi.layers import phase_factor, rows_of_layers
 from semlink.signal.csi.transform import PANELS
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.v1 import common_pb2 as pb
+from semlink.signal.link import LinkLike
 
 CONTEXT_SIZE: Final = 4
 CONDITION_SIZE: Final = 10
@@ -39,7 +37,7 @@ TRUNK: Final = "trunk."
 """What names of frozen weights, which are not stored, begin with."""
 
 
-def context_of(config: pb.LinkConfig) -> torch.Tensor:
+def context_of(config: LinkLike) -> torch.Tensor:
     """What the transmitter knows of a link beside its reports: float32 ``[CONTEXT_SIZE]``.
 
     Largest Doppler shift [rad a slot], log₂ of a report's bits, report period [slots], SNR [dB].
@@ -173,11 +171,6 @@ class ChannelGenerator(nn.Module, ABC):
             "settings": json.dumps(asdict(self.settings)),
             "antennas": json.dumps(asdict(self.antennas)),
         }
-
-
-def weights_file(folder: Path, name: str, antennas: Antennas) -> Path:
-    """Where a generator's weights lie or will lie."""
-    return predictor_weights(folder, name, antennas.num_tx_ant, antennas.num_rows)
 
 
 # --- coordinates -------------------------------------------------------------------------------

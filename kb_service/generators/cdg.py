@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import nn
@@ -177,3 +177,8 @@ class Cdg(ChannelGenerator):
         """See :class:`ChannelGenerator`."""
         self.end_training()
         super().restore(state)
+
+
+def cdg(antennas: Antennas, **settings: Any) -> Cdg:
+    """A new generator with these settings."""
+    return Cdg(CdgSettings(**settings), antennas)

@@ -10,7 +10,7 @@ starts from the anchor with the heads that all generators share.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import nn
@@ -132,3 +132,8 @@ class CsiLlm(ChannelGenerator):
             torch.where(far[:, None, None], longer, reports),
             torch.where(far[:, None, None], context, about),
         )
+
+
+def csi_llm(antennas: Antennas, **settings: Any) -> CsiLlm:
+    """A new generator with these settings."""
+    return CsiLlm(CsiLlmSettings(**settings), antennas)

@@ -13,7 +13,7 @@ from kb_service.generators.base import (
     Antennas,
     Prepared,
 )
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 from semlink.signal.csi.layers import phase_factor
 from semlink.signal.feedback import HISTORY_REPORTS
 

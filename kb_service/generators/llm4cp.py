@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from kb_service.generators.base import (
 )
 from kb_service.generators.heads import ComponentGains, DenseHead
 from kb_service.generators.trunk import TRUNK_WIDTH, Trunk
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 from semlink.signal.feedback import HISTORY_REPORTS
 
 PATCH_REPORTS: Final = 4
@@ -148,3 +148,8 @@ class Llm4cp(ChannelGenerator):
         summary = nn.functional.gelu(read[:, -1] + tokens.mean(1))
         residual: torch.Tensor = self.gains(prepared, summary) + self.dense(summary)
         return residual
+
+
+def llm4cp(antennas: Antennas, **settings: Any) -> Llm4cp:
+    """A new generator with these settings."""
+    return Llm4cp(Llm4cpSettings(**settings), antennas)

@@ -7,7 +7,7 @@ the last token's output says what the anchor lacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -89,3 +89,8 @@ class Transformer(ChannelGenerator):
         summary = self.norm(x[:, -1])
         residual: torch.Tensor = self.gains(prepared, summary) + self.dense(summary)
         return residual
+
+
+def transformer(antennas: Antennas, **settings: Any) -> Transformer:
+    """A new generator with these settings."""
+    return Transformer(TransformerSettings(**settings), antennas)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.evaluation.report import Report, Row
+from semlink.decibels import db_to_lin
 from semlink.semantics.codec import SYMBOL_COUNTS, load_codec
 from semlink.semantics.digital import load_source_coder
 from semlink.semantics.gallery import GalleryEmbeddings
@@ -61,14 +62,14 @@ Work = Callable[[], object]
 def _jscc(features: torch.Tensor, k: int) -> tuple[Work, Work]:
     codec = load_codec("person")
     snr_db = torch.full((BATCH, k), SNR_DB)
-    variance = torch.full((BATCH, k), 10.0 ** (-SNR_DB / 10.0))
+    variance = torch.full((BATCH, k), db_to_lin(-SNR_DB))
     received = codec.encode(features, snr_db, k) + _noise(k) * variance.sqrt()
     return lambda: codec.encode(features, snr_db, k), lambda: codec.decode(received, variance)
 
 
 def _digital(features: torch.Tensor, coding: str, mcs: int) -> tuple[Work, Work]:
     coder, scheme = load_source_coder("person", coding), scheme_of(mcs, 64)
-    variance = torch.full((BATCH, 64), 10.0 ** (-SNR_DB / 10.0))
+    variance = torch.full((BATCH, 64), db_to_lin(-SNR_DB))
 
     def encode() -> torch.Tensor:
         return modulate(coder.encode(features, "text", scheme.payload_bits), scheme)

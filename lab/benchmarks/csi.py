@@ -15,6 +15,7 @@ from lab.training.channel_dataset import drop
 from semlink.errors import InvalidField
 from semlink.links import default_link
 from semlink.quantizers import quantizer_specs
+from semlink.settings import Settings
 from semlink.signal.csi import CsiQuantizer, quantizer_for
 
 BATCH: Final = 256
@@ -105,7 +106,7 @@ def run(threads: int, console: Console) -> Report:
         config.feedback.memory = memory
         label = f"{name}, {memory}" if memory else name
         try:
-            quantizer = quantizer_for(config)
+            quantizer = quantizer_for(config, Settings().weights)
         except InvalidField as error:
             table.add_row(label, str(bits), "–", "–", "–", error.message[:60])
             continue

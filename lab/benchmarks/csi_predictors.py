@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kb_service.generators import GENERATORS, Antennas, load_generator, trained_for
+from kb_service.generators import Antennas, generator_names, load_generator, trained_for
 from lab.training.csi_history_dataset import GROUP_USERS, validation_histories
+from semlink.settings import Settings
 
 PREDICTIONS: Final = 16
 CALLS: Final = 20
@@ -27,7 +28,7 @@ def milliseconds(name: str, threads: int) -> tuple[float, float]:
     """Median time of a batch on so many threads [ms]: by the clock, and of the processors."""
     histories = validation_histories().rows(torch.arange(PREDICTIONS * GROUP_USERS))
     present = torch.ones(histories.age_slots.shape, dtype=torch.bool)
-    generator = load_generator(name)
+    generator = load_generator(name, weights=Settings().weights)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     times, busy = [], []
@@ -46,8 +47,8 @@ def main(threads: Annotated[int, typer.Option(help="of torch")] = 2) -> None:
     table = Table(
         "generator", f"ms a batch of {PREDICTIONS}", "ms a prediction", "processor ms a prediction"
     )
-    for name in GENERATORS:
-        if trained_for(name, Antennas()):
+    for name in generator_names():
+        if trained_for(name, Antennas(), Settings().weights):
             took, busy = milliseconds(name, threads)
             table.add_row(
                 name,

@@ -22,7 +22,8 @@ from channel_service.fading import (
 )
 from channel_service.mimo_channel import apply_channel, draw, transmit
 from channel_service.reports import Reports
-from semlink.links import BLOCK_SLOTS, default_link
+from semlink.grid import BLOCK_SLOTS
+from semlink.links import default_link
 from semlink.v1 import common_pb2
 
 SCENARIOS = ("umi-los", "uma-nlos", "cdl-c", "rayleigh")

@@ -10,6 +10,7 @@ import torch
 
 from lab.evaluation.csi_samples import Condition, CsiSamples
 from lab.evaluation.feedback_memory import reconstruct
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.signal.metrics import (
     direction_gain_db,
     direction_similarity,
@@ -66,8 +67,8 @@ def figures_of(h_hat: torch.Tensor, reference: Reference, *, is_channel: bool) -
     }
     if is_channel:
         power = reference.h.abs().double().square().sum((-3, -2, -1))
-        error = power * 10 ** (phase_aligned_nmse_db(reference.h, h_hat) / 10)
-        figures["nmse_db"] = float(10 * torch.log10(error.sum() / power.sum()))
+        error = power * db_to_lin(phase_aligned_nmse_db(reference.h, h_hat))
+        figures["nmse_db"] = float(lin_to_db(error.sum() / power.sum()))
     return figures
 
 
@@ -103,7 +104,9 @@ def _bounds(condition: Condition, against: Sequence[Reference]) -> Seed:
     config = condition.link(20.0, "none", 0)
     found: Seed = {}
     for reference in against:
-        blind = open_loop_precoder(config, range(len(reference.h)))[..., :1]
+        blind = open_loop_precoder(
+            config.num_tx_ant, config.num_users * config.num_layers, range(len(reference.h))
+        )[..., :1]
         rows = blind.mH.expand_as(reference.h)
         for quantizer, h_hat in (("perfect", reference.h), ("none", rows)):
             for metric, value in figures_of(h_hat, reference, is_channel=False).items():

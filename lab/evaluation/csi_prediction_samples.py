@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from kb_service.channel_knowledge import fingerprint
-from kb_service.prediction import CsiPredictor
+from kb_service.predictors import CsiPredictor
 from lab.evaluation.cache import Cache
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import Unavailable
-from semlink.links import default_link, stable_seed
+from semlink.links import default_link
 from semlink.quantizers import weight_prefixes
+from semlink.seeds import stable_seed
+from semlink.settings import Settings
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import Content
 from semlink.signal.feedback import HISTORY_REPORTS
@@ -112,7 +115,7 @@ def decoded(config: pb.LinkConfig, drops: Drops, arrived: torch.Tensor | None = 
 
     ``arrived``: bool ``[users, reports]``, all by default: whether each report reached the transmitter.
     """
-    quantizer = quantizer_for(config)
+    quantizer = quantizer_for(config, Settings().weights)
     users, count = drops.estimates.shape[:2]
     here = torch.ones(users, count, dtype=torch.bool) if arrived is None else arrived
     index = torch.arange(count)
@@ -127,7 +130,7 @@ def decoded(config: pb.LinkConfig, drops: Drops, arrived: torch.Tensor | None = 
 
 def decoded_all(config: pb.LinkConfig, drops: Drops) -> torch.Tensor:
     """Every report through a quantiser whose reports stand for themselves: complex64 ``[users, reports, …]``."""
-    quantizer = quantizer_for(config)
+    quantizer = quantizer_for(config, Settings().weights)
     users, count = drops.estimates.shape[:2]
     index = torch.arange(count)
     payload = quantizer.encode_group(drops.estimates, index)
@@ -165,7 +168,7 @@ class Figures:
     @property
     def nmse_db(self) -> float:
         """One ratio of sums."""
-        return float(10 * np.log10(self.error.sum() / self.power.sum()))
+        return float(lin_to_db(self.error.sum() / self.power.sum()))
 
 
 def figures(truth: torch.Tensor, csi: torch.Tensor, content: Content) -> Figures:
@@ -173,7 +176,7 @@ def figures(truth: torch.Tensor, csi: torch.Tensor, content: Content) -> Figures
     power = content.rows(truth).abs().square().sum((-3, -2, -1)).double()
     known = csi.abs().square().sum((-3, -2, -1)) > 0
     assumed = torch.where(known[:, None, None, None], csi, truth)
-    share = torch.where(known, 10 ** (content.nmse_db(truth, assumed) / 10), 1.0)
+    share = torch.where(known, db_to_lin(content.nmse_db(truth, assumed)), 1.0)
     return Figures(
         torch.where(known, sgcs(truth, assumed), 0.0).double().numpy(),
         torch.where(known, precoding_gain_db(truth, assumed), 0.0).double().numpy(),
@@ -211,7 +214,7 @@ class PredictorFigures:
 
     def key(self, predictor: str, *place: object) -> list[object]:
         """Of a predictor's figures at a place: the weights that it had at first are part of it."""
-        known = self._fingerprints.setdefault(predictor, fingerprint(predictor))
+        known = self._fingerprints.setdefault(predictor, fingerprint(predictor, Settings().weights))
         return [predictor, known, *place]
 
     def missing(self, predictors: Sequence[str], *place: object) -> list[str]:
@@ -224,6 +227,7 @@ class PredictorFigures:
 
     def put(self, value: Any, predictor: str, *place: object) -> None:
         """Add figures. Raises Unavailable where the predictor got other weights meanwhile."""
-        if fingerprint(predictor) != self._fingerprints.get(predictor, fingerprint(predictor)):
+        now = fingerprint(predictor, Settings().weights)
+        if now != self._fingerprints.get(predictor, now):
             raise Unavailable(f"{predictor} got other weights while it was measured; run it again")
         self._table.put(value, self.key(predictor, *place))

@@ -9,7 +9,8 @@ import torch
 
 from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
-from semlink.links import default_link, stable_seed
+from semlink.links import default_link
+from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2
 
 USERS_PER_DROP: Final = 32

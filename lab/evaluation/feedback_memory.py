@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lab.evaluation.csi_samples import CsiSamples
+from semlink.settings import Settings
 from semlink.signal.csi import content_of, doppler_hz, quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.tracking import fuse_reports
@@ -17,7 +18,7 @@ def reconstruct(config: common_pb2.LinkConfig, samples: CsiSamples, age_slots: i
     Only the fuser carries on to a later slot; other reports are held. Returns complex64
     ``[users, judged, num_subbands, num_rx_ant, num_tx_ant]``.
     """
-    quantizer = quantizer_for(config)
+    quantizer = quantizer_for(config, Settings().weights)
     if quantizer.chained:
         payload = quantizer.encode_group(samples.estimates, samples.report_index)
         present = torch.ones(payload.shape[:2], dtype=torch.bool)

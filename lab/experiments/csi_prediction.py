@@ -36,6 +36,8 @@ from lab.evaluation.csi_prediction_samples import (
 from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Report, Row, over_seeds, pick
 from lab.experiments.plotting import Line, Panel, draw, drawn
+from semlink.decibels import lin_to_db
+from semlink.settings import Settings
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
@@ -198,7 +200,7 @@ def _config(cell: Cell, where: Mapping[str, Any]) -> common_pb2.LinkConfig:
 
 
 def _predictors(plan: Plan, cell: Cell, where: Mapping[str, Any]) -> list[str]:
-    return list(plan.predictors or predictors_for(_config(cell, where)))
+    return list(plan.predictors or predictors_for(_config(cell, where), Settings().weights))
 
 
 def _measure(
@@ -219,7 +221,7 @@ def _measure(
             draws = torch.Generator().manual_seed(cell[2])
             arrived = torch.rand(samples.estimates.shape[:2], generator=draws) >= where["lost"]
             reports = {key: decoded(config, samples, arrived)}
-        predictors = predictors_for(config)
+        predictors = predictors_for(config, Settings().weights)
         asked = {name: predictors[name] for name in names}
         for name, of in measured(asked, config, samples, reports[key], where["delay_ms"]).items():
             values = {k: np.round(v, 7).tolist() for k, v in of.as_dict().items()}
@@ -285,8 +287,8 @@ def nmse_difference_db(a: Pooled, b: Pooled) -> tuple[float, tuple[float, float]
     """NMSE of ``a`` − that of ``b`` in dB, each one ratio of sums, and its 95 % interval over drops."""
     errors = np.stack([a.figures.error, b.figures.error], axis=1)
     means = resampled_means(errors, a.drop)
-    difference = 10 * np.log10(a.figures.error.sum() / b.figures.error.sum())
-    return float(difference), interval(10 * np.log10(means[:, 0] / means[:, 1]))
+    difference = lin_to_db(a.figures.error.sum() / b.figures.error.sum())
+    return float(difference), interval(lin_to_db(means[:, 0] / means[:, 1]))
 
 
 def _claims(found: Measured, plan: Plan) -> list[Row]:

@@ -34,9 +34,10 @@ from lab.experiments.plotting import Line, Panel, draw, drawn
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.tables import print_panel
 from semlink.errors import InvalidField
-from semlink.links import MAX_BITS
+from semlink.grid import MAX_BITS
 from semlink.progress import track
 from semlink.quantizers import quantizer_spec, weight_prefixes
+from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
 
 NAME: Final = "csi-rate"
@@ -152,7 +153,7 @@ def codebook_sizes() -> dict[str, tuple[int, ...]]:
     for name, found in sizes.items():
         for bits in range(1, MAX_BITS + 1):
             with suppress(InvalidField):
-                quantizer_for(condition.link(20.0, name, bits))
+                quantizer_for(condition.link(20.0, name, bits), Settings().weights)
                 found.append(bits)
     return {name: tuple(found) for name, found in sizes.items()}
 
@@ -172,7 +173,9 @@ def offered_reports(bits: tuple[int, ...]) -> tuple[list[Form], list[str]]:
 
 def _refusal(quantizer: str, bits: int, memory: str) -> str | None:
     try:
-        quantizer_for(Condition("offered", "umi-los").link(20.0, quantizer, bits, memory))
+        quantizer_for(
+            Condition("offered", "umi-los").link(20.0, quantizer, bits, memory), Settings().weights
+        )
     except InvalidField as error:
         label = f"{quantizer_spec(quantizer).title} {bits} bits {memory}".rstrip()
         return f"{label}: {error.message}"

@@ -46,7 +46,7 @@ from lab.training.rewrite_augmentation import STEPS, Augmentation, compare
 from semlink.corpora.corpus import Split
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
-from semlink.methods import METHODS, Fusion
+from semlink.methods import METHODS
 from semlink.models import MODELS, file_sha256
 from semlink.progress import track
 from semlink.semantics.encoders import load_heads, semantic_encoder
@@ -107,7 +107,7 @@ QUICK: Final[Mapping[str, Any]] = {
 class Way:
     """How queries meet their rewrites: the rule, the filter, whether what leaves something out stays, and τ_f."""
 
-    rule: Fusion
+    rule: str
     filtered: bool = True
     complete: bool = False
     temperature: float = 1.0

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lab.training.channel_dataset import drop
+from semlink.decibels import lin_to_db
 
 TRAINING_DROPS = 48
 FIRST_TRAINING_SEED = 900_000
@@ -57,4 +58,4 @@ def gaussian_nmse_db(spectrum: NDArray[np.float64], bits: float) -> float:
     above = np.log2(values) >= levels
     last = int(np.flatnonzero(above)[-1])
     distortion = np.minimum(2.0 ** levels[last], values).sum()
-    return float(10 * np.log10(distortion / values.sum()))
+    return float(lin_to_db(distortion / values.sum()))

@@ -10,16 +10,12 @@ import numpy as np
 
 from semlink.corpora.registry import default_corpus
 from semlink.errors import InvalidField
-from semlink.links import (
-    BLOCK_SLOTS,
-    HISTORY_SLOTS,
-    default_link,
-    slot_of_query,
-    stable_seed,
-    validate_link,
-)
+from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
+from semlink.links import default_link, slot_of_query, validate_link
 from semlink.methods import method_named
 from semlink.quantizers import quantizer_spec
+from semlink.seeds import stable_seed
+from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
 from semlink.v1 import common_pb2
 
@@ -93,7 +89,7 @@ class Point:
             method_named(self.scheme.method)
             config = self.link(FIRST_LINK_SEED)
             validate_link(config)
-            quantizer_for(config)
+            quantizer_for(config, Settings().weights)
         except InvalidField as error:
             return error.message
         return None

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ
-from semlink.links import stable_seed
+from semlink.decibels import db_to_amplitude
+from semlink.seeds import stable_seed
 
 SPEED: Final = (0.93, 1.12)
 """Pace and pitch together, as a tape at another speed; below one the end is cut, at most 0.7 s of 10."""
@@ -56,5 +57,5 @@ def another_take(waveform: NDArray[np.float32], item_id: str, take: int) -> NDAr
     gain_db = np.interp(
         np.log(np.maximum(frequencies, knots[0])), np.log(knots), rng.normal(0.0, EQUALISER_DB, 8)
     )
-    heard = np.fft.irfft(spectrum * 10.0 ** (gain_db / 20.0), len(fitted))
+    heard = np.fft.irfft(spectrum * db_to_amplitude(gain_db), len(fitted))
     return (heard / max(1.0, float(np.abs(heard).max()))).astype(np.float32)

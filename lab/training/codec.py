@@ -33,6 +33,7 @@ from lab.training.data import (
 )
 from lab.training.link_dataset import LinkDataset, cached_link_dataset, link_dataset_path
 from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.models import cache_dir
 from semlink.progress import progress
 from semlink.semantics.codec import MAX_SYMBOLS, SYMBOL_COUNTS, Codec, CodecConfig
@@ -139,12 +140,12 @@ def rayleigh_dataset(num_frames: int, seed: int = 0) -> LinkDataset:
     rng = np.random.Generator(np.random.Philox(seed))
     mean_db = rng.uniform(-15.0, 25.0, (num_frames, 1))
     fading = rng.standard_exponential((num_frames, 8)).clip(0.02)
-    snr_db = (mean_db + 10.0 * np.log10(fading))[:, np.arange(MAX_SYMBOLS) % 8]
+    snr_db = (mean_db + lin_to_db(fading))[:, np.arange(MAX_SYMBOLS) % 8]
     spread = rng.uniform(0.0, 6.0, (num_frames, 1))
     predicted = (
         snr_db + (spread * rng.standard_normal((num_frames, 8)))[:, np.arange(MAX_SYMBOLS) % 8]
     )
-    variance = 10.0 ** (-snr_db / 10.0)
+    variance = db_to_lin(-snr_db)
     noise = rng.standard_normal((2, num_frames, MAX_SYMBOLS))
     return LinkDataset(
         predicted_snr_db=predicted.astype(np.float32),
@@ -345,7 +346,7 @@ def against_snr(codec: Codec, data: Embedded, seed: int = 0) -> dict[str, Any]:
     for k in SYMBOL_COUNTS:
         row = {}
         for snr_db in SCORED_SNR_DB:
-            variance = 10.0 ** (-snr_db / 10.0)
+            variance = db_to_lin(-snr_db)
             noise = torch.randn(len(data.text), k, dtype=torch.complex64, generator=generator)
             symbols = codec.encode(data.text, torch.full((len(data.text), k), snr_db), k)
             received = codec.decode(

@@ -26,9 +26,11 @@ from channel_service.fading import ChannelKey, Rays, draw_rays, frequency_respon
 from kb_service.generators import context_of
 from lab.evaluation.cache import Cache, write_whole
 from lab.training.channel_dataset import MOMENTS_APART_SLOTS, TRAIN_MIX, USERS_PER_DROP
-from semlink.links import default_link, stable_seed
+from semlink.links import default_link
 from semlink.progress import progress
 from semlink.scenarios import SCENARIOS
+from semlink.seeds import stable_seed
+from semlink.settings import Settings
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.v1 import common_pb2
@@ -138,7 +140,7 @@ def observe(
     found = []
     for number in bits:
         one.feedback.bits = number
-        quantizer = quantizer_for(one)
+        quantizer = quantizer_for(one, Settings().weights)
         index = torch.arange(HISTORY_REPORTS).repeat(users)
         csi = quantizer.decode(quantizer.encode(estimates.flatten(0, 1), index), index)
         rows = content_of(one).rows(csi.view(users, HISTORY_REPORTS, *quantizer.shape))

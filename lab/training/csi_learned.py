@@ -33,24 +33,25 @@ from lab.training.csi_rvq import (
 )
 from lab.training.data import learning_rate_factor, save_weights
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 from semlink.progress import progress
 from semlink.settings import Settings
 from semlink.signal.csi import CsiQuantizer
 from semlink.signal.csi.arithmetic import PRECISION
 from semlink.signal.csi.layers import LayerRows
 from semlink.signal.csi.learned import (
+    DIGEST_BYTES,
     NUM_STEP_ROWS,
     Latent,
     LearnedQuantizer,
     LearnedWeights,
     TokenTransformer,
-    codebooks_digest,
     network_state,
     step_row,
     stored_network,
     weigh_direction,
 )
+from semlink.signal.csi.rvq import MADE_BY as RVQ_MADE_BY
 from semlink.signal.csi.rvq import Codebooks, RvqQuantizer, search
 from semlink.signal.csi.scalar import ScalarQuantizer
 from semlink.signal.csi.tail import (
@@ -63,6 +64,7 @@ from semlink.signal.csi.tail import (
     quantised,
     step_sizes,
 )
+from semlink.weight_files import Weights
 
 CONFIGURATIONS: Final = {
     "16x2": (16, 2),
@@ -446,9 +448,13 @@ def train_learned(
                     "test": scores(name, weights, test),
                 },
             }
-            digest = codebooks_digest(out / f"rvq-{name}.safetensors")
+            digest = _digest(out / f"rvq-{name}.safetensors")
             save_weights(path, stored, {"codebooks": digest}, about)
             bar.console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
+
+
+def _digest(codebooks: Path) -> str:
+    return Weights(codebooks.parent).digest(codebooks.name, size=DIGEST_BYTES, made_by=RVQ_MADE_BY)
 
 
 def _trained(
@@ -461,11 +467,8 @@ def _trained(
     bar: Progress,
 ) -> tuple[LearnedWeights, dict[str, torch.Tensor], float]:
     """Weights of one configuration as they will be read, the stored tensors, and the seconds of training."""
-    from safetensors.torch import load_file
-
     started = time.monotonic()
     books = Codebooks.load(codebooks)
-    order = load_file(codebooks)["order"]
     grid = (NUM_SUBBANDS, h.shape[2], h.shape[3])
     blank = _profile(
         torch.zeros(1, dtype=torch.int64), torch.ones(1, 2, h[0].numel()), len(books.shapes)
@@ -473,11 +476,11 @@ def _trained(
     network = TokenTransformer(h.shape[2], h.shape[3]).eval()
 
     def weights_with(tables: dict[str, torch.Tensor]) -> LearnedWeights:
-        return LearnedWeights(books, order.long(), TailModel.from_tensors(grid, tables), network)
+        return LearnedWeights(books, books.order, TailModel.from_tensors(grid, tables), network)
 
     some = _shuffled(h, 7)[:24_000]
     with torch.no_grad():
-        key = [checkpoint.stem, codebooks_digest(codebooks), len(h), seed]
+        key = [checkpoint.stem, _digest(codebooks), len(h), seed]
         path = Cache("train-rvq", __name__).entry(
             f"tables-{key_of(json.dumps(key))}.pt",
             lambda path: torch.save(
@@ -497,7 +500,7 @@ def _trained(
     stored = stored_network(network.state_dict())
     network.load_state_dict(network_state(stored))
     stored |= tables
-    stored["order"] = order
+    stored["order"] = books.order.to(torch.int16)
     seconds = max(seconds, time.monotonic() - started)
     return weights_with(tables), stored, seconds
 

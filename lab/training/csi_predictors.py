@@ -17,8 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from kb_service.generators import Antennas, ChannelGenerator, build
-from kb_service.generators.base import weights_file
+from kb_service.generators import ChannelGenerator, build
 from lab.training.csi_history_dataset import (
     GROUP_USERS,
     Histories,
@@ -27,6 +26,8 @@ from lab.training.csi_history_dataset import (
 )
 from lab.training.data import learning_rate_factor, rounded, save_weights
 from lab.training.differentiable_link import SemanticLink
+from semlink.components import PREDICTORS
+from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField
 from semlink.links import default_link
 from semlink.models import cache_dir
@@ -124,7 +125,9 @@ def run(
     scores: dict[str, Any] = by_condition(val, rows)
     link = SemanticLink.from_corpus(JOINT_TASK, "val")
     scores["link"] = {f"{users} users": link.scores(rows, val, users) for users in (1, GROUP_USERS)}
-    path = weights_file(out or Settings().weights_dir, name, Antennas())
+    antennas = generator.antennas
+    file = PREDICTORS.get(name).weights_file(antennas.num_tx_ant, antennas.num_rows)
+    path = (out or Settings().weights_dir) / file
     save_weights(
         path,
         generator.packed(),
@@ -291,7 +294,7 @@ def by_condition(histories: Histories, rows: torch.Tensor) -> dict[str, dict[str
         scenario, kmh, bits = condition
         nmse = error[here].sum() / power[here].sum()
         found[f"{SCENARIOS[scenario]} {kmh:g} km/h {bits} bits"] = {
-            "nmse_db": float(10 * nmse.log10()),
+            "nmse_db": float(lin_to_db(nmse)),
             "sgcs": float(same[here].mean()),
         }
     values = list(found.values())
@@ -303,7 +306,7 @@ def by_condition(histories: Histories, rows: torch.Tensor) -> dict[str, dict[str
 
 def linear_rivals(histories: Histories) -> Mapping[str, torch.Tensor]:
     """Rows predicted by ``hold-last``, ``wiener`` and ``kalman``, which are not trained."""
-    from kb_service.prediction import PREDICTORS
+    from kb_service.prediction import predictor_of
 
     found = {}
     config = default_link()
@@ -314,7 +317,7 @@ def linear_rivals(histories: Histories) -> Mapping[str, torch.Tensor]:
             here = histories.speed_kmh == kmh
             config.speed_mps = kmh / 3.6
             part = histories.rows(here)
-            csi = PREDICTORS[name].predict(
+            csi = predictor_of(name, Settings().weights).predict(
                 content.csi(part.history)[:, None],
                 torch.ones(len(part), 1, part.history.shape[1], dtype=torch.bool),
                 part.age_slots,

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from lab.evaluation.cache import Cache
 from lab.training.channel_dataset import TRAIN_MIX, drop, fewer_antennas, training_drops
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import InvalidField
 from semlink.settings import Settings
 from semlink.signal.csi import CsiQuantizer
@@ -181,6 +182,7 @@ def train_codebooks(
         torch.zeros(NUM_SHAPES, dtype=torch.int64),
         torch.zeros(NUM_FAMILIES, NUM_STAGES, STAGE_SIZE, dims, dtype=torch.complex64),
         torch.ones(NUM_SHAPES, v.shape[1]),
+        order,
     )
     cell, turned = _assign_shapes(v, shapes)
     left = turned.clone()
@@ -289,8 +291,8 @@ def nmse_db_and_sgcs(
     """NMSE [dB] of what ``content`` (default: the whole channel) describes, and SGCS, over ``[n, 8, rx, tx]``."""
     content = content or WholeChannel(h.shape[2])
     power = content.rows(h).abs().double().square().sum((-3, -2, -1))
-    error = power * 10 ** (content.nmse_db(h, h_hat) / 10)
-    return 10 * math.log10(float(error.sum() / power.sum())), float(sgcs(h, h_hat).mean())
+    error = power * db_to_lin(content.nmse_db(h, h_hat))
+    return lin_to_db(float(error.sum() / power.sum())), float(sgcs(h, h_hat).mean())
 
 
 def scores(

@@ -17,10 +17,12 @@ from lab.training.codec import Embedded, embedded
 from lab.training.csi_history_dataset import GROUP_USERS, SNR_DB, Histories
 from lab.training.data import split_data
 from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, default_link
+from semlink.links import default_link
 from semlink.semantics.codec import Codec, load_codec
 from semlink.signal.csi import content_of
+from semlink.signal.layer_mapping import per_symbol
 from semlink.signal.precoding import RANK_FLOOR, SINR_FLOOR
 from semlink.tasks import TASKS
 
@@ -77,7 +79,7 @@ def differentiable_precoder(
     if users == 1:
         columns = rows.mH
     else:
-        alpha = streams / torch.pow(10.0, snr_db / 10)
+        alpha = streams / db_to_lin(snr_db)
         eye = torch.eye(streams, dtype=rows.dtype, device=rows.device)
         gram = rows @ rows.mH + alpha[:, None, None, None] * eye
         columns = torch.linalg.solve(gram, rows).mH
@@ -96,7 +98,7 @@ def effective_sinr(
     """
     g = channel @ precoder[:, None]
     users, streams = channel.shape[1], precoder.shape[-1]
-    level = streams / torch.pow(10.0, snr_db / 10)
+    level = streams / db_to_lin(snr_db)
     eye = torch.eye(g.shape[-2], dtype=g.dtype, device=g.device)
     covariance = g @ g.mH + level[:, None, None, None, None] * eye
     own = g.reshape(*g.shape[:-1], users, num_layers)
@@ -150,10 +152,9 @@ class SemanticLink:
         draws: torch.Generator,
     ) -> torch.Tensor:
         """Features behind the link, float32 ``[n, 256]``; symbol j lies in subband ``j mod num_subbands``."""
-        subband = torch.arange(k, device=sinr.device) % NUM_SUBBANDS
         noise = torch.randn(len(sent), k, dtype=torch.complex64, generator=draws).to(sent.device)
-        symbols = self.codec.encode(sent, 10 * expected[:, subband].log10(), k)
-        variance = 1 / sinr[:, subband]
+        symbols = self.codec.encode(sent, lin_to_db(per_symbol(expected[..., None], k)), k)
+        variance = 1 / per_symbol(sinr[..., None], k)
         return self.codec.decode(symbols + noise * variance.sqrt(), variance)
 
     def __call__(
@@ -196,5 +197,5 @@ class SemanticLink:
             hits.append((self.data.identity[best] == wanted).float())
         return {
             "r_at_1": float(torch.cat(hits).mean()),
-            "sinr_db": float((10 * sinr.log10()).mean()),
+            "sinr_db": float(lin_to_db(sinr).mean()),
         }

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +25,17 @@ from safetensors.numpy import load_file, save_file
 from channel_service.handler import Channel
 from lab.evaluation.cache import Cache, write_whole
 from receiver.decoding import Samples, check_frame
-from semlink.links import NUM_SUBBANDS, default_link, stable_seed
+from semlink.grid import NUM_SUBBANDS
+from semlink.links import default_link
+from semlink.seeds import stable_seed
 from semlink.settings import Settings
 from semlink.signal.equalization import equalize, lmmse, noise_variance
+from semlink.signal.layer_mapping import demap_layers, per_symbol
 from semlink.signal.precoding import open_loop_precoder, precoder, predicted_sinr_db
 from semlink.store import MemoryStore
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
 from semlink.wire import to_wire
-from transmitter.csi import newest_reports
+from transmitter.csi import decode_in_thread, newest_reports
 from transmitter.framing import open_loop_sinr_db
 
 NUM_SYMBOLS = 128
@@ -129,10 +133,14 @@ async def _realise(
         )  # few distinct values: reports are made per SNR
         items.append(channel_pb2.GrantItem(link_config=one, seed=int(rng.integers(2**53))))
     slots = (await channel.grant(channel_pb2.GrantRequest(items=items))).slots
-    known = await newest_reports(store, slots)
+    known = await newest_reports(
+        store, slots, partial(decode_in_thread, weights=Settings().weights)
+    )
     snr_db = torch.tensor([s.config.snr_db for s in slots], dtype=torch.float32)
     if known[0].csi is None:
-        precoders = open_loop_precoder(config, [s.slot for s in slots])
+        precoders = open_loop_precoder(
+            config.num_tx_ant, config.num_users * config.num_layers, [s.slot for s in slots]
+        )
         flat = open_loop_sinr_db(snr_db, config)[:, None, None]
         predicted = flat.expand(-1, NUM_SUBBANDS, layers)
     else:
@@ -170,17 +178,11 @@ async def _realise(
     received = [check_frame(f, field="frame") for f in catcher.frames]
     equalised, variance = _equalise(received)
     return LinkDataset(
-        predicted_snr_db=_by_symbol(predicted, symbols.shape[-1]).numpy().astype(np.float32),
+        predicted_snr_db=per_symbol(predicted, NUM_SYMBOLS).numpy().astype(np.float32),
         noise_variance=variance,
         error=equalised - symbols.transpose(0, 2, 1).reshape(frames, NUM_SYMBOLS),
         snr_db=snr_db.numpy(),
     )
-
-
-def _by_symbol(per_subband: torch.Tensor, num_elements: int) -> torch.Tensor:
-    """``[frames, num_subbands, layers]`` → ``[frames, 128]``: symbol j lies on layer j mod L of element j // L."""
-    subband = torch.arange(num_elements) % NUM_SUBBANDS
-    return per_subband[:, subband].flatten(1)
 
 
 def _equalise(received: Sequence[Samples]) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
@@ -190,8 +192,8 @@ def _equalise(received: Sequence[Samples]) -> tuple[NDArray[np.complex64], NDArr
     )
     layers = received[0].header.num_layers
     weights, sinr = lmmse(pilots, noise_variance(noise), layers, received[0].pilot_length)
-    equalised = equalize(data, weights).transpose(1, 2).flatten(1)
-    variance = _by_symbol(1.0 / sinr, data.shape[-1])
+    equalised = demap_layers(equalize(data, weights), NUM_SYMBOLS)
+    variance = per_symbol(1.0 / sinr, NUM_SYMBOLS)
     return equalised.numpy(), variance.numpy().astype(np.float32)
 
 

@@ -32,9 +32,9 @@ from semlink.corpora.noisy import (
 )
 from semlink.corpora.registry import EMBEDDED, generator_version
 from semlink.errors import InvalidField
-from semlink.links import stable_seed
 from semlink.models import MODELS, cache_dir
 from semlink.progress import track
+from semlink.seeds import stable_seed
 
 MAX_NEW_TOKENS: Final = 35
 MIN_NEW_TOKENS: Final = 5

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kb_service.prediction import LINEAR, predictors_for
+from kb_service.prediction import predictors_for, untrained_predictors
 from kb_service.predictor_choice import FILE_NAME, Setting
 from lab.evaluation.csi_prediction_samples import (
     Drops,
@@ -34,6 +33,7 @@ from lab.evaluation.csi_prediction_samples import (
     link,
     measured,
 )
+from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField
 from semlink.progress import progress
 from semlink.settings import Settings
@@ -99,7 +99,7 @@ def offered(scheme: Scheme) -> list[int]:
     found = []
     for bits in scheme.bits:
         try:
-            quantizer_for(scheme.link("umi-los", 3.0, bits))
+            quantizer_for(scheme.link("umi-los", 3.0, bits), Settings().weights)
         except InvalidField:
             continue
         found.append(bits)
@@ -123,7 +123,7 @@ def pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
         "sgcs": whole["sgcs"] / whole["users"],
         "precoding_gain_db": whole["precoding_gain_db"] / whole["users"],
-        "nmse_db": 10 * math.log10(whole["error"] / whole["power"]),
+        "nmse_db": lin_to_db(whole["error"] / whole["power"]),
     }
 
 
@@ -175,7 +175,7 @@ def _measured_at(
     parts: dict[int, dict[str, list[dict[str, float]]]] = {age: {} for age in AGES_SLOTS}
     for scenario in SCENARIOS:
         config = scheme.link(scenario, speed_kmh, bits)
-        predictors = predictors_for(config)
+        predictors = predictors_for(config, Settings().weights)
         place = (asdict(scheme) | {"bits": bits}, scenario, speed_kmh, number, AGES_SLOTS, SEED)
         if missing := kept.missing(list(predictors), *place):
             drawn = drops.get(scheme, scenario, speed_kmh, number)
@@ -232,7 +232,7 @@ def settled(choices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for choice in choices:
         groups.setdefault(tuple(choice[key] for key in SCHEME_KEYS), []).append(choice)
     for members in groups.values():
-        names = [name for name in members[0]["scores"] if name not in LINEAR]
+        names = [name for name in members[0]["scores"] if name not in untrained_predictors()]
         means = {
             name: {
                 metric: sum(m["scores"][name][metric] for m in members) / len(members)
@@ -244,7 +244,7 @@ def settled(choices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         level = [
             name for name in QUICKEST if name in means and means[name]["sgcs"] >= best - SGCS_STEP
         ]
-        competing = [*LINEAR, *level[:1]]
+        competing = [*untrained_predictors(), *level[:1]]
         for member in members:
             member["ranking"] = ranked({name: member["scores"][name] for name in competing})
     return list(choices)
@@ -287,7 +287,7 @@ def main(
         },
         "rule": f"SGCS in steps of {SGCS_STEP}, then precoding gain in steps of {GAIN_STEP_DB} dB, then NMSE; "
         f"of the trained generators the quickest within {SGCS_STEP} of the best in mean SGCS over the scheme",
-        "linear": list(LINEAR),
+        "linear": list(untrained_predictors()),
         "seconds": round(time.monotonic() - started, 1),
         "choices": choices,
     }

@@ -26,6 +26,7 @@ from kb_service.channel_knowledge import keep, refined_weights
 from kb_service.generators import Antennas, ChannelGenerator, context_of, load_generator
 from kb_service.prediction import Generated, default_predictor
 from lab.training.csi_predictors import phase_free_nmse, some_missing
+from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField, NotFound
 from semlink.links import default_link
 from semlink.scenarios import SCENARIOS
@@ -147,7 +148,9 @@ async def experienced(store: Store, scenario: str) -> list[Pairs]:
     ]
     return [
         pairs_of(link.config, decoded.csi, decoded.present)
-        for link, decoded in zip(links, decode_histories(histories), strict=True)
+        for link, decoded in zip(
+            links, decode_histories(histories, Settings().weights), strict=True
+        )
         if decoded.present.any()
     ]
 
@@ -183,7 +186,7 @@ def nmse_db(generator: ChannelGenerator, pairs: Pairs) -> float:
             weight = part.later.abs().square().sum((1, 2, 3))
             error += float((phase_free_nmse(rows, part.later) * weight).sum())
             power += float(weight.sum())
-    return float(10 * torch.log10(torch.tensor(error / power)))
+    return float(lin_to_db(torch.tensor(error / power)))
 
 
 def refine(
@@ -272,7 +275,7 @@ def chosen_generator(scenario: str) -> str:
     """The trained generator that the knowledge base would ask by itself; raises InvalidField if it is a linear one."""
     config = default_link()
     config.scenario = scenario
-    predictor, _ = default_predictor(config, config.feedback.delay_slots)
+    predictor, _ = default_predictor(config, config.feedback.delay_slots, Settings().weights)
     if not isinstance(predictor, Generated):
         raise InvalidField(
             f"the default predictor is {predictor.name!r}, which learns nothing; name a generator",
@@ -301,7 +304,7 @@ def run(
             f"--scenario is {scenario!r}, allowed: {', '.join(SCENARIOS)}", field="scenario"
         )
     name = generator or chosen_generator(scenario)
-    shipped = load_generator(name, Antennas())
+    shipped = load_generator(name, Antennas(), weights=Settings().weights)
 
     async def read() -> list[Pairs]:
         store = open_store(settings)

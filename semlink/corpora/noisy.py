@@ -21,7 +21,7 @@ import numpy as np
 
 from semlink.corpora.corpus import Item, Split
 from semlink.errors import InvalidField, NotFound
-from semlink.links import stable_seed
+from semlink.seeds import stable_seed
 from semlink.sentence_splitting import split_sentences
 
 FORMAT: Final = 1

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from semlink.errors import InvalidField
-from semlink.models import MODELS, CorruptModel, locate
+from semlink.errors import CorruptModel, InvalidField
+from semlink.models import MODELS, locate
 from semlink.runtime import FrozenNetwork
 from semlink.semantics.tokens import Tokens, pad
 

@@ -8,9 +8,7 @@ what is better than linear, conditioned (FiLM, Perez et al., arXiv 1709.07871) o
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +21,7 @@ from semlink.errors import InvalidField
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.semantics.int8_tensors import unpack
 from semlink.semantics.spaces import weights_of
+from semlink.weight_files import Weights
 
 SYMBOL_COUNTS: Final = (8, 16, 32, 64, 128)
 """Complex channel uses that a message may take."""
@@ -213,21 +212,18 @@ def codec_path(space: str) -> Path:
     return weights_of(space, "codec")
 
 
-_lock = threading.Lock()
-
-
 def load_codec(space: str, device: torch.device | str = "cpu") -> Codec:
     """The process's trained codec of a space (a task or an added corpus with heads), without gradients.
 
-    Raises InvalidField for an unknown space, NotFound when its weights are missing.
+    Raises InvalidField for an unknown space, NotFound when its weights are missing, CorruptModel when they are damaged.
     """
-    with _lock:
-        path = codec_path(space)
-        return _load_codec(path, str(device), path.stat().st_mtime_ns)
+    path = codec_path(space)
+    return Weights(path.parent).load(
+        path.name, _read, str(device), made_by=f"semlink train codec --task {space}"
+    )
 
 
-@lru_cache(maxsize=8)
-def _load_codec(path: Path, device: str, made_ns: int) -> Codec:  # noqa: ARG001 - the key of the cache
+def _read(path: Path, device: str) -> Codec:
     with safe_open(path, framework="pt") as file:
         codec = Codec(CodecConfig(**json.loads(file.metadata()["config"])))
         codec.load_state_dict(unpack({name: file.get_tensor(name) for name in file.keys()}))  # noqa: SIM118

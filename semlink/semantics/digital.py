@@ -19,9 +19,9 @@ header names. Made by ``semlink train vq --task person``; weights in ``weights/v
 from __future__ import annotations
 
 import heapq
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -36,7 +36,11 @@ from semlink.errors import InvalidField
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.semantics.int8_tensors import unpack
 from semlink.semantics.spaces import task_of, weights_of
+from semlink.signal.coding import demodulate, modulate, scheme_of
 from semlink.signal.csi.rvq import block_matmul
+from semlink.signal.link import LinkLike
+from semlink.signal.link_adaptation import choose_mcs, load_calibration
+from semlink.weight_files import Weights
 
 DigitalCoding = Literal["separation", "vq-digital"]
 DIGITAL_CODINGS: Final[tuple[DigitalCoding, ...]] = get_args(DigitalCoding)
@@ -302,6 +306,65 @@ def allocate_bits(variance: NDArray[np.float64], num_bits: int) -> NDArray[np.in
     return bits
 
 
+class DigitalCodec:
+    """A :class:`semlink.semantics.message.MessageCodec` of the first component: source coder, channel code, QAM.
+
+    The MCS is the one that promises the most for the SINR that the known CSI promises
+    (:mod:`semlink.signal.link_adaptation`).
+    """
+
+    def __init__(
+        self, coding: DigitalCoding, space: str, device: torch.device, weights: Weights
+    ) -> None:
+        self._coder = load_source_coder(space, coding, device)
+        self._weights = weights
+
+    def encode(
+        self,
+        components: torch.Tensor,
+        sinr_db: torch.Tensor,
+        modality: str,
+        links: Sequence[LinkLike],
+        known: bool,
+    ) -> tuple[torch.Tensor, list[int]]:
+        """See the protocol; messages of equal MCS are coded together."""
+        features, k = components[:, 0], sinr_db.shape[1]
+        mcs = choose_mcs(
+            sinr_db.cpu().double().numpy(),
+            links,
+            known,
+            self._coder.quality,
+            load_calibration(self._weights),
+        )
+        symbols = torch.empty(sinr_db.shape, dtype=torch.complex64, device=features.device)
+        for chosen in np.unique(mcs).tolist():
+            rows = torch.from_numpy(np.flatnonzero(mcs == chosen)).to(features.device)
+            scheme = scheme_of(chosen, k)
+            payload = self._coder.encode(features[rows], modality, scheme.payload_bits)
+            symbols[rows] = modulate(payload, scheme)
+        return symbols, mcs.tolist()
+
+    def decode(
+        self,
+        symbols: torch.Tensor,
+        noise_variance: torch.Tensor,
+        modality: str,
+        num_components: int,  # noqa: ARG002
+        mcs: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the protocol; erased where the CRC fails."""
+        scheme = scheme_of(mcs, symbols.shape[1])
+        payload, passed = demodulate(symbols, noise_variance, scheme)
+        feature = torch.zeros(len(symbols), FEATURE_DIM, device=symbols.device)
+        if bool(passed.any()):
+            feature[passed] = self._coder.decode(payload[passed], modality)
+        return feature[:, None], ~passed
+
+
+separation = partial(DigitalCodec, "separation")
+vq_digital = partial(DigitalCodec, "vq-digital")
+
+
 def _side(modality: str) -> int:
     if modality not in ("text", "image", "audio"):
         raise InvalidField(
@@ -315,25 +378,22 @@ def statistics_path(space: str) -> Path:
     return weights_of(space, "vq")
 
 
-_lock = threading.Lock()
-
-
 def load_source_coder(space: str, coding: str, device: torch.device | str = "cpu") -> SourceCoder:
     """The process's source coder of a space (a task or an added corpus with heads) for "separation" or "vq-digital".
 
-    Raises InvalidField for an unknown space or coding, NotFound when its weights are missing.
+    Raises InvalidField for an unknown space or coding, NotFound when its weights are missing, CorruptModel when they
+    are damaged.
     """
     task_of(space)
-    for known in DIGITAL_CODINGS:
-        if coding == known:
-            with _lock:
-                path = statistics_path(space)
-                return _load(path, known, str(device), path.stat().st_mtime_ns)
-    raise InvalidField(
-        f"coding is {coding!r}, allowed: {', '.join(DIGITAL_CODINGS)}", field="coding"
+    if coding not in DIGITAL_CODINGS:
+        raise InvalidField(
+            f"coding is {coding!r}, allowed: {', '.join(DIGITAL_CODINGS)}", field="coding"
+        )
+    path = statistics_path(space)
+    return Weights(path.parent).load(
+        path.name, _read, coding, str(device), made_by=f"semlink train vq --task {space}"
     )
 
 
-@lru_cache(maxsize=16)
-def _load(path: Path, coding: DigitalCoding, device: str, made_ns: int) -> SourceCoder:  # noqa: ARG001
+def _read(path: Path, coding: DigitalCoding, device: str) -> SourceCoder:
     return SourceCoder(Statistics.from_tensors(load_file(path)).to(device), coding)

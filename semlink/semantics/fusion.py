@@ -7,14 +7,10 @@ a message costs the same channel uses with and without knowledge.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 
+from semlink.components import FUSIONS
 from semlink.errors import InvalidField
-from semlink.methods import Fusion
-
-RULES: Final[tuple[Fusion, ...]] = ("none", "mean", "similarity", "importance")
 
 
 def fuse(
@@ -23,7 +19,7 @@ def fuse(
     similarity: torch.Tensor,
     kept: torch.Tensor,
     *,
-    rule: Fusion,
+    rule: str,
     temperature: float,
 ) -> torch.Tensor:
     r"""Fuse each source with its kept rewrites.
@@ -46,7 +42,7 @@ def fuse(
     rewrites : [batch, n, size], float32, unit norm; where ``kept`` is False any value, even NaN, is allowed
     similarity : [batch, n], float32, −1…1, cosine of rewrite and source as sentences
     kept : [batch, n], bool
-    rule : "none" (the source as it is), "mean", "similarity" or "importance"
+    rule : "none" (the source as it is) or a name of :data:`semlink.components.FUSIONS`
     temperature : τ_f > 0, used by "similarity" alone
 
     Output
@@ -64,10 +60,10 @@ def fuse(
         (source.unsqueeze(1), torch.where(kept.unsqueeze(-1), rewrites, 0.0)), dim=1
     )
     present = torch.cat((torch.ones_like(kept[:, :1]), kept), dim=1)
-    if rule == "importance":
-        weights = _importance(features, present)
-    else:
-        weights = _weights(similarity, present, rule, temperature).unsqueeze(-1)
+    scores = torch.cat((torch.ones_like(similarity[:, :1]), similarity), dim=1)
+    weights: torch.Tensor = FUSIONS.get(rule).load()(features, scores, present, temperature)
+    if weights.ndim == 2:
+        weights = weights.unsqueeze(-1)
     total = (weights * features).sum(dim=1)
     norm = torch.linalg.vector_norm(total, dim=-1, keepdim=True)
     fuses = kept.any(dim=1, keepdim=True)
@@ -78,18 +74,33 @@ def fuse(
     return torch.where(fuses, total / norm.clamp_min(1e-6), source)
 
 
-def _weights(
-    similarity: torch.Tensor, present: torch.Tensor, rule: Fusion, temperature: float
+def mean_weights(
+    features: torch.Tensor,  # noqa: ARG001
+    similarity: torch.Tensor,
+    present: torch.Tensor,
+    temperature: float,  # noqa: ARG001
 ) -> torch.Tensor:
-    """Weights of source and rewrites, [batch, 1 + n]; they sum to 1, dropped rewrites have none."""
-    scores = torch.cat((torch.ones_like(similarity[:, :1]), similarity), dim=1)
-    if rule == "mean":
-        scores = torch.zeros_like(scores)
-    return torch.softmax((scores / temperature).masked_fill(~present, -torch.inf), dim=1)
+    """Rule ``mean``, see :func:`semlink.components.register_fusion`: the same for all that are present."""
+    return torch.softmax(torch.zeros_like(similarity).masked_fill(~present, -torch.inf), dim=1)
 
 
-def _importance(features: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Weights of each coordinate, [batch, 1 + n, size]; over the present features they sum to 1."""
+def similarity_weights(
+    features: torch.Tensor,  # noqa: ARG001
+    similarity: torch.Tensor,
+    present: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Rule ``similarity``: a softmax over the cosines with the source."""
+    return torch.softmax((similarity / temperature).masked_fill(~present, -torch.inf), dim=1)
+
+
+def importance_weights(
+    features: torch.Tensor,
+    similarity: torch.Tensor,  # noqa: ARG001
+    present: torch.Tensor,
+    temperature: float,  # noqa: ARG001
+) -> torch.Tensor:
+    """Rule ``importance``: weights of each coordinate, [batch, 1 + n, size], that sum to 1 over what is present."""
     total = features.sum(dim=1)
     norm = torch.linalg.vector_norm(total, dim=-1, keepdim=True).clamp_min(1e-6)
     mean, source = total / norm, features[:, 0]
@@ -107,11 +118,11 @@ def _check(
     similarity: torch.Tensor,
     kept: torch.Tensor,
     *,
-    rule: Fusion,
+    rule: str,
     temperature: float,
 ) -> None:
-    if rule not in RULES:
-        raise InvalidField(f"rule is {rule!r}, allowed: {', '.join(RULES)}", field="rule")
+    if rule != "none":
+        FUSIONS.get(rule, field="rule")
     if not temperature > 0:
         raise InvalidField(f"temperature is {temperature}, allowed: > 0", field="temperature")
     if rewrites.ndim != 3 or source.shape != (rewrites.shape[0], rewrites.shape[2]):

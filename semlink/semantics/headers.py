@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
+from semlink.components import CODECS
 from semlink.errors import InvalidField
-from semlink.links import MAX_LAYERS, MAX_USERS
+from semlink.grid import MAX_LAYERS
+from semlink.links import MAX_USERS
 from semlink.methods import RERANKINGS
-from semlink.semantics.digital import DIGITAL_CODINGS
 from semlink.signal.coding import scheme_of
 from semlink.v1 import channel_pb2
 
@@ -58,14 +59,20 @@ def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
     return header
 
 
+def is_digital(header: channel_pb2.FrameHeader) -> bool:
+    """Whether the frame's symbols are points of the constellation of an MCS."""
+    return bool(header.coding) and CODECS.get(header.coding).digital
+
+
 def _check_coding(header: channel_pb2.FrameHeader, *, field: str) -> None:
-    if header.coding in DIGITAL_CODINGS:
-        scheme_of(header.mcs, header.symbols, field=f"{field}.mcs")
-    elif header.coding:
+    named = [name for name in CODECS.names if name != "jscc"]
+    if header.coding and header.coding not in named:
         raise InvalidField(
-            f"{field}.coding is {header.coding!r}, allowed: '' (JSCC), {', '.join(DIGITAL_CODINGS)}",
+            f"{field}.coding is {header.coding!r}, allowed: '' (JSCC), {', '.join(named)}",
             field=f"{field}.coding",
         )
+    if is_digital(header):
+        scheme_of(header.mcs, header.symbols, field=f"{field}.mcs")
     elif header.mcs:
         raise InvalidField(
             f"{field}.mcs is {header.mcs}, allowed without a digital coding: 0",

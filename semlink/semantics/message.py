@@ -7,13 +7,18 @@ so it costs no signalling.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import torch
 
+from semlink.components import CODECS
+from semlink.decibels import amplitude_to_db, db_to_lin
 from semlink.errors import InvalidField
-from semlink.semantics.codec import SYMBOL_COUNTS, Codec
+from semlink.semantics.codec import SYMBOL_COUNTS, Codec, load_codec
 from semlink.semantics.heads import FEATURE_DIM
+from semlink.signal.link import LinkLike
+from semlink.weight_files import Weights
 
 MAX_COMPONENTS: Final = 8
 MIN_FIRST_SYMBOLS: Final = 16
@@ -48,7 +53,7 @@ def component_symbols(k: int, num_components: int) -> tuple[int, ...]:
 
 def _amplitudes(lengths: tuple[int, ...]) -> list[float]:
     """Amplitude of each component's unit-power symbols; their mean power over the message is 1."""
-    boost = 10.0 ** (PROTECTION_DB / 10.0) if sum(n > 0 for n in lengths) > 1 else 1.0
+    boost = db_to_lin(PROTECTION_DB) if sum(n > 0 for n in lengths) > 1 else 1.0
     powers = [boost, *(1.0 for _ in lengths[1:])]
     mean = sum(p * n for p, n in zip(powers, lengths, strict=True)) / sum(lengths)
     return [(p / mean) ** 0.5 for p in powers]
@@ -79,7 +84,7 @@ def encode_message(
     for place, (length, amplitude) in enumerate(zip(lengths, _amplitudes(lengths), strict=True)):
         if not length:
             break
-        level = snr_db[:, start : start + length] + 20.0 * torch.tensor(amplitude).log10()
+        level = snr_db[:, start : start + length] + amplitude_to_db(torch.tensor(amplitude))
         parts.append(amplitude * codec.encode(components[:, place], level, length))
         start += length
     return torch.cat(parts, dim=1)
@@ -109,3 +114,79 @@ def decode_message(
         )
         start += length
     return torch.stack(parts, dim=1)
+
+
+class MessageCodec(Protocol):
+    """Both ends of a way to carry components over symbols; see :func:`semlink.components.register_codec`."""
+
+    def encode(
+        self,
+        components: torch.Tensor,
+        sinr_db: torch.Tensor,
+        modality: str,
+        links: Sequence[LinkLike],
+        known: bool,
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Components to symbols.
+
+        :param components: float32 ``[batch, num_components, 256]``, unit norm, the most important first.
+        :param sinr_db: float32 ``[batch, k]``, the SINR after equalisation that is predicted for each symbol.
+        :param modality: "text", "image" or "audio".
+        :param links: of each message.
+        :param known: False when there was no report to precode from.
+        :returns: complex64 ``[batch, k]`` of unit mean power, and the MCS of each message, 0 where there is none.
+        """
+
+    def decode(
+        self,
+        symbols: torch.Tensor,
+        noise_variance: torch.Tensor,
+        modality: str,
+        num_components: int,
+        mcs: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Equalised symbols to components.
+
+        :param symbols: complex64 ``[batch, k]``, unbiased.
+        :param noise_variance: float32 ``[batch, k]``, > 0.
+        :returns: float32 ``[batch, num_sent, 256]``, and bool ``[batch]``: where the message is lost (zeros).
+        """
+
+
+class JsccCodec:
+    """``jscc``: symbols of deep joint source-channel coding, :func:`encode_message`."""
+
+    def __init__(self, space: str, device: torch.device, weights: Weights) -> None:  # noqa: ARG002
+        self._codec = load_codec(space, device=device)
+
+    def encode(
+        self,
+        components: torch.Tensor,
+        sinr_db: torch.Tensor,
+        modality: str,  # noqa: ARG002
+        links: Sequence[LinkLike],  # noqa: ARG002
+        known: bool,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, list[int]]:
+        """See :class:`MessageCodec`."""
+        symbols = encode_message(self._codec, components, sinr_db, sinr_db.shape[1])
+        return symbols, [0] * len(components)
+
+    def decode(
+        self,
+        symbols: torch.Tensor,
+        noise_variance: torch.Tensor,
+        modality: str,  # noqa: ARG002
+        num_components: int,
+        mcs: int,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`MessageCodec`; nothing is ever lost."""
+        components = decode_message(self._codec, symbols, noise_variance, num_components)
+        return components, torch.zeros(len(symbols), dtype=torch.bool)
+
+
+def load_message_codec(
+    coding: str, space: str, device: torch.device, weights: Weights
+) -> MessageCodec:
+    """Return the codec of that name for a space. Raises InvalidField for an unknown one."""
+    codec: MessageCodec = CODECS.get(coding).load()(space, device, weights)
+    return codec

@@ -1,11 +1,20 @@
-"""LMMSE equalisation from pilots, and the SINR behind it."""
+"""LMMSE equalisation from pilots, and the SINR behind it.
+
+Examples
+--------
+>>> g = torch.randn(2, NUM_SUBBANDS, 2, 4, dtype=torch.complex64)  # 2 antennas see 4 streams, ours is the first
+>>> weights, sinr = lmmse(g, torch.tensor([0.1, 0.1]), num_layers=1)
+>>> samples = torch.randn(2, 2, 30, dtype=torch.complex64)
+>>> equalize(samples, weights).shape, sinr.shape
+(torch.Size([2, 1, 30]), torch.Size([2, 8, 1]))
+"""
 
 from __future__ import annotations
 
 import torch
 
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 
 
 def noise_variance(noise: torch.Tensor) -> torch.Tensor:
@@ -26,9 +35,11 @@ def lmmse(
     as a pilot estimate whose error, ``N0 / pilot_length`` an element, acts on every unit-power stream:
     ``N = N0 (1 + num_streams / pilot_length)``; without, ``G`` is taken as exact, ``N = N0``.
 
-    ``pilots``: complex ``[batch, num_subbands, num_rx_ant, num_streams]``; ``noise_variance``: float ``[batch]``, > 0.
-    Returns weights complex64 ``[batch, num_subbands, num_layers, num_rx_ant]`` and SINR float32 (linear)
-    ``[batch, num_subbands, num_layers]``. Raises InvalidField for a noise variance that is not positive.
+    :param pilots: complex ``[batch, num_subbands, num_rx_ant, num_streams]``.
+    :param noise_variance: float ``[batch]``, > 0.
+    :returns: weights complex64 ``[batch, num_subbands, num_layers, num_rx_ant]`` and SINR float32 (linear)
+        ``[batch, num_subbands, num_layers]``.
+    :raises InvalidField: for a noise variance that is not positive.
     """
     if not bool((noise_variance > 0).all()):
         raise InvalidField(
@@ -53,8 +64,9 @@ def lmmse(
 def equalize(samples: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Apply each subband's weights to its resource elements; element ``i`` lies in subband ``i mod num_subbands``.
 
-    ``samples``: complex64 ``[batch, num_rx_ant, n]``; ``weights``: complex64
-    ``[batch, num_subbands, num_layers, num_rx_ant]``. Returns symbols complex64 ``[batch, num_layers, n]``.
+    :param samples: complex64 ``[batch, num_rx_ant, n]``.
+    :param weights: complex64 ``[batch, num_subbands, num_layers, num_rx_ant]``.
+    :returns: symbols complex64 ``[batch, num_layers, n]``.
     """
     return over_subbands(samples, weights)
 
@@ -62,8 +74,9 @@ def equalize(samples: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 def over_subbands(elements: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Multiply every resource element by the matrix of its subband.
 
-    ``elements``: complex ``[batch, num_in, n]``; ``matrices``: complex ``[batch, num_subbands, num_out, num_in]``.
-    Returns complex ``[batch, num_out, n]``. The one place where elements meet subbands, used by the air as well.
+    :param elements: complex ``[batch, num_in, n]``.
+    :param matrices: complex ``[batch, num_subbands, num_out, num_in]``.
+    :returns: complex ``[batch, num_out, n]``. The one place where elements meet subbands, used by the air as well.
     """
     batch, num_in, n = elements.shape
     rows = -(-n // NUM_SUBBANDS)
@@ -82,7 +95,8 @@ def subband_share(num_resource_elements: int) -> torch.Tensor:
 def mean_sinr_db(sinr: torch.Tensor, num_resource_elements: int) -> torch.Tensor:
     """Geometric mean of the SINR over a frame's symbols: dB.
 
-    ``sinr``: linear ``[batch, num_subbands, num_layers]``. Returns float64 ``[batch]``.
+    :param sinr: linear ``[batch, num_subbands, num_layers]``.
+    :returns: float64 ``[batch]``.
     """
     per_subband = 10 * torch.log10(sinr.double()).mean(-1)
     # a product and a sum of each row by itself: a matrix product rounds with the size of the batch

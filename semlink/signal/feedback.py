@@ -1,4 +1,15 @@
-"""Which reports a slot may use, and CSI from reports that have crossed the link."""
+"""Which reports a slot may use, and CSI from reports that have crossed the link.
+
+Examples
+--------
+>>> from types import SimpleNamespace
+>>> feedback = SimpleNamespace(quantizer="rvq", memory="none", report_period_slots=5, delay_slots=4)
+>>> link = SimpleNamespace(feedback=feedback)
+>>> report_slots(link, slot=103, history=3)
+[85, 90, 95]
+>>> scheme_of(link)
+'rvq'
+"""
 
 from __future__ import annotations
 
@@ -7,15 +18,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from semlink.errors import InvalidField
+from semlink.grouping import grouped
 from semlink.signal.csi import CsiQuantizer, State, quantizer_for
 from semlink.signal.csi.interface import GROUP_SLOTS
-from semlink.v1 import common_pb2 as pb
+from semlink.signal.link import LinkLike
+from semlink.weight_files import SHIPPED, Weights
 
 HISTORY_REPORTS: Final = 8
 """Reports of each user that a predictor sees."""
@@ -24,7 +37,7 @@ MAX_CHECKPOINTS: Final = 2048
 """Of one user each, 10 kB at 16 × 2 antennas."""
 
 
-def report_slots(config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORTS) -> list[int]:
+def report_slots(config: LinkLike, slot: int, history: int = HISTORY_REPORTS) -> list[int]:
     """Slots of the newest ``history`` reports that can be used in ``slot``, oldest first.
 
     A report is made in every slot ≥ 0 that is a multiple of ``report_period_slots`` and can be used from
@@ -50,9 +63,7 @@ def _first_of_group(slot: int, period: int) -> int:
     return -(-(slot // GROUP_SLOTS * GROUP_SLOTS) // period)
 
 
-def needed_report_slots(
-    config: pb.LinkConfig, slot: int, history: int = HISTORY_REPORTS
-) -> list[int]:
+def needed_report_slots(config: LinkLike, slot: int, history: int = HISTORY_REPORTS) -> list[int]:
     """Slots of the reports that must be there to decode those of :func:`report_slots`, oldest first.
 
     A report that stands for itself needs no other; with predictive memory it needs its group from the start.
@@ -64,12 +75,44 @@ def needed_report_slots(
     return list(range(_first_of_group(slots[-1], period) * period, slots[-1] + 1, period))
 
 
-def scheme_of(config: pb.LinkConfig) -> str:
+def scheme_of(config: LinkLike) -> str:
     """The label of the link's reports: the quantiser, and its memory where it has one ("rvq+predictive")."""
     feedback = config.feedback
     if feedback.memory in ("", "none"):
         return feedback.quantizer
     return f"{feedback.quantizer}+{feedback.memory}"
+
+
+class CsiReport(Protocol):
+    """One user's report, as services hand it on. Labels that are empty were not given."""
+
+    @property
+    def user(self) -> int:
+        """Index of the user."""
+
+    @property
+    def slot(self) -> int:
+        """Slot that it describes."""
+
+    @property
+    def report_index(self) -> int:
+        """Its running number, ``slot // report_period_slots``."""
+
+    @property
+    def bits(self) -> int:
+        """Size of the report."""
+
+    @property
+    def payload(self) -> bytes:
+        """The bits, most significant first, zeros behind."""
+
+    @property
+    def quantizer(self) -> str:
+        """Label: :func:`scheme_of` the link."""
+
+    @property
+    def link_id(self) -> str:
+        """Label: the link's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +122,8 @@ class ReportHistory:
     ``reports`` are those of :func:`needed_report_slots`; ``link_id`` is compared with the reports' label ("": not).
     """
 
-    config: pb.LinkConfig
-    reports: Sequence[pb.CsiReport]
+    config: LinkLike
+    reports: Sequence[CsiReport]
     slots: Sequence[int]
     link_id: str = ""
 
@@ -108,7 +151,7 @@ class DecodedHistory(NamedTuple):
 class _Entry:
     """A good report and where its CSI belongs."""
 
-    report: pb.CsiReport
+    report: CsiReport
     name: str
     history: int
     user: int
@@ -116,23 +159,29 @@ class _Entry:
 
 
 def decode_reports(
-    config: pb.LinkConfig, reports: Sequence[pb.CsiReport], slots: Sequence[int]
+    config: LinkLike,
+    reports: Sequence[CsiReport],
+    slots: Sequence[int],
+    weights: Weights = SHIPPED,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """CSI of all users in the given report slots, where every report must be good.
 
-    Returns complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` and whether it was there,
-    bool ``[num_users, num_slots]``; zeros where it was not. Reports of slots that are not asked for are ignored.
-    Raises InvalidField naming ``reports[i].user``, ``.slot``, ``.report_index``, ``.bits``, ``.payload``,
-    ``.quantizer`` or ``.link_id`` for a report that the link's configuration cannot have made, or a second, different
-    report of the same user and slot.
+    :returns: complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` and whether it was there,
+        bool ``[num_users, num_slots]``; zeros where it was not. Reports of slots that are not asked for are
+        ignored.
+    :raises InvalidField: naming ``reports[i].user``, ``.slot``, ``.report_index``, ``.bits``, ``.payload``,
+        ``.quantizer`` or ``.link_id`` for a report that the link's configuration cannot have made, or a second,
+        different report of the same user and slot.
     """
-    decoded = decode_histories([ReportHistory(config, reports, slots)])[0]
+    decoded = decode_histories([ReportHistory(config, reports, slots)], weights)[0]
     if decoded.refused:
         raise decoded.refused[0]
     return decoded.csi, decoded.present
 
 
-def decode_histories(histories: Sequence[ReportHistory]) -> list[DecodedHistory]:
+def decode_histories(
+    histories: Sequence[ReportHistory], weights: Weights = SHIPPED
+) -> list[DecodedHistory]:
     """CSI of many links, with one call for all reports of the same quantiser.
 
     A bad report is refused (``refused`` says why) and then treated as lost.
@@ -140,7 +189,7 @@ def decode_histories(histories: Sequence[ReportHistory]) -> list[DecodedHistory]
     decoded: list[DecodedHistory] = []
     gathered: dict[int, tuple[CsiQuantizer, list[_Entry]]] = {}
     for i, history in enumerate(histories):
-        quantizer = quantizer_for(history.config)
+        quantizer = quantizer_for(history.config, weights)
         size = (history.config.num_users, len(history.slots))
         csi = torch.zeros((*size, *quantizer.shape), dtype=torch.complex64)
         good, refused = _sift(quantizer, history, i)
@@ -183,7 +232,7 @@ def _decode(
 
 
 def _payloads(
-    quantizer: CsiQuantizer, reports: Sequence[pb.CsiReport]
+    quantizer: CsiQuantizer, reports: Sequence[CsiReport]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     data = b"".join(report.payload for report in reports)
     payload = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
@@ -231,8 +280,8 @@ def _track(
             merged[-1] = replace(longer, places=longer.places + sequence.places)
         else:
             merged.append(sequence)
-    for first_index in sorted({sequence.first_index for sequence in merged}):
-        _track_batch(quantizer, [s for s in merged if s.first_index == first_index], decoded)
+    for alike in grouped(merged, lambda sequence: sequence.first_index).values():
+        _track_batch(quantizer, alike, decoded)
 
 
 def _sequences(
@@ -298,7 +347,7 @@ def _track_batch(
 ) -> None:
     """Track sequences that begin at one report, those that have a checkpoint at the same place together."""
     width = 1 + quantizer.payload_bytes
-    begun: dict[int, list[tuple[_Sequence, State]]] = {}
+    begun: list[tuple[_Sequence, State]] = []
     for sequence in sequences:
         earliest = min(position for *_, position in sequence.places)
         start = quantizer.start(1)
@@ -307,11 +356,10 @@ def _track_batch(
             if kept is not None:
                 start = kept
                 break
-        begun.setdefault(start.position, []).append((sequence, start))
-    for members in begun.values():
-        states = [start for _, start in members]
-        track = type(states[0]).from_rows(states)
-        _follow(quantizer, track, [sequence for sequence, _ in members], decoded)
+        begun.append((sequence, start))
+    for members in grouped(begun, lambda pair: pair[1].position).values():
+        alike, states = zip(*members, strict=True)
+        _follow(quantizer, type(states[0]).from_rows(states), alike, decoded)
 
 
 def _follow(
@@ -382,7 +430,7 @@ def _sift(
 
 
 def _validate(
-    history: ReportHistory, quantizer: CsiQuantizer, report: pb.CsiReport, field: str
+    history: ReportHistory, quantizer: CsiQuantizer, report: CsiReport, field: str
 ) -> None:
     """Refuse a report that this link cannot have made. Labels that are empty were not given and say nothing."""
     config = history.config

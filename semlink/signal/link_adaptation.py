@@ -13,6 +13,16 @@ The transmitter knows the SINR after equalisation that its quantised, outdated C
 
 The figures of 1 and 3 are those of ``weights/link-adaptation.json``, made by ``python -m
 tools.calibrate_link_adaptation``.
+
+Examples
+--------
+>>> from types import SimpleNamespace
+>>> feedback = SimpleNamespace(quantizer="rvq", bits=64)
+>>> links = [SimpleNamespace(snr_db=snr_db, num_users=1, feedback=feedback) for snr_db in (0.0, 20.0)]
+>>> promised = np.array([[0.0], [20.0]]).repeat(64, axis=1)
+>>> poor, good = choose_mcs(promised, links, True, np.sqrt, load_calibration())
+>>> bool(poor < good)
+True
 """
 
 from __future__ import annotations
@@ -28,10 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from semlink.errors import InvalidField, NotFound
-from semlink.settings import Settings
+from semlink.decibels import db_to_lin, lin_to_db
+from semlink.errors import InvalidField
 from semlink.signal.coding import MCS_TABLE, constellation, scheme_of, usable_mcs
-from semlink.v1 import common_pb2 as pb
+from semlink.signal.link import LinkLike
+from semlink.weight_files import SHIPPED, Weights
 
 Array = NDArray[np.float64]
 KINDS: Final = ("quantised", "perfect", "none")
@@ -86,19 +97,21 @@ def _array(values: Any) -> Array:
 
 def choose_mcs(
     predicted_sinr_db: Array,
-    links: Sequence[pb.LinkConfig],
+    links: Sequence[LinkLike],
     known: bool,
     quality: Callable[[Array], Array],
-    calibration: Calibration | None = None,
+    calibration: Calibration,
 ) -> NDArray[np.int64]:
     """The MCS of each message.
 
-    ``predicted_sinr_db`` ``[batch, k]``: what the transmitter's CSI promises for each symbol; ``links``: their links,
-    of which SNR, number of users and the feedback's scheme and bits count; ``known``: False when there was no report
-    to precode from; ``quality``: payload bits → worth. Returns int64 ``[batch]``. Raises InvalidField for a k without
-    thresholds.
+    :param predicted_sinr_db: float64 ``[batch, k]``, what the transmitter's CSI promises for each symbol, dB.
+    :param links: of each message; of them SNR, number of users and the feedback's scheme and bits count.
+    :param known: False when there was no report to precode from.
+    :param quality: payload bits → worth to the task.
+    :param calibration: measured figures, of :func:`load_calibration`.
+    :returns: int64 ``[batch]``.
+    :raises InvalidField: for a k without thresholds.
     """
-    calibration = calibration or load_calibration()
     probability = success_probability(predicted_sinr_db, links, known, calibration)
     mcs = np.array(usable_mcs(predicted_sinr_db.shape[1]))
     expected = probability * quality(_payloads(predicted_sinr_db.shape[1]))
@@ -108,11 +121,15 @@ def choose_mcs(
 
 def success_probability(
     predicted_sinr_db: Array,
-    links: Sequence[pb.LinkConfig],
+    links: Sequence[LinkLike],
     known: bool,
     calibration: Calibration,
 ) -> Array:
-    """Probability that the CRC holds, ``[batch, number of usable MCS]``; arguments as in :func:`choose_mcs`."""
+    """Probability that the CRC holds; arguments as in :func:`choose_mcs`.
+
+    :returns: float64 ``[batch, number of usable MCS]``.
+    :raises InvalidField: for a k without thresholds.
+    """
     k = predicted_sinr_db.shape[1]
     if k not in calibration.threshold_db:
         raise InvalidField(
@@ -144,14 +161,14 @@ def _payloads(k: int) -> Array:
     return np.array(_payload_tuple(k), dtype=np.float64)
 
 
-def group_of(link: pb.LinkConfig, known: bool) -> tuple[int, int]:
+def group_of(link: LinkLike, known: bool) -> tuple[int, int]:
     """Indices into the calibration: several users or one, and the kind of feedback."""
     quantizer = link.feedback.quantizer
     kind = quantizer if quantizer in ("perfect", "none") else "quantised"
     return int(link.num_users > 1), KINDS.index(kind if known else "none")
 
 
-def terms_of(predicted_sinr_db: Array, links: Sequence[pb.LinkConfig]) -> Array:
+def terms_of(predicted_sinr_db: Array, links: Sequence[LinkLike]) -> Array:
     """What the promise's error is a linear function of: ``[batch, NUM_TERMS]``.
 
     Powers of the promise p and the SNR s (in 10 dB), and the bits b of a report: 1, p, s, p², ps, s², b, bp, bs.
@@ -178,9 +195,9 @@ def terms_of(predicted_sinr_db: Array, links: Sequence[pb.LinkConfig]) -> Array:
 
 def shannon_snr_db(sinr_db: Array) -> Array:
     """The SNR of equal symbols that have the same mean capacity: ``[batch, k]`` → ``[batch]``, dB."""
-    capacity = np.log2(1 + 10 ** (sinr_db / 10)).mean(1)
+    capacity = np.log2(1 + db_to_lin(sinr_db)).mean(1)
     # a floor, so that a dead link has a logarithm
-    equal: Array = 10 * np.log10(np.maximum(2**capacity - 1, 1e-4))
+    equal: Array = lin_to_db(np.maximum(2**capacity - 1, 1e-4))
     return equal
 
 
@@ -208,7 +225,7 @@ def bicm_information(bits_per_symbol: int) -> Array:
     pam, bits = points[rows].real, labels[rows, ::2]
     found = []
     for snr_db in GRID_DB:
-        deviation = np.sqrt(10 ** (-snr_db / 10) / 2)
+        deviation = np.sqrt(db_to_lin(-snr_db) / 2)
         reach = np.linspace(-6, 6, 241) * deviation
         y = (pam[:, None] + reach).ravel()
         weight = np.exp(-((reach / deviation) ** 2) / 2)
@@ -227,22 +244,12 @@ def bicm_information(bits_per_symbol: int) -> Array:
     return information + np.arange(len(information)) * 1e-9
 
 
-def calibration_path() -> Path:
-    """File of the measured figures. Raises NotFound, with the command that makes it, when it is missing."""
-    path = Settings().weights_dir / "link-adaptation.json"
-    if not path.is_file():
-        raise NotFound(
-            f"{path} is missing: run `python -m tools.calibrate_link_adaptation`",
-            field="weights_dir",
-        )
-    return path
+def load_calibration(weights: Weights = SHIPPED) -> Calibration:
+    """The measured figures. Raises NotFound, with the command that makes them, when they are missing."""
+    return weights.load(
+        "link-adaptation.json", _read, made_by="python -m tools.calibrate_link_adaptation"
+    )
 
 
-def load_calibration() -> Calibration:
-    """The process's measured figures. Raises NotFound when they are missing."""
-    return _load(calibration_path())
-
-
-@lru_cache(maxsize=4)
-def _load(path: Path) -> Calibration:
+def _read(path: Path) -> Calibration:
     return Calibration.from_dict(json.loads(path.read_text()))

@@ -1,4 +1,15 @@
-"""From the CSI the transmitter believes in to the precoder of all co-scheduled streams."""
+"""From the CSI the transmitter believes in to the precoder of all co-scheduled streams.
+
+Examples
+--------
+>>> csi = torch.randn(2, 4, 8, 2, 16, dtype=torch.complex64)  # 4 users of 2 antennas
+>>> snr_db = torch.tensor([10.0, 20.0])
+>>> w = precoder(csi, num_layers=1, snr_db=snr_db)
+>>> w.shape, bool(torch.allclose(w.norm(dim=2), torch.ones(2, 8, 4), atol=1e-5))
+(torch.Size([2, 8, 16, 4]), True)
+>>> predicted_sinr_db(csi, w, snr_db, 1, user=torch.tensor([0, 3])).shape
+torch.Size([2, 8, 1])
+"""
 
 from __future__ import annotations
 
@@ -9,10 +20,11 @@ import numpy as np
 import torch
 from sionna.phy.mimo import rzf_precoding_matrix
 
+from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, stable_seed
+from semlink.grid import NUM_SUBBANDS
+from semlink.seeds import stable_seed
 from semlink.signal.equalization import lmmse
-from semlink.v1 import common_pb2 as pb
 
 RANK_FLOOR: Final = 1e-3
 POWER_FLOOR: Final = 1e-3
@@ -23,7 +35,7 @@ SINR_FLOOR: Final = 1e-10
 
 def noise_power(num_streams: int, snr_db: torch.Tensor) -> torch.Tensor:
     """``N0 = P / 10^(snr_db / 10)`` with the total transmit power ``P = num_streams``; float ``[batch]``."""
-    return num_streams / torch.pow(10.0, snr_db.double() / 10)
+    return num_streams / db_to_lin(snr_db.double())
 
 
 def precoder(csi: torch.Tensor, num_layers: int, snr_db: torch.Tensor) -> torch.Tensor:
@@ -35,10 +47,12 @@ def precoder(csi: torch.Tensor, num_layers: int, snr_db: torch.Tensor) -> torch.
     have a lower rank than there are layers: a layer that it does not resolve gets some orthogonal direction, at
     ``RANK_FLOOR`` of the strongest singular value.
 
-    ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``snr_db``: float ``[batch]``.
-    Returns complex64 ``[batch, num_subbands, num_tx_ant, num_users·num_layers]``, user-major columns of unit norm, so
-    ``‖W‖_F² = num_users·num_layers`` in each subband. Raises InvalidField for a user whose CSI is zero in a subband:
-    there is nothing to precode for (use :func:`open_loop_precoder`).
+    :param csi: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``.
+    :param snr_db: float ``[batch]``.
+    :returns: complex64 ``[batch, num_subbands, num_tx_ant, num_users·num_layers]``, user-major columns of unit
+        norm, so ``‖W‖_F² = num_users·num_layers`` in each subband.
+    :raises InvalidField: for a user whose CSI is zero in a subband: there is nothing to precode for (use
+        :func:`open_loop_precoder`).
     """
     energy = csi.abs().square().sum((-2, -1))
     if not bool((energy > 0).all()):
@@ -57,13 +71,17 @@ def precoder(csi: torch.Tensor, num_layers: int, snr_db: torch.Tensor) -> torch.
     return columns.to(torch.complex64)
 
 
-def open_loop_precoder(config: pb.LinkConfig, seeds: Sequence[int]) -> torch.Tensor:
+def open_loop_precoder(num_tx_ant: int, num_streams: int, seeds: Sequence[int]) -> torch.Tensor:
     """The precoder without any CSI: fixed pseudo-random orthonormal columns for each subband. Our definition.
 
     The Q factor of a Gaussian matrix drawn from a Philox of each seed, so that a frame's subbands see different
-    directions (diversity). Returns complex64 ``[len(seeds), num_subbands, num_tx_ant, num_users·num_layers]``.
+    directions (diversity).
+
+    :param num_streams: at most ``num_tx_ant``.
+    :param seeds: of each item.
+    :returns: complex64 ``[len(seeds), num_subbands, num_tx_ant, num_streams]``.
     """
-    shape = (2, NUM_SUBBANDS, config.num_tx_ant, config.num_users * config.num_layers)
+    shape = (2, NUM_SUBBANDS, num_tx_ant, num_streams)
     draws = np.stack(
         [
             np.random.Generator(np.random.Philox(key=stable_seed("open-loop", seed))).normal(
@@ -79,7 +97,9 @@ def open_loop_precoder(config: pb.LinkConfig, seeds: Sequence[int]) -> torch.Ten
 def own_streams_first(columns: torch.Tensor, user: torch.Tensor, num_layers: int) -> torch.Tensor:
     """Turn user-major columns so that those of each item's ``user`` come first, the others behind in their order.
 
-    ``columns``: ``[batch, ..., num_streams]``; ``user``: int64 ``[batch]``. Returns a tensor like ``columns``.
+    :param columns: ``[batch, ..., num_streams]``.
+    :param user: int64 ``[batch]``.
+    :returns: a tensor like ``columns``.
     """
     num_streams = columns.shape[-1]
     place = torch.arange(num_streams, device=columns.device)
@@ -98,16 +118,17 @@ def predicted_sinr_db(
     """Post-equalisation SINR of ``user`` (int64 ``[batch]``, default 0) that the transmitter expects if its CSI were
     true, in dB.
 
-    ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``precoder``: complex64
-    ``[batch, num_subbands, num_tx_ant, num_streams]``; ``snr_db``: float ``[batch]``.
-    Returns float32 ``[batch, num_subbands, num_layers]``, at least ``SINR_FLOOR``.
+    :param csi: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``.
+    :param precoder: complex64 ``[batch, num_subbands, num_tx_ant, num_streams]``.
+    :param snr_db: float ``[batch]``.
+    :returns: float32 ``[batch, num_subbands, num_layers]``, at least ``SINR_FLOOR``.
     """
     if user is None:
         user = torch.zeros(len(csi), dtype=torch.int64, device=csi.device)
     own = csi[torch.arange(len(csi), device=csi.device), user]
     effective = own_streams_first(own @ precoder, user, num_layers)
     _, sinr = lmmse(effective, noise_power(precoder.shape[-1], snr_db), num_layers)
-    return 10 * torch.log10(sinr.clamp_min(SINR_FLOOR))
+    return lin_to_db(sinr.clamp_min(SINR_FLOOR))
 
 
 def water_filled(
@@ -120,9 +141,10 @@ def water_filled(
     cause each other at equal power counts as noise. Then ``POWER_FLOOR`` of the equal share goes to every stream, so
     that a stream that is switched off keeps a pilot and a finite SINR: ``p' = f + (1 − f) p``.
 
-    ``csi``: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``; ``precoder``: complex64
-    ``[batch, num_subbands, num_tx_ant, num_streams]``, columns of unit norm; ``snr_db``: float ``[batch]``.
-    Returns a precoder of the same shape; each user's ``‖W_u‖_F²`` in the mean over subbands stays ``num_layers``.
+    :param csi: complex64 ``[batch, num_users, num_subbands, num_rx_ant, num_tx_ant]``.
+    :param precoder: complex64 ``[batch, num_subbands, num_tx_ant, num_streams]``, columns of unit norm.
+    :param snr_db: float ``[batch]``.
+    :returns: a precoder of the same shape; each user's ``‖W_u‖_F²`` in the mean over subbands stays ``num_layers``.
     """
     batch, num_users, num_subbands = csi.shape[:3]
     each = torch.arange(num_users, device=csi.device)
@@ -133,7 +155,7 @@ def water_filled(
         num_layers,
         each.repeat(batch),
     )
-    gain = torch.pow(10.0, sinr_db.double() / 10).view(batch, num_users, -1)
+    gain = db_to_lin(sinr_db.double()).view(batch, num_users, -1)
     power = POWER_FLOOR + (1 - POWER_FLOOR) * water_filling(gain)
     by_stream = power.view(batch, num_users, num_subbands, num_layers).transpose(1, 2).flatten(2)
     return precoder * by_stream.sqrt().float().unsqueeze(2)
@@ -142,7 +164,8 @@ def water_filled(
 def water_filling(gain: torch.Tensor) -> torch.Tensor:
     """Powers of mean 1 that maximise ``Σ log(1 + gain·p)`` over the last dimension: ``max(0, μ − 1/gain)``.
 
-    ``gain``: float64 ``[..., n]``, > 0. Returns a tensor like it.
+    :param gain: float64 ``[..., n]``, > 0.
+    :returns: a tensor like it.
     """
     floors, _ = (1 / gain).sort(-1)
     number = torch.arange(1, gain.shape[-1] + 1, dtype=gain.dtype, device=gain.device)

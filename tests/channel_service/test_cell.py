@@ -19,7 +19,8 @@ from test_channel_handler import Recorder, informed, link, service, tensors
 from channel_service.fading import ChannelKey, draw_rays, frequency_response, generate_block
 from channel_service.handler import Channel, _places
 from semlink.errors import InvalidField, SemlinkError
-from semlink.links import HISTORY_SLOTS, NUM_SUBBANDS, link_id_of
+from semlink.grid import HISTORY_SLOTS, NUM_SUBBANDS
+from semlink.links import link_id_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.signal.precoding import noise_power
 from semlink.v1 import channel_pb2, common_pb2

@@ -12,7 +12,8 @@ from channel_service.estimation import ZERO_POWER_ELEMENTS
 from channel_service.handler import Channel
 from channel_service.mimo_channel import MIN_PILOT_LENGTH
 from semlink.errors import CorruptTensor, InvalidField, NotFound, SemlinkError, Unavailable
-from semlink.links import BLOCK_SLOTS, HISTORY_SLOTS, default_link, link_id_of, slot_of_query
+from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
+from semlink.links import default_link, link_id_of, slot_of_query
 from semlink.rpc import grpc_servicer
 from semlink.settings import Settings
 from semlink.signal.equalization import equalize, lmmse, noise_variance

@@ -11,7 +11,8 @@ from channel_service.estimation import (
     report_slots_of_block,
 )
 from channel_service.fading import generate_block
-from semlink.links import BLOCK_SLOTS, default_link
+from semlink.grid import BLOCK_SLOTS
+from semlink.links import default_link
 from semlink.signal.metrics import nmse_db
 
 

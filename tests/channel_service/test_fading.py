@@ -19,7 +19,8 @@ from channel_service.fading import (
     generate_block,
     subband_frequencies_hz,
 )
-from semlink.links import BLOCK_SLOTS, default_link
+from semlink.grid import BLOCK_SLOTS
+from semlink.links import default_link
 from semlink.scenarios import SCENARIOS
 from semlink.v1.common_pb2 import LinkConfig
 

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 
-from kb_service import generators, prediction
-from kb_service.generators import GENERATORS
+from kb_service import prediction
+from kb_service.generators import generator_names
 from kb_service.llm import MODEL_NAME
 from kb_service.prediction import (
-    LINEAR,
-    PREDICTORS,
-    CsiPredictor,
     Generated,
     default_predictor,
     predict_items,
     predictor_named,
     predictors_for,
+    untrained_predictors,
 )
+from kb_service.predictors import CsiPredictor
 from lab.evaluation.csi_prediction_samples import Drops, decoded, draw_drops, link, measured
+from semlink import weight_files
+from semlink.components import PREDICTORS
 from semlink.errors import InvalidField, NotFound
-from semlink.links import NUM_SUBBANDS, default_link
+from semlink.grid import NUM_SUBBANDS
+from semlink.links import default_link
 from semlink.models import INSTALL_COMMAND, cache_dir, locate
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import report_slots
 from semlink.v1 import common_pb2 as pb
 from semlink.v1 import knowledge_pb2
 from semlink.wire import from_wire
+
+LINEAR = untrained_predictors()
+GENERATORS = generator_names()
 
 AGE = 5
 MAX_BELOW_HOLD_LAST_DB = 0.5
@@ -182,7 +188,7 @@ def test_without_the_llm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     with monkeypatch.context() as patch:
         patch.setattr("kb_service.generators.trunk.cache_dir", lambda: tmp_path)
         patch.setattr("kb_service.llm.locate", missing)
-        generators._load.cache_clear()
+        patch.setattr(weight_files, "_loaded", OrderedDict())
         with pytest.raises(NotFound, match="smollm2 is not installed"):
             predict_items([item("cdg")], [reports_of(asked)])
     converted = tmp_path / MODEL_NAME
@@ -235,4 +241,4 @@ def test_loss_never_makes_a_link_much_worse_than_hold_last(
 
 
 def test_every_generator_is_offered() -> None:
-    assert set(PREDICTORS) == {*LINEAR, *GENERATORS}
+    assert set(PREDICTORS.names) == {*LINEAR, *GENERATORS}

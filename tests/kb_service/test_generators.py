@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from kb_service.generators import (
-    GENERATORS,
     Antennas,
     ChannelGenerator,
     build,
     context_of,
+    generator_names,
     load_from,
     load_generator,
     trained_for,
@@ -22,14 +22,17 @@ from kb_service.generators.base import (
     phase_aligned,
     prepare,
     to_angles,
-    weights_file,
 )
-from kb_service.prediction import Wiener
+from kb_service.predictors import Wiener
 from lab.training.data import save_weights
+from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, default_link
-from semlink.settings import Settings
+from semlink.grid import NUM_SUBBANDS
+from semlink.links import default_link
 from semlink.signal.feedback import HISTORY_REPORTS
+from semlink.weight_files import SHIPPED
+
+GENERATORS = generator_names()
 
 AGES = torch.tensor([42, 37, 32, 27, 22, 17, 12, 7])
 
@@ -232,6 +235,6 @@ def test_preparation_leaves_nothing_arbitrary() -> None:
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_shipped_weights_are_small(name: str) -> None:
-    path = weights_file(Settings().weights_dir, name, Antennas())
+    path = SHIPPED.folder / PREDICTORS.get(name).weights_file(16, 1)
     assert path.stat().st_size <= 375_000
     assert path.with_suffix(".json").is_file()

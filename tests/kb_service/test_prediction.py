@@ -9,23 +9,24 @@ from hypothesis import strategies as st
 
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from kb_service.prediction import (
-    LINEAR,
-    PREDICTORS,
-    HoldLast,
-    Wiener,
     default_predictor,
-    newest_report,
     predict_items,
     predictor_named,
+    untrained_predictors,
 )
+from kb_service.predictors import HoldLast, Wiener, newest_report
+from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, default_link
+from semlink.grid import NUM_SUBBANDS
+from semlink.links import default_link
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
 from semlink.signal.metrics import phase_aligned_nmse_db, precoding_gain_db
 from semlink.v1 import common_pb2 as pb
 from semlink.v1 import knowledge_pb2
 from semlink.wire import from_wire
+
+LINEAR = untrained_predictors()
 
 AGES = torch.tensor([45, 40, 35, 30, 25, 20, 15, 10])
 
@@ -177,7 +178,7 @@ def test_wiener_pays_when_reports_age_and_costs_nothing_when_not(
 def test_predictors_by_name() -> None:
     config = default_link()
     assert all(predictor_named(name, config).name == name for name in LINEAR)
-    with pytest.raises(InvalidField, match=", ".join(PREDICTORS)) as error:
+    with pytest.raises(InvalidField, match=", ".join(PREDICTORS.names)) as error:
         predictor_named("oracle", config, field="items[2].predictor")
     assert error.value.field == "items[2].predictor"
 

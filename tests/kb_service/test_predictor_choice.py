@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 
 from kb_service.prediction import (
-    LINEAR,
-    PREDICTORS,
     Generated,
     default_predictor,
     predictor_named,
+    untrained_predictors,
 )
 from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
 from lab.training.select_predictor import ranked, settled
+from semlink.components import PREDICTORS
 from semlink.errors import NotFound
 from semlink.links import default_link
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.v1 import common_pb2 as pb
+
+LINEAR = untrained_predictors()
 
 
 def table(folder: Path, *choices: tuple[dict[str, object], list[str]]) -> Path:
@@ -99,7 +101,7 @@ def test_the_shipped_table_is_of_predictors_that_there_are() -> None:
     document = json.loads((Settings().weights_dir / FILE_NAME).read_text())
     assert document["data"]["split"] == "val"
     for choice in document["choices"]:
-        assert set(choice["ranking"]) <= set(PREDICTORS)
+        assert set(choice["ranking"]) <= set(PREDICTORS.names)
         assert choice["ranking"] == ranked(
             {name: choice["scores"][name] for name in choice["ranking"]}
         )

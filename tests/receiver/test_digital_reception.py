@@ -10,7 +10,7 @@ from lab.evaluation.local_system import RecordingReceiver
 from receiver.gallery import gallery_of
 from receiver.handler import Receiver
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 from semlink.semantics.digital import DIGITAL_CODINGS, load_source_coder
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.headers import parse_header

@@ -11,7 +11,7 @@ import torch
 from receiver.gallery import Gallery, gallery_of
 from receiver.handler import Receiver
 from semlink.errors import CorruptTensor, InvalidField, NotFound
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 from semlink.semantics.codec import load_codec
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.settings import Settings

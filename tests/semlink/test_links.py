@@ -12,19 +12,18 @@ import pytest
 from hypothesis import given
 
 from semlink.errors import InvalidField
+from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
 from semlink.links import (
-    BLOCK_SLOTS,
-    HISTORY_SLOTS,
     NUM_RX_ANT,
     NUM_TX_ANT,
     default_link,
     link_id_of,
     slot_of_query,
-    stable_seed,
     validate_link,
 )
 from semlink.quantizers import quantizer_names
 from semlink.scenarios import SCENARIOS
+from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2 as pb
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
 from semlink.links import default_link
-from semlink.methods import METHODS, TRAINED_PREDICTORS, check_link, method_named
+from semlink.methods import METHODS, check_link, method_named
 
 PAPER = (
     "sc-lmkb",
@@ -47,7 +48,7 @@ def test_ablations_leave_out_what_their_names_say() -> None:
 @pytest.mark.parametrize("name", ["llm4cp", "csi-llm"])
 def test_a_trained_predictor_refuses_links_that_it_has_no_weights_for(name: str) -> None:
     method = METHODS[name]
-    assert method.predictor in TRAINED_PREDICTORS
+    assert PREDICTORS.get(method.predictor).trained
     for attribute, value in (("num_layers", 2), ("num_tx_ant", 32)):
         config = default_link()
         setattr(config, attribute, value)

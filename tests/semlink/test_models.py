@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from semlink import models
-from semlink.errors import InvalidField, NotFound, Unavailable
+from semlink.errors import CorruptModel, InvalidField, NotFound, Unavailable
 
 REQUIREMENTS = models.REQUIREMENTS
 
@@ -63,7 +63,7 @@ def test_changed_byte_is_refused_even_after_a_good_check(
     _, weight = stand_in
     assert models.locate("stand-in") == weight
     weight.write_bytes(b"abd")
-    with pytest.raises(models.CorruptModel, match="SHA-256"):
+    with pytest.raises(CorruptModel, match="SHA-256"):
         models.locate("stand-in")
 
 
@@ -75,7 +75,7 @@ def test_a_remembered_check_of_another_pin_does_not_count(
     monkeypatch.setattr(models, "_verified", set())
     other = dataclasses.replace(model, sha256="0" * 64)
     monkeypatch.setitem(models.MODELS, "stand-in", other)
-    with pytest.raises(models.CorruptModel):
+    with pytest.raises(CorruptModel):
         models.locate("stand-in")
 
 

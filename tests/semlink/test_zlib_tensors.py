@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semlink.models import CorruptModel
+from semlink.errors import CorruptModel
 from semlink.zlib_tensors import BYTES, deflate, inflate
 
 

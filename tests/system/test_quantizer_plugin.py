@@ -17,6 +17,8 @@ from channel_service.reports import Reports
 from semlink import quantizers
 from semlink.errors import InvalidField
 from semlink.links import default_link, validate_link
+from semlink.quantizers import QUANTIZERS
+from semlink.registry import load_plugins
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import decode_reports
 from semlink.signal.metrics import sgcs
@@ -32,11 +34,11 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process with the plug-in, as if it had started so."""
     monkeypatch.setenv("SEMLINK_PLUGINS", "identity_8bit")
     monkeypatch.syspath_prepend(str(PLUGINS))
-    monkeypatch.setattr(quantizers, "_specs", dict(quantizers._specs))
-    quantizers.load_plugins.cache_clear()
+    monkeypatch.setattr(QUANTIZERS, "_entries", dict(QUANTIZERS._entries))
+    load_plugins.cache_clear()
     yield
     sys.modules.pop("identity_8bit", None)
-    quantizers.load_plugins.cache_clear()
+    load_plugins.cache_clear()
 
 
 def link(bits: int = BITS, **feedback: Any) -> common_pb2.LinkConfig:
@@ -108,7 +110,7 @@ def test_what_it_does_not_offer_is_refused_by_name(
 
 def test_a_module_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEMLINK_PLUGINS", "no_such_quantizer")
-    quantizers.load_plugins.cache_clear()
+    load_plugins.cache_clear()
     with pytest.raises(InvalidField, match="no_such_quantizer") as caught:
         quantizers.quantizer_names()
     assert caught.value.field == "SEMLINK_PLUGINS"
@@ -117,7 +119,7 @@ def test_a_module_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         quantizers.quantizer_names()
     assert caught.value.field == "SEMLINK_PLUGINS"
     monkeypatch.undo()
-    quantizers.load_plugins.cache_clear()
+    load_plugins.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["rvq", "RVQ", "a+b", "-a", ""])

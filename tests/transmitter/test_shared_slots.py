@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lab.evaluation.local_system import System, build_system
 from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField
-from semlink.links import HISTORY_SLOTS, default_link
+from semlink.grid import HISTORY_SLOTS
+from semlink.links import default_link
 from semlink.v1 import channel_pb2, common_pb2, transmitter_pb2
 from semlink.wire import from_wire
 from transmitter.encoding import Content

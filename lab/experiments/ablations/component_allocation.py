@@ -21,6 +21,7 @@ from lab.training.build_gallery import components
 from lab.training.data import SplitData, split_data
 from lab.training.prototypes import score_matrix, two_way
 from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.decibels import db_to_lin
 from semlink.errors import NotFound
 from semlink.semantics.codec import Codec, load_codec
 from semlink.semantics.encoders import load_heads, load_scorer
@@ -41,7 +42,7 @@ def sent(
     codec: Codec, messages: torch.Tensor, k: int, snr_db: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Components ``[n, m, 256]`` over a flat link at ``snr_db``: those that came, ``[n, num_sent, 256]``."""
-    variance = 10.0 ** (-snr_db / 10.0)
+    variance = db_to_lin(-snr_db)
     shape = (len(messages), k)
     noise = torch.randn(shape, dtype=torch.complex64, generator=generator) * variance**0.5
     symbols = encode_message(codec, messages, torch.full(shape, snr_db), k)

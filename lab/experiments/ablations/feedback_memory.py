@@ -23,8 +23,11 @@ from rich.table import Table
 from channel_service.estimation import estimate_reports, report_slots_of_block
 from channel_service.fading import generate_block
 from lab.evaluation.report import Report, Row, over_seeds
-from semlink.links import BLOCK_SLOTS, HISTORY_SLOTS, default_link
+from semlink.decibels import db_to_lin, lin_to_db
+from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
+from semlink.links import default_link
 from semlink.quantizers import CONTENTS, MEMORIES
+from semlink.settings import Settings
 from semlink.signal.csi import content_of, doppler_hz, quantizer_for
 from semlink.signal.csi.layers import Content
 from semlink.signal.feedback import HISTORY_REPORTS
@@ -52,7 +55,7 @@ def transmitter_csi(
     ``estimate``: complex64 ``[users, reports, …]`` of a block's reports; each of ``arrivals``: bool ``[users,
     reports]``. Returns complex64 ``[users, len(slots), …]`` each.
     """
-    quantizer = quantizer_for(config)
+    quantizer = quantizer_for(config, Settings().weights)
     users, count = estimate.shape[:2]
     index = torch.arange(count)
     newest = (slots - config.feedback.delay_slots) // config.feedback.report_period_slots
@@ -93,8 +96,8 @@ def figures(truth: torch.Tensor, csi: torch.Tensor, content: Content) -> tuple[f
         known, sgcs(truth, torch.where(known[..., None, None, None], csi, truth)), 0
     )
     power = content.rows(truth).abs().square().sum((-3, -2, -1)).double()
-    share = torch.where(known, 10 ** (content.nmse_db(truth, csi) / 10), 1.0)
-    return float(alike.mean()), float(10 * ((share * power).sum() / power.sum()).log10())
+    share = torch.where(known, db_to_lin(content.nmse_db(truth, csi)), 1.0)
+    return float(alike.mean()), float(lin_to_db((share * power).sum() / power.sum()))
 
 
 def measure(

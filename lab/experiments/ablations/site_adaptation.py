@@ -34,6 +34,7 @@ from lab.evaluation.csi_prediction_samples import (
 from lab.evaluation.report import Report, Row
 from lab.experiments.csi_prediction import Pooled, nmse_difference_db
 from lab.training.site_adaptation import Learned, Pairs, RefineRecipe, learn, pairs_of, with_weights
+from semlink.settings import Settings
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.v1 import common_pb2 as pb
@@ -164,7 +165,7 @@ def main(
 ) -> None:
     """Learn at every site, judge there and at its control, print and write ``sites.json``."""
     started = time.perf_counter()
-    shipped = load_generator(generator, Antennas())
+    shipped = load_generator(generator, Antennas(), weights=Settings().weights)
     report = Report(
         "sites",
         command="python -m lab.experiments.ablations.site_adaptation"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from semlink.corpora.corpus import AudioCorpus, ImageCorpus
 from semlink.corpora.registry import corpus_named
+from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField
 
 HEIGHT: Final = 144
@@ -48,7 +49,7 @@ def spectrogram(waveform: NDArray[np.float32]) -> Image.Image:
     padded = np.pad(waveform, (0, max(0, FRAME - len(waveform))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1)) ** 2
-    level_db = 10.0 * np.log10(np.maximum(power / max(float(power.max()), 1e-12), 1e-12))
+    level_db = lin_to_db(np.maximum(power / max(float(power.max()), 1e-12), 1e-12))
     shade = np.clip(1.0 - level_db / FLOOR_DB, 0.0, 1.0).T[::-1]
     rgb = (mpl.colormaps["inferno"](shade)[..., :3] * 255).astype(np.uint8)
     return Image.fromarray(rgb).resize(SPECTROGRAM, Image.Resampling.BOX)

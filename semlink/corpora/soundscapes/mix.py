@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ
 from semlink.corpora.soundscapes.recordings import Samples, decode
 from semlink.corpora.soundscapes.scene import MAX_COUNT, NUM_SAMPLES, Event, Play, Scene
+from semlink.decibels import db_to_amplitude
 
 PEAK = 0.9
 """No sample of a scene exceeds this; a scene that would is scaled as a whole."""
@@ -48,8 +49,8 @@ def _played(event: Event, play: Play) -> NDArray[np.float32]:
     taken = _taken(source, play)
     level = float(np.sqrt(np.mean(np.square(taken.weighted))))
     peak = float(np.abs(taken.plain).max())
-    wanted = 10 ** ((event.level_db + play.gain_db) / 20)
-    gain = min(wanted / max(level, 1e-9), wanted * 10 ** (CREST_DB / 20) / max(peak, 1e-9))
+    wanted = db_to_amplitude(event.level_db + play.gain_db)
+    gain = min(wanted / max(level, 1e-9), wanted * db_to_amplitude(CREST_DB) / max(peak, 1e-9))
     countable = event.sound in MAX_COUNT
     fade_in = _ramp(int(FADE_IN_S[countable] * AUDIO_SAMPLE_RATE_HZ))
     fade_out = _ramp(int(FADE_OUT_S[countable] * AUDIO_SAMPLE_RATE_HZ))

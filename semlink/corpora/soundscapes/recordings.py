@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ, SPLITS, Split
+from semlink.decibels import db_to_amplitude
 
 RECORDINGS_DIR = Path(__file__).resolve().parent.parent / "assets" / "esc10-cc0"
 
@@ -175,7 +176,7 @@ def _high_shelf(
     frequency_hz: float, gain_db: float, quality: float
 ) -> tuple[list[float], list[float]]:
     k = float(np.tan(np.pi * frequency_hz / AUDIO_SAMPLE_RATE_HZ))
-    v_high = 10 ** (gain_db / 20)
+    v_high = db_to_amplitude(gain_db)
     v_band = v_high**0.4996667741545416
     a0 = 1 + k / quality + k * k
     return (

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ
 from semlink.corpora.soundscapes.recordings import RECORDINGS_DIR, decode, recordings
+from semlink.decibels import lin_to_db
 
 FRAME = AUDIO_SAMPLE_RATE_HZ // 100
 
@@ -68,7 +69,7 @@ def active_stretches(
 def _envelope_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     num_frames = len(samples) // FRAME
     power = (samples[: num_frames * FRAME].reshape(num_frames, FRAME) ** 2).mean(1)
-    return np.convolve(10 * np.log10(power + 1e-12), np.ones(3) / 3, "same")
+    return np.convolve(lin_to_db(power + 1e-12), np.ones(3) / 3, "same")
 
 
 def utterances(samples: NDArray[np.float32], kind: Utterance) -> list[tuple[int, int]]:

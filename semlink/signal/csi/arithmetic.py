@@ -5,6 +5,18 @@ decoded before. The coder is the textbook one (Witten, Neal and Cleary, 1987) in
 integer arithmetic alone, so that every machine decodes the same. Lanes (messages) never meet: a batch mate changes
 nothing, and a symbol that is certain costs nothing. There is no end mark: the decoder knows how many symbols to expect,
 and bits past the end read as zero.
+
+Examples
+--------
+>>> half = 1 << (PRECISION - 1)  # two symbols, equally likely: a bit each
+>>> symbols = np.array([[0, 1], [1, 1], [1, 0]])  # 3 steps, 2 lanes
+>>> message, fits = encode(half * symbols, np.full_like(symbols, half), bits=4)
+>>> decoder, found = Decoder(message, 3), []
+>>> for _ in range(3):
+...     found.append(decoder.target() // half)
+...     decoder.take(half * found[-1], np.full(2, half))
+>>> bool(fits.all()), bool((np.array(found) == symbols).all())
+(True, True)
 """
 
 from __future__ import annotations
@@ -26,7 +38,7 @@ _MIN_RANGE: Final = 1 << 32
 def encode(start: Integers, frequency: Integers, bits: int) -> tuple[Integers, NDArray[np.bool_]]:
     """Bits of the strings of symbols with cumulative frequency ``start`` and ``frequency``, int64 ``[steps, lanes]``.
 
-    Returns int64 ``[lanes, bits]`` of 0 and 1, and which lanes' strings fit into ``bits`` bits (others are void).
+    :returns: int64 ``[lanes, bits]`` of 0 and 1, and which lanes' strings fit into ``bits`` bits (others are void).
     """
     steps, lanes = start.shape
     # A lane's value as digits of 16 bits that may hold carries until the end.

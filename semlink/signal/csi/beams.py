@@ -2,6 +2,16 @@
 
 TS 38.214 clause 5.2.2.2. Its ports run over polarisation, then ``N1``, then ``N2`` (fastest), which is our port order
 polarisation, column, row: ``N1`` is the number of columns, ``N2`` that of rows.
+
+Examples
+--------
+>>> panel = Panel.from_num_ports(16)
+>>> beams = steering(panel, torch.arange(4), torch.zeros(4, dtype=torch.int64), panel.n1)
+>>> beams.shape, bool(torch.allclose(beams.norm(dim=1), torch.ones(4)))
+(torch.Size([4, 8]), True)
+>>> chosen = combinations_by_index(4, 2)
+>>> bool((index_of_combination(chosen, 4) == torch.arange(6)).all())
+True
 """
 
 from __future__ import annotations
@@ -14,7 +24,7 @@ from functools import lru_cache
 import torch
 
 from semlink.errors import InvalidField
-from semlink.links import MAX_LAYERS
+from semlink.grid import MAX_LAYERS
 from semlink.signal.csi.transform import PANELS
 
 
@@ -103,9 +113,10 @@ def directions(h: torch.Tensor, num_layers: int) -> torch.Tensor:
 def rows_of(columns: torch.Tensor, amplitude: torch.Tensor, num_rx_ant: int) -> torch.Tensor:
     """CSI whose dominant right singular vectors are the reported precoding vectors. Our definition.
 
-    ``columns``: complex ``[batch, num_subbands, num_layers, num_tx_ant]``, orthonormal vectors; ``amplitude``: float
-    ``[batch, num_subbands, num_layers]``. Returns complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``: row
-    ``l`` is ``amplitude_l·v_lᴴ``, rows past the layers are zero.
+    :param columns: complex ``[batch, num_subbands, num_layers, num_tx_ant]``, orthonormal vectors.
+    :param amplitude: float ``[batch, num_subbands, num_layers]``.
+    :returns: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``: row ``l`` is ``amplitude_l·v_lᴴ``, rows
+        past the layers are zero.
     """
     rows = (amplitude.unsqueeze(-1) * columns.conj()).to(torch.complex64)
     return torch.nn.functional.pad(rows, (0, 0, 0, num_rx_ant - rows.shape[-2]))

@@ -1,5 +1,13 @@
 # ruff: noqa: ARG002 (every scheme is handed the report's index; this one does without)
-"""The two bounds: no feedback at all, and the channel itself."""
+"""The two bounds: no feedback at all, and the channel itself.
+
+Examples
+--------
+>>> h, index = torch.randn(1, 8, 2, 4, dtype=torch.complex64), torch.arange(1)
+>>> perfect, nothing = PerfectFeedback(2, 4), NoFeedback(2, 4)
+>>> bool(torch.equal(perfect.decode(perfect.encode(h, index), index), h)), nothing.encode(h, index).shape
+(True, torch.Size([1, 0]))
+"""
 
 from __future__ import annotations
 

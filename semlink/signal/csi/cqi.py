@@ -4,16 +4,23 @@ Widths and the differential code are those of the CQI: 4 bits wideband (TS 38.21
 with the offsets of TS 38.214 Table 5.2.2.1-1. What a value means is our definition: the standard's CQI is the spectral
 efficiency that a UE can bear at its own SNR; our reports know no SNR, so the value is the precoded channel's gain
 ``Σ_l ‖H·w_l‖²/num_layers``, uniform in dB.
+
+Examples
+--------
+>>> gain = torch.full((1, NUM_SUBBANDS), 8.0)
+>>> fields = encode_cqi(gain, full_scale=32.0, subband=True)
+>>> fields.shape, decode_cqi(fields, 32.0, num_layers=2).shape
+(torch.Size([1, 9]), torch.Size([1, 8, 2]))
 """
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import torch
 
-from semlink.links import NUM_SUBBANDS
+from semlink.decibels import db_to_amplitude, db_to_lin, lin_to_db
+from semlink.grid import NUM_SUBBANDS
 
 WIDEBAND_BITS: Final = 4
 SUBBAND_BITS: Final = 2
@@ -31,7 +38,7 @@ def cqi_widths(subband: bool) -> tuple[int, ...]:
 
 
 def _value(gain: torch.Tensor, full_scale: float) -> torch.Tensor:
-    level_db = 10 * torch.log10(gain.clamp_min(1e-12) / full_scale) - LOWEST_DB
+    level_db = lin_to_db(gain.clamp_min(1e-12) / full_scale) - LOWEST_DB
     return (level_db / STEP_DB).floor().clamp(0, 2**WIDEBAND_BITS - 1).to(torch.int64)
 
 
@@ -53,7 +60,7 @@ def decode_cqi(fields: torch.Tensor, full_scale: float, num_layers: int) -> torc
     value = fields[:, :1].expand(-1, NUM_SUBBANDS)
     if fields.shape[1] > 1:
         value = value + (fields[:, 1:] + 1) % 4 - 1
-    gain_db = LOWEST_DB + STEP_DB * (value.double() + 0.5) + 10 * math.log10(full_scale)
+    gain_db = LOWEST_DB + STEP_DB * (value.double() + 0.5) + lin_to_db(full_scale)
     fall_db = -LAYER_STEP_DB * torch.arange(num_layers, device=fields.device).double()
-    fall_db = fall_db - 10 * torch.log10(torch.pow(10.0, fall_db / 10).mean())
-    return torch.pow(10.0, (gain_db.unsqueeze(-1) + fall_db) / 20).float()
+    fall_db = fall_db - lin_to_db(db_to_lin(fall_db).mean())
+    return db_to_amplitude(gain_db.unsqueeze(-1) + fall_db).float()

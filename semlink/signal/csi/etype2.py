@@ -24,6 +24,15 @@ The encoder is ours. For the dominant right singular vectors ``v_t`` it wants ``
 ``v_t`` over the subbands is free: it turns and scales each ``v_t`` to fit the present ``w_t``, keeps the strongest
 coefficients in the delay domain, and so on; from several groups of beams and phase references, of which the best is
 sent.
+
+Examples
+--------
+>>> sorted(formats(Panel.from_num_ports(16), num_layers=1))[:4]
+[37, 53, 63, 69]
+>>> h, index = torch.randn(2, 8, 2, 16, dtype=torch.complex64), torch.arange(2)
+>>> quantizer = ETypeIIQuantizer(2, 16, 63, num_layers=1)
+>>> quantizer.encode(h, index).shape
+torch.Size([2, 8])
 """
 
 from __future__ import annotations
@@ -37,7 +46,7 @@ from typing import Final
 import torch
 
 from semlink.errors import InvalidField
-from semlink.links import MAX_BITS, NUM_SUBBANDS
+from semlink.grid import MAX_BITS, NUM_SUBBANDS
 from semlink.signal.csi.beams import (
     Panel,
     combinations_by_index,
@@ -398,7 +407,8 @@ class ETypeIIQuantizer(CsiQuantizer):
     def _support(self, taps: torch.Tensor) -> torch.Tensor:
         """Where coefficients may be: the strongest M_v delays, there the strongest K0, 2·K0 over all layers.
 
-        ``taps``: ``[…, layers, delays, 2L]``; returns bool of that shape.
+        :param taps: ``[…, layers, delays, 2L]``.
+        :returns: bool of that shape.
         """
         f = self._format
         energy = squared(taps)
@@ -418,8 +428,9 @@ class ETypeIIQuantizer(CsiQuantizer):
     def _refine(self, c: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Coefficients before quantisation: ``[paths, layers, delays, 2L]``, zero off the support.
 
-        ``c``: beams' shares ``[paths, layers, subbands, 2L]``; ``reference``: ``[paths, layers]``, the beam that is
-        real at first. A path is a report with one group of beams and one reference.
+        :param c: beams' shares ``[paths, layers, subbands, 2L]``.
+        :param reference: ``[paths, layers]``, the beam that is real at first. A path is a report with one group of
+            beams and one reference.
         """
         taps = self._aligned(c, reference)
         for _ in range(ITERATIONS):

@@ -1,4 +1,17 @@
-"""What every CSI quantiser is: CSI to exactly ``bits`` bits and back, batched; and what its ends remember."""
+"""What every CSI quantiser is: CSI to exactly ``bits`` bits and back, batched; and what its ends remember.
+
+Examples
+--------
+Reports that follow one another, the second lost:
+
+>>> from semlink.signal.csi.scalar import ScalarQuantizer
+>>> quantizer = ScalarQuantizer(2, 16, 64)
+>>> h, index = torch.randn(1, 3, 8, 2, 16, dtype=torch.complex64), torch.arange(3)
+>>> payload = quantizer.encode_group(h, index)
+>>> csi = quantizer.decode_group(payload, torch.tensor([[True, False, True]]), index)
+>>> csi.abs().sum((0, 2, 3, 4)).bool().tolist()
+[True, False, True]
+"""
 
 from __future__ import annotations
 
@@ -10,7 +23,7 @@ from typing import Any, ClassVar, Final, Self
 import torch
 
 from semlink.errors import InvalidField
-from semlink.links import BLOCK_SLOTS, NUM_SUBBANDS
+from semlink.grid import BLOCK_SLOTS, NUM_SUBBANDS
 
 GROUP_SLOTS: Final = BLOCK_SLOTS
 """Slots of a group: its first report rests on no earlier one."""
@@ -94,9 +107,10 @@ class CsiQuantizer(ABC):
     def encode(self, h: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         """Reports of a batch of channels.
 
-        ``h``: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``, mean power about 1; ``report_index``:
-        int64 ``[batch]``, running number of the report. Returns uint8 ``[batch, payload_bytes]`` on ``h``'s device.
-        Raises InvalidField for another shape or for CSI that is not finite.
+        :param h: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``, mean power about 1.
+        :param report_index: int64 ``[batch]``, running number of the report.
+        :returns: uint8 ``[batch, payload_bytes]`` on ``h``'s device.
+        :raises InvalidField: for another shape or for CSI that is not finite.
         """
         if tuple(h.shape[1:]) != self.shape or h.shape[:1] != report_index.shape:
             raise InvalidField(
@@ -113,9 +127,11 @@ class CsiQuantizer(ABC):
     def decode(self, payload: torch.Tensor, report_index: torch.Tensor) -> torch.Tensor:
         """CSI of a batch of reports.
 
-        ``payload``: uint8 ``[batch, payload_bytes]``; ``report_index``: int64 ``[batch]``. Returns complex64
-        ``[batch, num_subbands, num_rx_ant, num_tx_ant]``. Raises InvalidField for another length, for spare bits
-        that are not zero and for a payload that no CSI gives.
+        :param payload: uint8 ``[batch, payload_bytes]``.
+        :param report_index: int64 ``[batch]``.
+        :returns: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``.
+        :raises InvalidField: for another length, for spare bits that are not zero and for a payload that no CSI
+            gives.
         """
         if payload.ndim != 2 or payload.shape[1] != self.payload_bytes:
             raise InvalidField(
@@ -170,8 +186,10 @@ class CsiQuantizer(ABC):
     ) -> torch.Tensor:
         """Reports that follow one another, from ``state`` on (default: from a group's start).
 
-        ``h``: complex64 ``[batch, reports, num_subbands, num_rx_ant, num_tx_ant]``; ``report_index``: int64
-        ``[reports]``. Returns uint8 ``[batch, reports, payload_bytes]``. Raises InvalidField as :meth:`encode` does.
+        :param h: complex64 ``[batch, reports, num_subbands, num_rx_ant, num_tx_ant]``.
+        :param report_index: int64 ``[reports]``.
+        :returns: uint8 ``[batch, reports, payload_bytes]``.
+        :raises InvalidField: as :meth:`encode` does.
         """
         payload = self.encode(h.flatten(0, 1), report_index.repeat(len(h)))
         return payload.view(*h.shape[:2], self.payload_bytes)
@@ -185,10 +203,11 @@ class CsiQuantizer(ABC):
     ) -> torch.Tensor:
         """CSI of reports that follow one another from a group's start.
 
-        ``payload``: uint8 ``[batch, reports, payload_bytes]``; ``present``: bool ``[batch, reports]``, False where a
-        report is lost (its payload is not looked at); ``report_index``: int64 ``[reports]``. Returns complex64
-        ``[batch, reports, num_subbands, num_rx_ant, num_tx_ant]`` of the ``last`` reports (default: all): zeros where
-        nothing is known; what a chained scheme predicts after a lost report.
+        :param payload: uint8 ``[batch, reports, payload_bytes]``.
+        :param present: bool ``[batch, reports]``, False where a report is lost (its payload is not looked at).
+        :param report_index: int64 ``[reports]``.
+        :returns: complex64 ``[batch, reports, num_subbands, num_rx_ant, num_tx_ant]`` of the ``last`` reports
+            (default: all): zeros where nothing is known; what a chained scheme predicts after a lost report.
         """
         first = 0 if last is None else len(report_index) - last
         payload, present = payload[:, first:], present[:, first:]

@@ -6,6 +6,17 @@ its channel, subband by subband, to :math:`U_s^H H_s = \Sigma_s V_s^H`, keeps th
 turns each row's free phase to agree with the subband before, so that the rows vary as slowly over the subbands as they
 can. The 3GPP codebooks do the same (TS 38.214 clause 5.2.2.2: a PMI is a set of directions with free phases); any
 scheme gains from it.
+
+Examples
+--------
+>>> h = torch.randn(3, 8, 4, 16, dtype=torch.complex64)
+>>> content = LayerRows(num_layers=2, num_rx_ant=4)
+>>> rows = content.rows(h)
+>>> rows.shape, content.csi(rows).shape
+(torch.Size([3, 8, 2, 16]), torch.Size([3, 8, 4, 16]))
+>>> turned = rows * torch.polar(torch.ones(3, 8, 2, 1), torch.rand(3, 8, 2, 1))
+>>> bool(torch.allclose(content.phase_aligned(turned, rows), rows, atol=1e-5))
+True
 """
 
 from __future__ import annotations
@@ -17,16 +28,17 @@ from typing import ClassVar
 
 import torch
 
+from semlink.decibels import lin_to_db
 from semlink.signal.csi.interface import CsiQuantizer
-from semlink.v1 import common_pb2 as pb
+from semlink.signal.link import LinkLike
 
 
 def rows_of_layers(h: torch.Tensor, num_layers: int) -> torch.Tensor:
     """The strongest rows of each subband, phases continued from subband to subband.
 
-    ``h``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns complex64
-    ``[..., num_subbands, num_layers, num_tx_ant]``, ``num_layers ≤ num_rx_ant``: rows ``σ_l v_lᴴ`` up to a phase each,
-    strongest first.
+    :param h: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
+    :returns: complex64 ``[..., num_subbands, num_layers, num_tx_ant]``, ``num_layers ≤ num_rx_ant``: rows
+        ``σ_l v_lᴴ`` up to a phase each, strongest first.
     """
     if h.shape[-2] > 1:
         _, u = torch.linalg.eigh(h @ h.mH)
@@ -57,8 +69,12 @@ def phase_factor(z: torch.Tensor) -> torch.Tensor:
 class Content(ABC):
     """What a link's reports describe: how it comes from the channel, and what about it is arbitrary in each report."""
 
+    name: ClassVar[str]
+    """As links name it."""
     weights: ClassVar[str]
     """What codebooks for it are called."""
+    rows_field: ClassVar[str]
+    """The link's field that says how many rows there are."""
 
     @property
     @abstractmethod
@@ -73,7 +89,7 @@ class Content(ABC):
     def rows(self, h: torch.Tensor) -> torch.Tensor:
         """What schemes code: complex64 ``[..., num_subbands, num_rows, num_tx_ant]``.
 
-        ``h``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
+        :param h: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
         """
 
     @abstractmethod
@@ -95,21 +111,25 @@ class Content(ABC):
     def nmse_db(self, h: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
         """NMSE of each sample over what is described, its free phases turned away.
 
-        ``h``, ``csi``: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``. Returns float64 ``[...]`` in dB.
+        :param h: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
+        :param csi: complex64 ``[..., num_subbands, num_rx_ant, num_tx_ant]``.
+        :returns: float64 ``[...]`` in dB.
         """
         described = self.rows(h)
         error = described - self.phase_aligned(self.rows(csi), described)
         axes = (-3, -2, -1)
         power = described.abs().double().square().sum(axes)
         ratio = error.abs().double().square().sum(axes) / power
-        return 10 * torch.log10(ratio.clamp_min(1e-30))
+        return lin_to_db(ratio.clamp_min(1e-30))
 
 
 @dataclass(frozen=True, slots=True)
 class WholeChannel(Content):
     """The channel matrix; one phase is free in each report."""
 
+    name: ClassVar[str] = "channel"
     weights: ClassVar[str] = "rvq"
+    rows_field: ClassVar[str] = "num_rx_ant"
     num_rx_ant: int
 
     @property
@@ -142,7 +162,9 @@ class LayerRows(Content):
     CSI holds the rows where the first receive antennas would be, zeros behind: the precoder's directions and gains.
     """
 
+    name: ClassVar[str] = "layers"
     weights: ClassVar[str] = "rvq-rows"
+    rows_field: ClassVar[str] = "num_layers"
     num_layers: int
     num_rx_ant: int
 
@@ -176,7 +198,7 @@ class LayerRows(Content):
         return inner
 
 
-def content_of(config: pb.LinkConfig) -> WholeChannel | LayerRows:
+def content_of(config: LinkLike) -> WholeChannel | LayerRows:
     """What the reports of a (validated) link describe."""
     if config.feedback.content == "channel":
         return WholeChannel(config.num_rx_ant)

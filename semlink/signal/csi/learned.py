@@ -18,15 +18,24 @@ and processor and shifts them by less than ``DECODED_TOLERANCE`` (see :class:`Cs
 
 Trained by ``python -m lab.training.csi_learned``; weights in ``weights/learned-TXxRX.safetensors``, beside which the
 codebooks ``weights/rvq-TXxRX.safetensors`` must be those of the training.
+
+Examples
+--------
+>>> from semlink.signal.csi.layers import WholeChannel
+>>> from semlink.weight_files import SHIPPED
+>>> quantizer = LearnedQuantizer(2, 16, 100, load_learned(SHIPPED, WholeChannel(2), 16))
+>>> h, index = torch.randn(2, 8, 2, 16, dtype=torch.complex64), torch.arange(2)
+>>> quantizer.encode(h, index).shape
+torch.Size([2, 13])
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -37,17 +46,33 @@ from safetensors.torch import load_file
 from torch import nn
 
 from semlink.errors import InvalidField, NotFound
-from semlink.links import NUM_SUBBANDS, NUM_TX_ANT
-from semlink.settings import Settings
+from semlink.grid import NUM_SUBBANDS
 from semlink.signal.csi.arithmetic import Integers
 from semlink.signal.csi.interface import CsiQuantizer
+from semlink.signal.csi.layers import Content
 from semlink.signal.csi.packing import bits_of, bytes_of, fields_of, message_of
 from semlink.signal.csi.request import QuantizerRequest
-from semlink.signal.csi.rvq import Codebooks, Plan, block_matmul, in_double, search
+from semlink.signal.csi.rvq import MADE_BY as RVQ_MADE_BY
+from semlink.signal.csi.rvq import (
+    Codebooks,
+    Plan,
+    block_matmul,
+    codebooks_file,
+    in_double,
+    level_index,
+    level_value,
+    load_codebooks,
+    search,
+)
 from semlink.signal.csi.tail import NUM_STEPS, TailModel, step_sizes
+from semlink.weight_files import Weights
 
+MADE_BY: Final = "python -m lab.training.csi_learned"
+DIGEST_BYTES: Final = 8
+"""Of the hash by which weights name the codebooks that they were trained with."""
 LEVEL_RANGE_DB: Final = (-6.0, 3.5)
 """Of the weighted channel's RMS."""
+USUAL_LEVEL: Final = 0.9
 TAIL_FROM: Final = 80
 """Number of bits from which the tail is worth more than further stages; chosen on validation drops."""
 TAIL_STAGES: Final = 3
@@ -158,7 +183,8 @@ class TokenTransformer(nn.Module):
     ) -> torch.Tensor:
         """Correction of complex64 ``coefficients [batch, subbands, rx·tx]``, the same shape.
 
-        ``word``: the shape's codeword, likewise; ``condition``: float32 ``[batch, NUM_CONDITIONS]``.
+        :param word: the shape's codeword, likewise.
+        :param condition: float32 ``[batch, NUM_CONDITIONS]``.
         """
         batch = len(coefficients)
         x = torch.cat(
@@ -220,59 +246,51 @@ class LearnedWeights:
     network: TokenTransformer
 
     def to(self, device: torch.device) -> LearnedWeights:
-        """The same weights on another device; the tail's tables stay where integers are coded."""
-        books = Codebooks(*(getattr(self.books, name).to(device) for name in Codebooks.__slots__))
-        return LearnedWeights(books, self.order.to(device), self.tail, self.network.to(device))
+        """Return the same weights on another device; the tail's tables stay where integers are coded."""
+        network = deepcopy(self.network).to(device)
+        return LearnedWeights(self.books.to(device), self.order.to(device), self.tail, network)
 
 
-def codebooks_digest(path: Path) -> str:
-    """What tells codebooks apart: a hash of their file."""
-    return blake2b(path.read_bytes(), digest_size=8).hexdigest()
+def learned_file(content: Content, num_tx_ant: int) -> str:
+    """Name of the file of weights for the rows of ``content``."""
+    return codebooks_file(content, num_tx_ant).replace("rvq", "learned", 1)
 
 
-def _weights_path(num_rx_ant: int, num_tx_ant: int, scheme: str) -> Path:
-    return Settings().weights_dir / f"{scheme}-{num_tx_ant}x{num_rx_ant}.safetensors"
+def load_learned(weights: Weights, content: Content, num_tx_ant: int) -> LearnedWeights:
+    """What :mod:`lab.training.csi_learned` wrote for the rows of ``content``.
 
-
-@lru_cache(maxsize=8)
-def load_weights(
-    num_rx_ant: int, num_tx_ant: int, device: torch.device, codebooks: str = "rvq"
-) -> LearnedWeights:
-    """Read what :mod:`lab.training.csi_learned` wrote; ``codebooks`` as in :class:`LearnedQuantizer`.
-
-    Raises InvalidField for antennas that it has not been trained for, NotFound when the codebooks beside it are others
-    than those of the training.
+    :raises InvalidField: for antennas that it has not been trained for.
+    :raises NotFound: when the codebooks beside it are others than those of the training.
     """
-    learned = codebooks.replace("rvq", "learned")
-    path = _weights_path(num_rx_ant, num_tx_ant, learned)
-    if not path.exists():
-        there = [
-            f"{tx}×{rx}"
-            for tx in NUM_TX_ANT
-            for rx in (1, 2)
-            if _weights_path(rx, tx, learned).exists()
-        ]
-        rows = "num_rx_ant" if codebooks == "rvq" else "num_layers"
+    prefix = content.weights.replace("rvq", "learned") + "-"
+    antennas = f"{num_tx_ant}x{content.num_rows}"
+    there = [name for name in weights.variants(prefix) if re.fullmatch(r"\d+x\d+", name)]
+    if antennas not in there:
         raise InvalidField(
-            f"link.num_tx_ant × {rows} is {num_tx_ant}×{num_rx_ant}, quantizer learned has weights for "
-            f"{', '.join(there) or 'none'}; rvq has codebooks for 8, 16 and 32 × 1 and 2, scalar works with every "
-            "number",
+            f"link.num_tx_ant × {content.rows_field} is {antennas.replace('x', '×')}, quantizer learned has weights "
+            f"for {', '.join(there).replace('x', '×') or 'none'}; rvq has codebooks for 8, 16 and 32 × 1 and 2, scalar "
+            "works with every number",
             field="link.num_tx_ant",
         )
-    beside = _weights_path(num_rx_ant, num_tx_ant, codebooks)
-    books = Codebooks.load(beside)
+    name = learned_file(content, num_tx_ant)
+    return weights.load(name, _read, weights, content, num_tx_ant, made_by=MADE_BY)
+
+
+def _read(path: Path, weights: Weights, content: Content, num_tx_ant: int) -> LearnedWeights:
+    beside = codebooks_file(content, num_tx_ant)
+    books = load_codebooks(weights, content, num_tx_ant)
     with safe_open(path, "pt") as file:
         trained_with = file.metadata()["codebooks"]
-    if trained_with != codebooks_digest(beside):
+    if trained_with != weights.digest(beside, size=DIGEST_BYTES, made_by=RVQ_MADE_BY):
         raise NotFound(
-            f"{path} was trained with other codebooks than {beside}: run `python -m lab.training.csi_learned`",
+            f"{path} was trained with other codebooks than {beside} beside it: run `{MADE_BY}`",
             field="weights_dir",
         )
     stored = load_file(path)
-    network = TokenTransformer(num_rx_ant, num_tx_ant)
+    network = TokenTransformer(content.num_rows, num_tx_ant)
     network.load_state_dict(network_state(stored))
-    tail = TailModel.from_tensors((NUM_SUBBANDS, num_rx_ant, num_tx_ant), stored)
-    return LearnedWeights(books, stored["order"].long(), tail, network.eval()).to(device)
+    tail = TailModel.from_tensors((NUM_SUBBANDS, content.num_rows, num_tx_ant), stored)
+    return LearnedWeights(books, stored["order"].long(), tail, network.eval())
 
 
 # --- the scheme --------------------------------------------------------------------------------------------------
@@ -315,34 +333,28 @@ class Latent:
 class LearnedQuantizer(CsiQuantizer):
     """See the module. Any number of bits from 1 to 1024.
 
-    ``codebooks``: "rvq" for channels, "rvq-rows" for the rows of layers, ``num_rx_ant`` of them.
-
-    Raises InvalidField (``link.num_tx_ant``) for antennas without weights, NotFound without codebooks.
+    ``num_rx_ant``: rows that are coded, of ``weights`` made for so many.
     """
 
     name = "learned"
 
     def __init__(
-        self,
-        num_rx_ant: int,
-        num_tx_ant: int,
-        bits: int,
-        weights: LearnedWeights | None = None,
-        *,
-        codebooks: str = "rvq",
+        self, num_rx_ant: int, num_tx_ant: int, bits: int, weights: LearnedWeights
     ) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
         self.bits = bits
-        self._given = weights
-        self._codebooks = codebooks
-        books = self._to_device(torch.device("cpu")).books
+        self._weights = weights
+        self._placed: dict[torch.device, LearnedWeights] = {}
+        books = weights.books
         self._plan = plan_of(bits, int(math.log2(len(books.shapes))), books.stages.shape[1])
         self._inner, self._outer = direction_weights(bits)
 
     def _to_device(self, device: torch.device) -> LearnedWeights:
-        if self._given is not None:
-            return self._given
-        return load_weights(self.num_rx_ant, self.num_tx_ant, device, self._codebooks)
+        if device == self._weights.order.device:
+            return self._weights
+        if device not in self._placed:
+            self._placed[device] = self._weights.to(device)
+        return self._placed[device]
 
     @property
     def _widths(self) -> list[int]:
@@ -369,10 +381,7 @@ class LearnedQuantizer(CsiQuantizer):
         x = weigh_direction(h, self._inner).flatten(1)
         v = x @ weights.books.basis.conj().to(x.dtype)
         rms = v.abs().square().mean(1, keepdim=True).sqrt()
-        low, high = LEVEL_RANGE_DB
-        cells = 2**self._plan.level
-        z = (20 * torch.log10(rms.clamp_min(1e-12)) - low) / (high - low)
-        level = (z.clamp_min(0) * cells).floor().clamp_max(cells - 1).to(torch.int64)
+        level = level_index(rms, LEVEL_RANGE_DB, self._plan.level)
         return level, v / rms.clamp_min(1e-12)
 
     def written(
@@ -418,18 +427,13 @@ class LearnedQuantizer(CsiQuantizer):
         y = latent.coefficients + latent.unit * weights.network(
             latent.coefficients, latent.word, latent.condition
         )
-        v = y.flatten(1)[:, weights.order] * self._level_value(level)
+        v = y.flatten(1)[:, weights.order] * level_value(
+            level, LEVEL_RANGE_DB, self._plan.level, USUAL_LEVEL
+        )
         h = block_matmul(v, weights.books.basis.mT).view(-1, *self.shape)
         return weigh_direction(h, self._outer)
 
     # --- parts -------------------------------------------------------------------------------------------------
-
-    def _level_value(self, level: torch.Tensor) -> torch.Tensor:
-        low, high = LEVEL_RANGE_DB
-        if self._plan.level == 0:
-            return torch.full_like(level, 0.9, dtype=torch.float32)
-        level_db = low + (high - low) * (level.float() + 0.5) / 2**self._plan.level
-        return torch.pow(10.0, level_db / 20)
 
     def _on_grid(self, weights: LearnedWeights, v: torch.Tensor) -> torch.Tensor:
         """From the codebooks' order to ``[batch, subbands, rx·tx]``."""
@@ -470,8 +474,6 @@ class LearnedQuantizer(CsiQuantizer):
 
 def learned(request: QuantizerRequest) -> CsiQuantizer:
     """``learned`` as a link asks for it."""
-    content = request.content
-    inner = LearnedQuantizer(
-        content.num_rows, request.num_tx_ant, request.bits, codebooks=content.weights
-    )
+    weights = load_learned(request.weights, request.content, request.num_tx_ant)
+    inner = LearnedQuantizer(request.content.num_rows, request.num_tx_ant, request.bits, weights)
     return request.over_rows(inner)

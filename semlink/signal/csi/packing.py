@@ -1,4 +1,12 @@
-"""Unsigned integers of given widths to bits in bytes, and back; most significant bit first."""
+"""Unsigned integers of given widths to bits in bytes, and back; most significant bit first.
+
+Examples
+--------
+>>> pack(torch.tensor([[5, 1]]), widths=(3, 2), bits=8).tolist()  # 101 01 000
+[[168]]
+>>> unpack(torch.tensor([[168]], dtype=torch.uint8), widths=(3, 2)).tolist()
+[[5, 1]]
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,19 @@ profile is refined from the tracked channel, slowly and smoothly, so that ends t
 together: nothing in the filter jumps, but for what a report says. A decoder of another batch or processor follows the
 encoder's track to better than −70 dB; a payload could differ between batches only where two codewords are as good to
 single precision.
+
+Examples
+--------
+>>> from semlink.signal.csi.layers import WholeChannel
+>>> from semlink.weight_files import SHIPPED
+>>> books = load_codebooks(SHIPPED, WholeChannel(2), 16)
+>>> quantizer = PredictiveQuantizer(2, 16, 32, doppler_hz=9.7, period_slots=5, content=WholeChannel(2), codebooks=books)
+>>> ours, theirs = quantizer.start(2), quantizer.start(2)
+>>> for report_index in range(3):
+...     payload = quantizer.encode_next(ours, torch.randn(2, 8, 2, 16, dtype=torch.complex64), report_index)
+...     quantizer.decode_next(theirs, payload, torch.ones(2, dtype=torch.bool), report_index)
+>>> bool(torch.equal(ours.now, theirs.now))
+True
 """
 
 from __future__ import annotations
@@ -29,21 +42,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, SLOT_SECONDS, stable_seed
-from semlink.settings import Settings
+from semlink.grid import NUM_SUBBANDS, SLOT_SECONDS
+from semlink.seeds import stable_seed
 from semlink.signal.csi.interface import GROUP_SLOTS, ChainedQuantizer, CsiQuantizer, State
-from semlink.signal.csi.layers import Content, WholeChannel
+from semlink.signal.csi.layers import Content
 from semlink.signal.csi.packing import bits_of, bytes_of, fields_of, message_of
 from semlink.signal.csi.request import QuantizerRequest
-from semlink.signal.csi.rvq import BLOCK_ROWS, Codebooks, RvqQuantizer, block_matmul
+from semlink.signal.csi.rvq import (
+    BLOCK_ROWS,
+    Codebooks,
+    RvqQuantizer,
+    block_matmul,
+    load_codebooks,
+)
 
 BITS_RANGE: Final = (8, 256)
 SPEEDS: Final = (1.0, 0.7, 0.45, 0.25)
@@ -134,7 +151,7 @@ class PredictiveQuantizer(ChainedQuantizer):
     """See the module.
 
     ``doppler_hz``: the largest Doppler shift, known to both ends; ``period_slots``: slots from report to report.
-    Raises InvalidField for antennas without codebooks and for bits outside ``BITS_RANGE``.
+    ``codebooks``: for the rows of ``content``. Raises InvalidField for bits outside ``BITS_RANGE``.
     """
 
     name = "rvq"
@@ -146,10 +163,11 @@ class PredictiveQuantizer(ChainedQuantizer):
         bits: int,
         doppler_hz: float,
         period_slots: int,
-        content: Content | None = None,
+        content: Content,
+        codebooks: Codebooks,
     ) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
-        self._content = content or WholeChannel(num_rx_ant)
+        self._content = content
         low, high = BITS_RANGE
         if not low <= bits <= high:
             raise InvalidField(
@@ -160,13 +178,11 @@ class PredictiveQuantizer(ChainedQuantizer):
         self.bits = bits
         # about ten complex channels
         self.state_bytes = 10 * 8 * math.prod(self.shape)
-        num_rows, weights = self._content.num_rows, self._content.weights
-        self._num_rows = num_rows
-        self._intra = RvqQuantizer(num_rows, num_tx_ant, bits, weights=weights)
-        self._short_intra = RvqQuantizer(num_rows, num_tx_ant, bits - 1, weights=weights)
-        path = Settings().weights_dir / f"{weights}-{num_tx_ant}x{num_rows}.safetensors"
-        self._books = Codebooks.load(path)
-        self._order = _component_order(path)
+        num_rows = self._num_rows = content.num_rows
+        self._intra = RvqQuantizer(num_rows, num_tx_ant, bits, codebooks)
+        self._short_intra = RvqQuantizer(num_rows, num_tx_ant, bits - 1, codebooks)
+        self._books = codebooks
+        self._order = codebooks.order
         self._components = len(self._books.basis)
         shares = NUM_SUBBANDS + (num_rows if num_rows > 1 else 0) + num_tx_ant
         self._header_bits = CLASS_BITS + SHARE_BITS * shares
@@ -311,15 +327,22 @@ class PredictiveQuantizer(ChainedQuantizer):
         """Time update by one report; during the start-up the first report is held."""
         if hold:
             return
-        c1, c2, q, _ = (c[:, None] for c in track.fading.unbind(1))
+        c1, c2 = track.fading[:, :1], track.fading[:, 1:2]
         now, p11 = track.now, track.p11
-        track.now = c1 * now + c2 * track.before
-        track.before = now
-        track.p11 = (
-            c1.square() * p11 + 2 * c1 * c2 * track.p12 + c2.square() * track.p22 + q * track.power
-        ).clamp_min(1e-7)
-        track.p12 = c1 * p11 + c2 * track.p12
-        track.p22 = p11
+        track.now, track.p11 = self._expected(track)
+        track.before, track.p12, track.p22 = now, c1 * p11 + c2 * track.p12, p11
+
+    @staticmethod
+    def _expected(track: Track) -> tuple[torch.Tensor, torch.Tensor]:
+        """The channel of the next report before it has come, and the variance of its error."""
+        c1, c2, q, _ = (c[:, None] for c in track.fading.unbind(1))
+        variance = (
+            c1.square() * track.p11
+            + 2 * c1 * c2 * track.p12
+            + c2.square() * track.p22
+            + q * track.power
+        )
+        return c1 * track.now + c2 * track.before, variance.clamp_min(1e-7)
 
     def _measure(self, track: Track, step: torch.Tensor, removed: torch.Tensor) -> None:
         """Measurement update: ``step`` is known of the error, whose variance falls by ``removed``."""
@@ -406,14 +429,7 @@ class PredictiveQuantizer(ChainedQuantizer):
 
     def _choose(self, track: Track, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Innovation or intra report, whichever brings the greater SGCS."""
-        c1, c2, q, _ = (c[:, None] for c in track.fading.unbind(1))
-        predicted = c1 * track.now + c2 * track.before
-        p11 = (
-            c1.square() * track.p11
-            + 2 * c1 * c2 * track.p12
-            + c2.square() * track.p22
-            + q * track.power
-        ).clamp_min(1e-7)
+        predicted, p11 = self._expected(track)
         turned = self._components_of(self._content.phase_aligned(rows, self._rows_of(predicted)))
         words, step = self._search(turned - predicted, p11, int(index[0]))
         flag = torch.zeros((len(rows), 1), dtype=torch.int64)
@@ -568,13 +584,6 @@ def _exp2(x: torch.Tensor) -> torch.Tensor:
     return x.expand(*x.shape[:-1], BLOCK_ROWS).contiguous().exp2()[..., :1]
 
 
-def _component_order(path: Path) -> torch.Tensor:
-    """Place of each component on the grid of subband, receive and transmit components."""
-    with safe_open(path, framework="pt") as file:
-        order: torch.Tensor = file.get_tensor("order").long()
-    return order
-
-
 def _dominant(h: torch.Tensor) -> torch.Tensor:
     """Dominant right singular vector of each subband for one or two receive antennas, in closed form.
 
@@ -603,6 +612,7 @@ def _similarity(truth: torch.Tensor, csi: torch.Tensor) -> torch.Tensor:
 
 def rvq(request: QuantizerRequest) -> CsiQuantizer:
     """``rvq`` as a link asks for it, with each of its memories."""
+    books = load_codebooks(request.weights, request.content, request.num_tx_ant)
     if request.memory == "predictive":
         return PredictiveQuantizer(
             request.num_rx_ant,
@@ -611,8 +621,7 @@ def rvq(request: QuantizerRequest) -> CsiQuantizer:
             request.max_doppler_hz,
             request.period_slots,
             request.content,
+            books,
         )
-    inner = RvqQuantizer(
-        request.content.num_rows, request.num_tx_ant, request.bits, weights=request.content.weights
-    )
+    inner = RvqQuantizer(request.content.num_rows, request.num_tx_ant, request.bits, books)
     return request.over_rows(inner)

@@ -6,6 +6,15 @@ elevations are few, polarisations of a line of sight belong together: turning th
 and more). Rotations are pseudo-random in the index, repeat after ``ROTATIONS`` reports, and are
 the same on every machine. A still channel is then reported with ``ROTATIONS`` different quantisation errors that a
 transmitter can average; a report stands for itself, so a lost one costs nothing but itself.
+
+Examples
+--------
+>>> from semlink.signal.csi.scalar import ScalarQuantizer
+>>> h = torch.randn(1, 8, 2, 16, dtype=torch.complex64).expand(2, -1, -1, -1)  # one channel, reported twice
+>>> quantizer = Rotated(ScalarQuantizer(2, 16, 64))
+>>> first, second = quantizer.encode(h, torch.arange(2))
+>>> bool((first == second).all())
+False
 """
 
 from __future__ import annotations
@@ -17,7 +26,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from semlink.links import stable_seed
+from semlink.seeds import stable_seed
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.transform import PANELS
 

@@ -19,6 +19,15 @@ Codewords are centroids and therefore shrunk: the decoded CSI is about the condi
 
 Trained by ``python -m lab.training.csi_rvq``; weights in ``weights/rvq-TXxRX.safetensors`` for channels
 and ``weights/rvq-rows-TXxLAYERS.safetensors`` for the rows of layers (:mod:`semlink.signal.csi.layers`).
+
+Examples
+--------
+>>> from semlink.signal.csi.layers import WholeChannel
+>>> from semlink.weight_files import SHIPPED
+>>> quantizer = RvqQuantizer(2, 16, 64, load_codebooks(SHIPPED, WholeChannel(2), 16))
+>>> h, index = torch.randn(2, 8, 2, 16, dtype=torch.complex64), torch.arange(2)
+>>> quantizer.encode(h, index).shape
+torch.Size([2, 8])
 """
 
 from __future__ import annotations
@@ -32,10 +41,11 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from semlink.errors import InvalidField, NotFound
-from semlink.links import NUM_SUBBANDS
-from semlink.settings import Settings
+from semlink.decibels import amplitude_to_db, db_to_amplitude
+from semlink.errors import InvalidField
+from semlink.grid import NUM_SUBBANDS
 from semlink.signal.csi.interface import CsiQuantizer
+from semlink.signal.csi.layers import Content
 from semlink.signal.csi.packing import (
     bits_of,
     bytes_of,
@@ -44,9 +54,11 @@ from semlink.signal.csi.packing import (
     varying_fields_of,
     varying_message_of,
 )
+from semlink.weight_files import Weights
 from semlink.zlib_tensors import inflate
 
 OFFERED_RX: Final = (1, 2)
+MADE_BY: Final = "python -m lab.training.csi_rvq"
 LEVEL_RANGE_DB: Final = (-4.5, 3.5)
 NUM_PATHS: Final = 4
 BLOCK_ROWS: Final = 16
@@ -73,6 +85,25 @@ def block_matmul(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return torch.bmm(blocks, matrix.expand(len(blocks), -1, -1)).flatten(0, 1)[:rows]
 
 
+def level_index(rms: torch.Tensor, range_db: tuple[float, float], bits: int) -> torch.Tensor:
+    """Cell of an RMS value among ``2^bits`` uniform ones in dB over ``range_db``: int64, as ``rms``."""
+    (low, high), cells = range_db, 2**bits
+    z = (amplitude_to_db(rms.clamp_min(1e-12)) - low) / (high - low)
+    cell: torch.Tensor = (z.clamp_min(0) * cells).floor().clamp_max(cells - 1).to(torch.int64)
+    return cell
+
+
+def level_value(
+    level: torch.Tensor, range_db: tuple[float, float], bits: int, usual: float = 1.0
+) -> torch.Tensor:
+    """The RMS value in the middle of a cell, float32; ``usual`` where there is no bit to say it."""
+    if bits == 0:
+        return torch.full_like(level, usual, dtype=torch.float32)
+    low, high = range_db
+    amplitude: torch.Tensor = db_to_amplitude(low + (high - low) * (level.float() + 0.5) / 2**bits)
+    return amplitude
+
+
 @lru_cache(maxsize=1)
 def gaussian_cells() -> tuple[list[torch.Tensor], list[float]]:
     """Centroids and mean squared error of the companded quantiser of a unit Gaussian, for 0…MAX_TAIL_BITS bits.
@@ -97,7 +128,7 @@ def gaussian_cells() -> tuple[list[torch.Tensor], list[float]]:
 def spread_bits(variance: torch.Tensor, bits: int) -> torch.Tensor:
     """Give ``bits`` bits to real components one by one, each to where it removes most error (reverse water-filling).
 
-    ``variance``: ``[batch, components]`` → int64 widths of the same shape, every row adding up to ``bits``.
+    :param variance: ``[batch, components]`` → int64 widths of the same shape, every row adding up to ``bits``.
     """
     errors = torch.tensor(gaussian_cells()[1], dtype=torch.float64)
     most = min(MAX_TAIL_BITS, 6 + -(-bits // variance.shape[1]))
@@ -116,7 +147,9 @@ class Codebooks:
 
     ``basis``: ``[num_coefficients, num_coefficients]``, columns by falling variance; ``shapes`` ``[1024, dimensions]``;
     ``cell_scale``, ``cell_family`` ``[1024]``; ``stages`` ``[families, num_stages, 256, dimensions]``; ``tail_scale``
-    ``[1024, num_coefficients]``: RMS of what is left of each component over ``cell_scale``, in steps of 0.75 dB.
+    ``[1024, num_coefficients]``: RMS of what is left of each component over ``cell_scale``, in steps of 0.75 dB;
+    ``order``: int64 ``[num_coefficients]``, the place of each component on the grid of subband, receive and transmit
+    components.
     """
 
     basis: torch.Tensor
@@ -125,21 +158,19 @@ class Codebooks:
     cell_family: torch.Tensor
     stages: torch.Tensor
     tail_scale: torch.Tensor
+    order: torch.Tensor
 
     @classmethod
     def load(cls, path: Path) -> Codebooks:
-        """Read what :mod:`lab.training.csi_rvq` wrote. Raises NotFound when it is not there."""
-        if not path.exists():
-            raise NotFound(
-                f"{path} is missing: run `python -m lab.training.csi_rvq`", field="weights_dir"
-            )
+        """Read what :mod:`lab.training.csi_rvq` wrote."""
         t = inflate(load_file(path))
 
         def complex_of(name: str) -> torch.Tensor:
             return torch.view_as_complex(t[name].float().contiguous())
 
         sub, rx, tx = (complex_of(f"basis_{axis}") for axis in ("subband", "rx", "tx"))
-        basis = torch.kron(torch.kron(sub, rx), tx)[:, t["order"].long()]
+        order = t["order"].long()
+        basis = torch.kron(torch.kron(sub, rx), tx)[:, order]
         return cls(
             basis.contiguous(),
             complex_of("shapes"),
@@ -149,7 +180,12 @@ class Codebooks:
                 t["stages"].float() * t["stage_scale"].float()[..., None, None, None]
             ),
             torch.exp2(-t["tail_level"].float() / 8),
+            order,
         )
+
+    def to(self, device: torch.device) -> Codebooks:
+        """Return the same codebooks on another device."""
+        return Codebooks(*(getattr(self, name).to(device) for name in Codebooks.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +218,8 @@ def search(
     Single precision proposes ``PROPOSED`` times as many candidates as are kept, double precision chooses among them: a
     choice depends on rounding only where double precision cannot tell two candidates apart.
 
-    Returns the shape ``[batch]``, the stages' codewords ``[batch, len(stage_bits)]``, ``v`` turned to the shape's
-    phase, and what the stages leave of its leading components over ``cell_scale``.
+    :returns: the shape ``[batch]``, the stages' codewords ``[batch, len(stage_bits)]``, ``v`` turned to the shape's
+        phase, and what the stages leave of its leading components over ``cell_scale``.
     """
     batch, dims = len(v), books.shapes.shape[1]
     head = v[:, :dims]
@@ -234,37 +270,40 @@ def search(
     return shape.gather(1, first)[:, 0], chosen[:, 0], turned, residual[:, 0].to(v.dtype)
 
 
+def codebooks_file(content: Content, num_tx_ant: int) -> str:
+    """Name of the file of codebooks for the rows of ``content``."""
+    return f"{content.weights}-{num_tx_ant}x{content.num_rows}.safetensors"
+
+
+def load_codebooks(weights: Weights, content: Content, num_tx_ant: int) -> Codebooks:
+    """The trained codebooks for the rows of ``content``.
+
+    :raises InvalidField: for receive antennas (``link.num_rx_ant``) or layers (``link.num_layers``) without
+        codebooks.
+    :raises NotFound: when the weights are missing.
+    """
+    if content.num_rows not in OFFERED_RX:
+        raise InvalidField(
+            f"link.{content.rows_field} is {content.num_rows}, quantizer rvq with content {content.name} has codebooks "
+            f"for {', '.join(map(str, OFFERED_RX))}; scalar works with every number",
+            field=f"link.{content.rows_field}",
+        )
+    name = codebooks_file(content, num_tx_ant)
+    return weights.load(name, Codebooks.load, made_by=MADE_BY)
+
+
 class RvqQuantizer(CsiQuantizer):
     """See the module.
 
-    ``weights``: "rvq" for channels, "rvq-rows" for rows of layers: ``num_rx_ant`` is then the number of layers. Raises
-    InvalidField for receive antennas (``link.num_rx_ant``) or layers (``link.num_layers``) without codebooks, NotFound
-    when the weights are missing.
+    ``num_rx_ant``: rows that are coded, of ``codebooks`` made for so many.
     """
 
     name = "rvq"
 
-    def __init__(
-        self,
-        num_rx_ant: int,
-        num_tx_ant: int,
-        bits: int,
-        codebooks: Codebooks | None = None,
-        *,
-        weights: str = "rvq",
-    ) -> None:
+    def __init__(self, num_rx_ant: int, num_tx_ant: int, bits: int, codebooks: Codebooks) -> None:
         super().__init__(num_rx_ant, num_tx_ant)
-        rows = "num_layers" if weights == "rvq-rows" else "num_rx_ant"
-        content = "layers" if weights == "rvq-rows" else "channel"
-        if num_rx_ant not in OFFERED_RX:
-            raise InvalidField(
-                f"link.{rows} is {num_rx_ant}, quantizer rvq with content {content} has codebooks for "
-                f"{', '.join(map(str, OFFERED_RX))}; scalar works with every number",
-                field=f"link.{rows}",
-            )
         self.bits = bits
-        path = Settings().weights_dir / f"{weights}-{num_tx_ant}x{num_rx_ant}.safetensors"
-        self._books = codebooks if codebooks is not None else Codebooks.load(path)
+        self._books = codebooks
         families, num_stages, stage_size, self._dimensions = self._books.stages.shape
         del families
         self._plan = Plan.from_bits(
@@ -282,10 +321,7 @@ class RvqQuantizer(CsiQuantizer):
 
     def _to_device(self, device: torch.device) -> Codebooks:
         if device not in self._placed:
-            books = self._books
-            self._placed[device] = Codebooks(
-                *(getattr(books, name).to(device) for name in Codebooks.__slots__)
-            )
+            self._placed[device] = self._books.to(device)
         return self._placed[device]
 
     @cached_property
@@ -303,7 +339,7 @@ class RvqQuantizer(CsiQuantizer):
         books, plan = self._to_device(h.device), self._plan
         x = in_double(h).flatten(1) @ in_double(books.basis.conj())
         rms = (x.abs().square().mean(1, keepdim=True)).sqrt()
-        level, _ = self._level(rms)
+        level = level_index(rms, LEVEL_RANGE_DB, plan.level)
         v = x / rms.clamp_min(1e-12)
         shape, indices, turned, residual = self._search(books, v)
         widths = [plan.level, plan.shape, *plan.stages]
@@ -333,22 +369,8 @@ class RvqQuantizer(CsiQuantizer):
             left = left + self._decode_tail(cells, books.tail_scale[shape], tail)
         v = left * books.cell_scale[shape][:, None]
         v[:, : self._dimensions] += books.shapes[shape]
-        h = block_matmul(v * self._level_value(fields[:, :1]), books.basis.mT)
+        h = block_matmul(v * level_value(fields[:, :1], LEVEL_RANGE_DB, plan.level), books.basis.mT)
         return h.view(-1, NUM_SUBBANDS, self.num_rx_ant, self.num_tx_ant)
-
-    def _level(self, rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        low, high = LEVEL_RANGE_DB
-        cells = 2**self._plan.level
-        z = (20 * torch.log10(rms.clamp_min(1e-12)) - low) / (high - low)
-        level = (z.clamp_min(0) * cells).floor().clamp_max(cells - 1).to(torch.int64)
-        return level, self._level_value(level)
-
-    def _level_value(self, level: torch.Tensor) -> torch.Tensor:
-        if self._plan.level == 0:
-            return torch.ones_like(level, dtype=torch.float32)
-        low, high = LEVEL_RANGE_DB
-        level_db = low + (high - low) * (level.float() + 0.5) / 2**self._plan.level
-        return torch.pow(10.0, level_db / 20)
 
     def _search(
         self, books: Codebooks, v: torch.Tensor

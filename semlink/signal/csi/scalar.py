@@ -7,6 +7,13 @@ amplitude is the level and its phase is the common phase, which nobody needs: it
 is large enough for every tap, only the strongest tap's position is sent and the taps follow in their natural order.
 All fields are uniform with ``q = min(floor(z·2^b), 2^b − 1)`` and reconstruct in the middle of the cell, the phase's
 loss of coherence sinc(2^−b) included (centroid of a uniform phase).
+
+Examples
+--------
+>>> h, index = torch.randn(2, 8, 2, 4, dtype=torch.complex64), torch.arange(2)
+>>> quantizer = ScalarQuantizer(2, 4, 100)
+>>> quantizer.decode(quantizer.encode(h, index), index).shape
+torch.Size([2, 8, 2, 4])
 """
 
 from __future__ import annotations
@@ -18,8 +25,9 @@ from typing import Final
 
 import torch
 
+from semlink.decibels import amplitude_to_db, db_to_amplitude
 from semlink.errors import InvalidField
-from semlink.links import MAX_BITS, NUM_SUBBANDS
+from semlink.grid import MAX_BITS, NUM_SUBBANDS
 from semlink.signal.csi.interface import CsiQuantizer
 from semlink.signal.csi.packing import pack, unpack
 from semlink.signal.csi.request import QuantizerRequest
@@ -152,7 +160,7 @@ class ScalarQuantizer(CsiQuantizer):
         others = self._positions(strongest) if plan.dense else order[:, 1 : plan.num_taps]
         peak = magnitude.gather(1, strongest[:, None])
         full_scale = math.sqrt(self._num_coefficients)
-        level_db = 20 * torch.log10((peak / full_scale).clamp_min(1e-9))
+        level_db = amplitude_to_db((peak / full_scale).clamp_min(1e-9))
         low, high = LEVEL_RANGE_DB
         level = ((level_db - low) / (high - low)).clamp(0, 1)
         relative = x.gather(1, others) * x.gather(1, strongest[:, None]).conj()
@@ -181,7 +189,7 @@ class ScalarQuantizer(CsiQuantizer):
         level_db = low + (high - low) * (level + 0.5) / 2**plan.level
         if plan.level == 0:
             level_db = torch.full_like(level_db, FIXED_LEVEL_DB)
-        peak = math.sqrt(self._num_coefficients) * 10 ** (level_db / 20)
+        peak = math.sqrt(self._num_coefficients) * db_to_amplitude(level_db)
         amplitude_bits, phase_bits = (w.to(payload.device) for w in self._component_widths)
         modulus = (
             (amplitude + 0.5) * torch.exp2(-amplitude_bits) * torch.sinc(torch.exp2(-phase_bits))

@@ -6,6 +6,14 @@ imaginary. The probability of a symbol depends on its *bucket*, how large the co
 against the step, and its *neighbourhood*, how large those coded before it in the neighbouring components turned out.
 Both are integers made from integers, so that encoder and decoder agree on every machine. A symbol is reconstructed at
 the mean of what training saw there.
+
+Examples
+--------
+>>> bool((step_sizes()[:-4] / step_sizes()[4:] - 2).abs().max() < 1e-6)  # four steps to a factor of two
+True
+>>> x = np.array([[[0.5, -1.7], [0.7, 3.0]]])  # one report of two coefficients: real parts, imaginary parts
+>>> quantised(x, np.ones(1, np.float32), np.ones((1, 2), np.int16)).tolist()
+[[[0, -2], [1, 3]]]
 """
 
 from __future__ import annotations
@@ -136,7 +144,7 @@ class TailModel:
     def encode(self, x: NDArray[np.floating], cell: Integers, row: Integers, bits: int) -> Integers:
         """``bits`` bits of ``x [batch, 2, coefficients]`` (in the order of coding); ``row`` picks the step's table.
 
-        Returns int64 ``[batch, bits]`` of 0 and 1.
+        :returns: int64 ``[batch, bits]`` of 0 and 1.
         """
         symbols, step = self.chosen(x, cell, row, bits)
         message, fits = self._written(symbols, cell, step, row, bits)

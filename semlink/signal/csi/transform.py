@@ -1,4 +1,12 @@
-"""Between antennas and subbands and the angular-delay domain."""
+"""Between antennas and subbands and the angular-delay domain.
+
+Examples
+--------
+>>> h = torch.randn(2, NUM_SUBBANDS, 2, 16, dtype=torch.complex64)
+>>> x = to_angular_delay(h)
+>>> x.shape, bool(torch.allclose(from_angular_delay(x, 2, 16), h, atol=1e-5))
+(torch.Size([2, 256]), True)
+"""
 
 from __future__ import annotations
 
@@ -6,7 +14,7 @@ from typing import Final
 
 import torch
 
-from semlink.links import NUM_SUBBANDS
+from semlink.grid import NUM_SUBBANDS
 
 PANELS: Final[dict[int, tuple[int, int, int]]] = {
     1: (1, 1, 1),
@@ -26,7 +34,8 @@ def _grid(num_rx_ant: int, num_tx_ant: int) -> tuple[int, ...]:
 def to_angular_delay(h: torch.Tensor) -> torch.Tensor:
     """Unitary DFT over subbands (to delays), columns and rows of both panels (to angles); polarisations stay.
 
-    complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]`` → ``[batch, num_subbands·num_rx_ant·num_tx_ant]``.
+    :param h: complex64 ``[batch, num_subbands, num_rx_ant, num_tx_ant]``.
+    :returns: complex64 ``[batch, num_subbands·num_rx_ant·num_tx_ant]``.
     """
     grid = h.reshape(-1, *_grid(*h.shape[-2:]))
     x: torch.Tensor = torch.fft.fftn(grid, dim=(1, 3, 4, 6, 7), norm="ortho")

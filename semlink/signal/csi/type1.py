@@ -12,6 +12,14 @@ ranks 3 and 4 with 16 ports or more, ``[ṽ; θ_p·ṽ]`` and ``[ṽ; −θ_p·�
 
 The encoder is ours. It keeps the i1,1 and i1,2 that catch most power with both polarisations and picks among them, all
 i1,3 and i2, the precoder of the highest sum rate behind an LMMSE receiver at ``ASSUMED_SNR_DB``.
+
+Examples
+--------
+>>> h, index = torch.randn(2, 8, 2, 16, dtype=torch.complex64), torch.arange(2)
+>>> quantizer = TypeIQuantizer(2, 16, 27, num_layers=1)
+>>> csi = quantizer.decode(quantizer.encode(h, index), index)
+>>> csi.shape, bool((csi[:, :, 1] == 0).all())  # one row: one layer
+(torch.Size([2, 8, 2, 16]), True)
 """
 
 from __future__ import annotations
@@ -23,8 +31,9 @@ from typing import Final
 
 import torch
 
+from semlink.decibels import db_to_lin
 from semlink.errors import InvalidField
-from semlink.links import MAX_BITS, NUM_SUBBANDS
+from semlink.grid import MAX_BITS, NUM_SUBBANDS
 from semlink.signal.csi.beams import (
     Panel,
     layers_allowed,
@@ -279,13 +288,13 @@ class TypeIQuantizer(CsiQuantizer):
     def _rate(self, seen: torch.Tensor, phase: complex) -> torch.Tensor:
         """Weighted sum rate ``[batch, num_subbands, candidates]`` with ``φ_n = phase``.
 
-        ``seen``: ``[2 beams, 2 polarisations, batch, num_subbands, num_rx_ant, candidates]``, beams through the
-        channel. SINR behind LMMSE: ``1/[(I + ρ·GᴴG)⁻¹]_ll − 1``.
+        :param seen: ``[2 beams, 2 polarisations, batch, num_subbands, num_rx_ant, candidates]``, beams through the
+            channel. SINR behind LMMSE: ``1/[(I + ρ·GᴴG)⁻¹]_ll − 1``.
         """
         effective = torch.stack(
             [(seen[which, 0] + sign * phase * seen[which, 1]) for which, sign in self._book.layers]
         )
-        rho = 10 ** (ASSUMED_SNR_DB / 10) / self.num_layers / 2
+        rho = db_to_lin(ASSUMED_SNR_DB) / self.num_layers / 2
         if self.num_layers == 1:
             return torch.log2(1 + rho * squared(effective[0]).sum(2))
         gram = (effective.conj()[:, None] * effective[None]).sum(4) * rho

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from kb_service.prediction import LINEAR
+from kb_service.prediction import untrained_predictors
 from lab.evaluation.csi_prediction_samples import (
     FIRST_SEED,
     Figures,
@@ -35,6 +35,8 @@ from lab.experiments.csi_prediction import (
 )
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS
+
+LINEAR = untrained_predictors()
 
 PLAN = replace(
     Plan(),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from kb_service.generators import GENERATORS
+from kb_service.generators import generator_names
 from lab.training.select_predictor import QUICKEST, SCHEME_KEYS, SGCS_STEP, settled
+
+GENERATORS = generator_names()
 
 
 def choice(bits: int, **sgcs: float) -> dict[str, Any]:

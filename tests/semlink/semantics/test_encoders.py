@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semlink.errors import InvalidField, NotFound
-from semlink.models import CorruptModel, locate
+from semlink.errors import CorruptModel, InvalidField, NotFound
+from semlink.models import locate
 from semlink.semantics import audio, image, text
 from semlink.semantics.encoders import (
     SemanticEncoder,

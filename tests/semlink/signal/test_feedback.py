@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, default_link
+from semlink.grid import NUM_SUBBANDS
+from semlink.links import default_link
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import (
     HISTORY_REPORTS,

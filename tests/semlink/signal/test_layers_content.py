@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
-from kb_service.prediction import LINEAR
+from kb_service.prediction import untrained_predictors
 from lab.training.channel_dataset import drop, fewer_antennas
 from semlink.errors import InvalidField
-from semlink.links import NUM_SUBBANDS, default_link
+from semlink.grid import NUM_SUBBANDS
+from semlink.links import default_link
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import LayerRows, WholeChannel, phase_factor, rows_of_layers
 from semlink.signal.csi.predictive import PredictiveQuantizer
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
 from semlink.v1 import common_pb2 as pb
+
+LINEAR = untrained_predictors()
 
 VALIDATION_SEED = 5_000_000
 

@@ -15,10 +15,12 @@ from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from semlink.errors import InvalidField
 from semlink.signal.csi import arithmetic
 from semlink.signal.csi.arithmetic import PRECISION, Decoder
-from semlink.signal.csi.learned import LearnedQuantizer, load_weights, weigh_direction
-from semlink.signal.csi.rvq import RvqQuantizer
+from semlink.signal.csi.layers import WholeChannel
+from semlink.signal.csi.learned import LearnedQuantizer, load_learned, weigh_direction
+from semlink.signal.csi.rvq import RvqQuantizer, load_codebooks
 from semlink.signal.csi.tail import LARGEST, TailModel
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
+from semlink.weight_files import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def channels() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def tail() -> TailModel:
-    return load_weights(2, 16, torch.device("cpu")).tail
+    return load_learned(SHIPPED, WholeChannel(2), 16).tail
 
 
 def gaussian(batch: int, seed: int = 0) -> torch.Tensor:
@@ -41,8 +43,12 @@ def gaussian(batch: int, seed: int = 0) -> torch.Tensor:
     return torch.randn((batch, 8, 2, 16), dtype=torch.complex64, generator=generator)
 
 
+def learned(bits: int) -> LearnedQuantizer:
+    return LearnedQuantizer(2, 16, bits, load_learned(SHIPPED, WholeChannel(2), 16))
+
+
 def round_trip(bits: int, h: torch.Tensor) -> torch.Tensor:
-    q, index = LearnedQuantizer(2, 16, bits), torch.arange(len(h))
+    q, index = learned(bits), torch.arange(len(h))
     return q.decode(q.encode(h, index), index)
 
 
@@ -93,7 +99,7 @@ def test_decoder_survives_any_bits() -> None:
     """Bits that no encoder wrote decode to something, at every length."""
     rng = np.random.default_rng(3)
     for bits in (80, 81, 200, 1024):
-        q = LearnedQuantizer(2, 16, bits)
+        q = learned(bits)
         payload = torch.from_numpy(rng.integers(0, 256, (64, q.payload_bytes), dtype=np.uint8))
         payload[0], payload[1] = 0, 255
         payload[:, -1] &= 256 - (1 << (-bits % 8))
@@ -118,7 +124,7 @@ def test_tail_decodes_to_what_its_encoder_chose(tail: TailModel, bits: int) -> N
 @pytest.mark.parametrize("bits", [1, 7, 8, 9, 16, 61, 69, 70, 79, 80, 81, 127, 128, 333, 512, 1024])
 def test_payload_is_exactly_its_bits(bits: int, channels: dict[str, torch.Tensor]) -> None:
     h = torch.cat([channels["umi-los"][:5], gaussian(3), torch.zeros(1, 8, 2, 16)])
-    q, index = LearnedQuantizer(2, 16, bits), torch.arange(len(h))
+    q, index = learned(bits), torch.arange(len(h))
     payload = q.encode(h, index)
     assert payload.dtype == torch.uint8
     assert payload.shape == (len(h), -(-bits // 8))
@@ -146,7 +152,7 @@ def test_it_beats_rvq_where_it_claims_to(channels: dict[str, torch.Tensor]) -> N
     for h in channels.values():
         index = torch.arange(len(h))
         for bits in (64, 256, 512):
-            q = RvqQuantizer(2, 16, bits)
+            q = RvqQuantizer(2, 16, bits, load_codebooks(SHIPPED, WholeChannel(2), 16))
             other = float(sgcs(h, q.decode(q.encode(h, index), index)).mean())
             assert float(sgcs(h, round_trip(bits, h)).mean()) > other + 0.01
 
@@ -155,7 +161,7 @@ def test_it_beats_rvq_where_it_claims_to(channels: dict[str, torch.Tensor]) -> N
 def test_common_phase_does_not_matter(bits: int, channels: dict[str, torch.Tensor]) -> None:
     """The turned channel's report is as good; most payloads are the same to the bit."""
     h = torch.cat(list(channels.values()))
-    q, index = LearnedQuantizer(2, 16, bits), torch.arange(len(h))
+    q, index = learned(bits), torch.arange(len(h))
     turned = h * torch.polar(torch.tensor(1.0), torch.tensor(1.234))
     first, second = q.encode(h, index), q.encode(turned, index)
     assert (first == second).all(1).float().mean() > 0.95
@@ -177,7 +183,7 @@ def test_second_quantisation_loses_less_than_the_first(
 @pytest.mark.parametrize("bits", [64, 200])
 def test_batch_mates_do_not_matter(bits: int, channels: dict[str, torch.Tensor]) -> None:
     h = torch.cat([channels["umi-los"][:30], gaussian(7)])
-    q, index = LearnedQuantizer(2, 16, bits), torch.arange(37)
+    q, index = learned(bits), torch.arange(37)
     payload = q.encode(h, index)
     decoded = q.decode(payload, index)
     for part in (slice(0, 1), slice(5, 6), slice(20, 37), slice(36, 37)):
@@ -208,5 +214,5 @@ def test_direction_weighting_is_that_of_the_singular_vectors() -> None:
 def test_antennas_without_weights_are_refused_by_name() -> None:
     for num_rx_ant, num_tx_ant in ((4, 16), (2, 4)):
         with pytest.raises(InvalidField, match="16×2") as error:
-            LearnedQuantizer(num_rx_ant, num_tx_ant, 64)
+            load_learned(SHIPPED, WholeChannel(num_rx_ant), num_tx_ant)
         assert error.value.field == "link.num_tx_ant"

@@ -23,7 +23,7 @@ from semlink.signal.csi import (
 )
 from semlink.signal.csi.layers import Content, LayerRows, WholeChannel
 from semlink.signal.csi.predictive import PredictiveQuantizer, Track
-from semlink.signal.csi.rvq import RvqQuantizer
+from semlink.signal.csi.rvq import Codebooks, RvqQuantizer, load_codebooks
 from semlink.signal.feedback import (
     ReportHistory,
     decode_histories,
@@ -37,6 +37,7 @@ from semlink.signal.tracking import fuse_reports
 from semlink.store import MemoryStore
 from semlink.v1 import channel_pb2
 from semlink.v1 import common_pb2 as pb
+from semlink.weight_files import SHIPPED
 from transmitter.csi import newest_reports
 
 WHOLE = WholeChannel(2)
@@ -56,6 +57,11 @@ def predictive(bits: int = 16, kmh: float = 3.0) -> PredictiveQuantizer:
     quantizer = quantizer_for(link("predictive", bits, kmh=kmh))
     assert isinstance(quantizer, PredictiveQuantizer)
     return quantizer
+
+
+def with_books(rx: int, tx: int) -> tuple[Content, Codebooks]:
+    content = WholeChannel(rx)
+    return content, load_codebooks(SHIPPED, content, tx)
 
 
 @lru_cache
@@ -107,7 +113,7 @@ def test_both_ends_stay_in_step_and_repeat_themselves() -> None:
         quantizer.decode_next(theirs, payloads[-1], here, t)
         for name in ("now", "before", "p11", "p12", "p22", "power", "fading"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), (t, name)
-    fresh = PredictiveQuantizer(2, 16, 16, doppler_hz(link("none")), 5)
+    fresh = PredictiveQuantizer(2, 16, 16, doppler_hz(link("none")), 5, *with_books(2, 16))
     assert torch.equal(fresh.encode_group(h, torch.arange(40)), torch.stack(payloads, 1))
 
 
@@ -216,7 +222,9 @@ def test_a_group_too_short_to_start_stays_with_whole_reports() -> None:
 
 @pytest.mark.parametrize(("tx", "rx"), [(8, 1), (8, 2), (16, 1), (32, 2)])
 def test_every_antenna_configuration_of_rvq(tx: int, rx: int) -> None:
-    quantizer, plain = PredictiveQuantizer(rx, tx, 24, 9.7, 5), RvqQuantizer(rx, tx, 24)
+    content, books = with_books(rx, tx)
+    quantizer = PredictiveQuantizer(rx, tx, 24, 9.7, 5, content, books)
+    plain = RvqQuantizer(rx, tx, 24, books)
     rays = draw_rays(ChannelKey("umi-los", 3.5e9, tx, rx, 8, 3 / 3.6, 5_000_701))
     h = frequency_response(rays, 0, 250)[:, ::5]
     payload = quantizer.encode_group(h, torch.arange(50))

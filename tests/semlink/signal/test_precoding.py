@@ -108,11 +108,13 @@ def test_noise_power_follows_total_power():
 
 def test_open_loop_is_orthonormal_and_fixed_by_its_seed():
     config = default_link()
-    w = open_loop_precoder(config, [3, 4])
+    w = open_loop_precoder(config.num_tx_ant, config.num_users * config.num_layers, [3, 4])
     torch.testing.assert_close(
         w.mH @ w, torch.eye(4, dtype=w.dtype).expand(2, 8, 4, 4), rtol=1e-5, atol=1e-5
     )
-    assert torch.equal(w[1:], open_loop_precoder(config, [4]))
+    assert torch.equal(
+        w[1:], open_loop_precoder(config.num_tx_ant, config.num_users * config.num_layers, [4])
+    )
     assert not torch.equal(w[0], w[1])
     assert not torch.equal(w[0, 0], w[0, 1])
 

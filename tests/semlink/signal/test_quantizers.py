@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from semlink.errors import InvalidField
-from semlink.links import MAX_BITS, NUM_RX_ANT, NUM_SUBBANDS, NUM_TX_ANT, default_link
+from semlink.grid import MAX_BITS, NUM_SUBBANDS
+from semlink.links import NUM_RX_ANT, NUM_TX_ANT, default_link
 from semlink.quantizers import quantizer_spec, quantizer_specs
 from semlink.signal.csi import CsiQuantizer, quantizer_for
 from semlink.signal.csi.packing import pack, unpack
