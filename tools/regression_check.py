@@ -19,9 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -30,9 +30,6 @@ from lab.evaluation.cache import ROOT
 from lab.evaluation.compare_reports import MARGINS, Pooled, compare_pooled, print_pooled, read
 from lab.evaluation.report import write_compact
 from semlink.errors import InvalidField, NotFound
-
-if TYPE_CHECKING:
-    from lab.experiments.method_comparison import Plan
 
 REFERENCES: Final = ROOT / "tests" / "regression"
 FIGURES: Final = ("fig6", "fig7", "fig8", "fig9")
@@ -49,49 +46,35 @@ FAILED: Final = ("worse", "gone")
 _CACHE: Final = "SEMLINK_CACHE_DIR"
 
 
-def plan(name: str) -> Plan:
-    """A figure of the paper, as small as the guard wants it."""
-    from lab.experiments.paper_figures import FIGURES as PLANS
+def plan(name: str) -> Any:
+    """An experiment as small as the guard wants it."""
+    from lab.experiments.registry import changed, plan_of
 
-    whole = PLANS[name].plan
-    return replace(
-        whole,
-        sampling=replace(whole.sampling, seeds=SEEDS, queries=QUERIES, links=LINKS),
-        snrs_db=SNRS_DB if whole.snrs_db else (),
-        sweep_bits=BITS if whole.sweep_bits else (),
-        methods=METHODS,
-        name=name,
-    )
-
-
-def _figure(name: str) -> Callable[[Path, Console], None]:
-    def measure(out: Path, console: Console) -> None:
-        from lab.experiments.method_comparison import study
-        from lab.experiments.runner import run
-
-        run(study(plan(name)), out, console)
-
-    return measure
+    if name == "csi-rate":
+        return plan_of(name, quick=True)
+    if name == "csi-prediction":
+        few = {"scenarios": ("umi-los",), "bits": (64,), "speeds_kmh": (3.0, 30.0), "losses": ()}
+        return changed(plan_of(name, quick=True), few)
+    whole = plan_of(name)
+    small = {
+        "seeds": SEEDS,
+        "queries": QUERIES,
+        "links": LINKS,
+        "snrs_db": SNRS_DB if whole.snrs_db else (),
+        "sweep_bits": BITS if whole.sweep_bits else (),
+        "methods": METHODS,
+    }
+    return changed(whole, small)
 
 
-def _csi_rate(out: Path, console: Console) -> None:
-    from lab.experiments import csi_quantization
+def _run(name: str, out: Path, console: Console) -> None:
+    from lab.experiments.registry import experiment
 
-    csi_quantization.run(replace(csi_quantization.Plan(), **csi_quantization.QUICK), out, console)
-
-
-def _csi_prediction(out: Path, console: Console) -> None:
-    from lab.experiments import csi_prediction
-
-    few = {"scenarios": ("umi-los",), "bits": (64,), "speeds_kmh": (3.0, 30.0), "losses": ()}
-    small = replace(csi_prediction.Plan(), **{**csi_prediction.QUICK, **few})
-    csi_prediction.run(small, out, console)
+    experiment(name, plan(name)).run(out, console)
 
 
-RUNS: Final[Mapping[str, Callable[[Path, Console], None]]] = {
-    **{name: _figure(name) for name in FIGURES},
-    "csi-rate": _csi_rate,
-    "csi-prediction": _csi_prediction,
+RUNS: Final[Mapping[str, Callable[[Path, Console], object]]] = {
+    name: partial(_run, name) for name in (*FIGURES, "csi-rate", "csi-prediction")
 }
 """What is measured, and how: each writes ``out/NAME.json``."""
 

@@ -47,6 +47,7 @@ PRESENTING: Final = frozenset(
         "lab.evaluation.claims",
         "lab.evaluation.parallel",
         "lab.evaluation.report",
+        "lab.experiments.interface",
         "lab.experiments.plotting",
         "lab.experiments.tables",
         "semlink.errors",

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -116,16 +116,18 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Report:
-    """Rows and what one must know to measure them again."""
+    """Rows and what one must know to measure them again. ``quick``: a smoke run, from which no verdict is read."""
 
     experiment: str
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     command: str = field(default_factory=lambda: "semlink " + shlex.join(sys.argv[1:]))
+    plan: Mapping[str, Any] | None = None
+    quick: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The file's content."""
-        return {
+        """The file's content; of an experiment with its plan and the hash of its inputs (:func:`inputs_hash`)."""
+        content = {
             "experiment": self.experiment,
             "command": self.command,
             "commit": _commit(),
@@ -134,12 +136,23 @@ class Report:
             "seconds": round(self.seconds, 1),
             "rows": [asdict(row) for row in self.rows],
         }
+        if self.plan is not None:
+            content |= {"plan": self.plan, "inputs": inputs_hash(self.plan)}
+        return content | {"quick": True} if self.quick else content
 
     def write(self, directory: Path, name: str) -> Path:
-        """Write ``name.json`` and ``name.csv``; returns the JSON's path."""
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{name}.json"
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        """Write ``name.json`` and ``name.csv``; returns the JSON's path.
+
+        A run that found all in the cache took seconds: ``measured_s`` of an experiment is the longest run of the same
+        plan with the same weights, the report that stood there before included.
+        """
+        path, content = directory / f"{name}.json", self.to_json()
+        if self.plan is not None:
+            before, measured_s = head_of(path), content["seconds"]
+            if (before.get("plan"), before.get("weights")) == (self.plan, content["weights"]):
+                measured_s = max(measured_s, before.get("measured_s", before["seconds"]))
+            content["measured_s"] = measured_s
+        write_whole(path, lambda part: part.write_text(json.dumps(content, indent=1) + "\n"))
         (directory / f"{name}.csv").write_text(csv_text(self.experiment, self.rows))
         return path
 
@@ -165,6 +178,16 @@ def read_rows(path: Path) -> list[Row]:
 def pick(rows: Iterable[Row], **coordinates: object) -> list[Row]:
     """The rows at some coordinates."""
     return [r for r in rows if all(getattr(r, k) == v for k, v in coordinates.items())]
+
+
+def described(plan: Any) -> dict[str, Any]:
+    """A plan's values by key, as JSON holds them; those of its sampling beside the others."""
+    found: dict[str, Any] = {}
+    for one in fields(plan):
+        value = getattr(plan, one.name)
+        found |= described(value) if is_dataclass(value) else {one.name: value}
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
 
 
 def inputs_hash(plan: Mapping[str, Any]) -> str:
@@ -207,29 +230,6 @@ def write_compact(content: Mapping[str, Any], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
     return path
-
-
-def sign(
-    path: Path,
-    plan: Mapping[str, Any],
-    before: Mapping[str, Any] | None = None,
-    *,
-    quick: bool = False,
-) -> None:
-    """Add to a written report its plan, the hash of its inputs (:func:`inputs_hash`) and how long measuring took.
-
-    ``quick``: a smoke run, from which no verdict is read.
-
-    ``before``: what the report in its place said. A run that found all in the cache took seconds: ``measured_s`` is the
-    longest run of the same plan with the same weights.
-    """
-    content = json.loads(path.read_text())
-    measured_s = content["seconds"]
-    if before and (before.get("plan"), before.get("weights")) == (plan, content["weights"]):
-        measured_s = max(measured_s, before.get("measured_s", before["seconds"]))
-    content |= {"plan": plan, "inputs": inputs_hash(plan), "measured_s": measured_s}
-    content |= {"quick": True} if quick else {}
-    write_whole(path, lambda part: part.write_text(json.dumps(content, indent=1) + "\n"))
 
 
 def _commit() -> str:

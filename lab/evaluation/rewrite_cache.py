@@ -2,8 +2,7 @@
 
 ``python -m lab.evaluation.rewrite_cache`` makes what :data:`PLAN` names, in this order, with the very
 :class:`Rewriter` that the knowledge base runs; an interrupted run goes on. A rewrite depends on caption, temperature,
-number and seed alone, so that the cache holds what the service would have generated. :func:`fill` puts a task's
-rewrites where the knowledge base looks for them, so that a sweep with ``knowledge_budget_ms = 0`` finds them kept.
+number and seed alone, so that the cache holds what the service would have generated.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import NotFound
 from semlink.progress import progress
 from semlink.settings import Settings
-from semlink.store import Store
 from semlink.v1 import knowledge_pb2
 
 NUM_CANDIDATES: Final = 5
@@ -143,10 +141,6 @@ class RewriteCache:
             for t in tasks
         }
 
-    def known(self, texts: Iterable[str], temperature: float = TEMPERATURE) -> list[str]:
-        """Those captions that the cache holds, in their order."""
-        return [t for t in texts if (t, temperature) in self._known]
-
     def generate(self, rewriter: Rewriter, tasks: Sequence[Task]) -> None:
         """Generate what is missing of ``tasks``, a few captions at a time, each batch written before the next."""
         missing = [t for t in tasks if (t.text, t.temperature) not in self._known]
@@ -169,17 +163,6 @@ class RewriteCache:
             "rewrites": [[r.text, r.similarity, r.reason] for r in found.rewrites],
         }
         append_line(self.path, entry)
-
-
-async def fill(
-    store: Store, texts: Iterable[str], *, cache: RewriteCache | None = None
-) -> list[str]:
-    """Put the bank's rewrites of ``texts`` where the knowledge base looks them up; returns what it lacks."""
-    cache = cache or RewriteCache()
-    wanted = [task_of(item_of(text), field="text") for text in dict.fromkeys(texts)]
-    held = [t for t in wanted if (t.text, t.temperature) in cache]
-    await store.put_knowledge(cache.entries(held))
-    return [t.text for t in wanted if (t.text, t.temperature) not in cache]
 
 
 def load_rewriter() -> Rewriter:

@@ -1,23 +1,24 @@
-"""Which words of a query made a retrieval: importance in the manner of Grad-CAM, and a test of what it is worth.
+"""Which words of a query made a retrieval: importance in the manner of Grad-CAM.
 
 Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) multiplies the activations of a late layer by the gradient of a score
 with respect to them, sums over channels and keeps what is positive. Here (our definition) the score is the cosine of
 the query's feature with the feature of an item of the gallery, and the late layer's cells are not places of a picture
-but word pieces of a text: importance of a token is ``ReLU(Σ_c g_c · a_c)``, that of a word is pooled over its pieces
-([CLS] and [SEP] belong to no word), and a query's largest is 1.
+but word pieces of a text: importance of a token is ``ReLU(Σ_c g_c · a_c)`` of what the text head's own layers make of
+it (the head's linear path past its layers is held as it is), that of a word is summed over its pieces ([CLS] and [SEP]
+belong to no word), and a query's largest is 1.
 
-Which of :data:`RULES` is used was chosen on val by :mod:`lab.experiments.qualitative.deletion_study`, which also
-measures on test what it is worth. Importance is of the query as sent without knowledge, not of its fusion with
-rewrites.
+Of eight such rules (input or hidden states, gradient a token or a channel, sum or maximum over pieces) this one was
+best on val in the mean over tasks: its first word costs 0.127 of cosine, that of the best rule on the head's input
+0.114, a random word 0.021, the best of all words 0.177. On sounds alone the input names better words (0.172 against
+0.132). What it is worth on test is measured by :mod:`lab.experiments.qualitative.deletion_study`. Importance is of the
+query as sent without knowledge, not of its fusion with rewrites.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,40 +30,9 @@ from semlink.semantics.heads import Head
 from semlink.semantics.text import MAX_TOKENS
 from semlink.semantics.tokens import Tokens
 
-States = Literal["input", "hidden"]
-Weights = Literal["token", "channel"]
-Pooling = Literal["sum", "max"]
 NO_WORD: Final = -1
 SMALLEST: Final = 1e-6
 """Importance below which a query has none: rounding of a gradient of zero stays below 1e-7, others exceed 1e-3."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How gradients become importance.
-
-    ``states``: "input", the frozen encoder's last states as the head reads them (in deviations from the training set's
-    mean, so that an activation of 0 is the ordinary), or "hidden", what the head's own layers make of them; the head's
-    linear path past its layers is then held as it is. ``weights``: "token", each token's own gradient, or "channel",
-    its mean over the tokens (Grad-CAM's alpha). ``pooling``: over the pieces of a word.
-    """
-
-    states: States
-    weights: Weights
-    pooling: Pooling
-
-    @property
-    def label(self) -> str:
-        """For tables."""
-        return f"{self.states}, gradient per {self.weights}, {self.pooling} over pieces"
-
-
-RULES: Final = tuple(
-    Rule(*parts) for parts in product(get_args(States), get_args(Weights), get_args(Pooling))
-)
-CHOSEN: Final = Rule("hidden", "token", "sum")
-"""On val its first word costs most in the mean over tasks: 0.127 of cosine; the best rule on "input" 0.114, a random
-word 0.021, the best of all words 0.177. On sounds alone "input" names better words (0.172 against 0.132)."""
 
 
 def words_of(text: str) -> list[str]:
@@ -97,22 +67,17 @@ def _tokenizer() -> Any:
 
 
 def activations_and_gradients(
-    head: Head, tokens: Tokens, targets: torch.Tensor, states: States
+    head: Head, tokens: Tokens, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token states of a text head and the gradient of ``cos(feature, target)`` with respect to them.
+    """A text head's hidden states and the gradient of ``cos(feature, target)`` with respect to them.
 
     ``targets``: ``[batch, 256]``, one item's feature a text. Both results ``[batch, num_tokens, channels]``, in the
     head's dtype; the gradient is 0 where a token is padding.
     """
     # Tokens come from inference mode, whose tensors no graph may hold.
     x, mask = head.standardised(tokens.values.clone(), tokens.mask.clone())
-    held = x if states == "input" else head.hidden(tokens.values.clone(), tokens.mask.clone())
-    held = held.detach().requires_grad_(True)
-    raw = (
-        head.raw_of_standardised(held, mask)
-        if states == "input"
-        else head.readout(held, mask, head.pooled(x, mask))
-    )
+    held = head.hidden(tokens.values.clone(), tokens.mask.clone()).detach().requires_grad_(True)
+    raw = head.readout(held, mask, head.pooled(x, mask))
     # A text's cosine depends on its own tokens alone: the gradient of the sum holds every text's own.
     total = torch.nn.functional.cosine_similarity(raw, targets, dim=-1).sum()
     (gradient,) = torch.autograd.grad(total, held)
@@ -120,10 +85,7 @@ def activations_and_gradients(
 
 
 def importance(
-    texts: Sequence[str],
-    targets: NDArray[np.float32],
-    head: Head,
-    rule: Rule = CHOSEN,
+    texts: Sequence[str], targets: NDArray[np.float32], head: Head
 ) -> list[NDArray[np.float32]]:
     """Importance of each word of each text for its similarity to its target: float32 ``[num_words]`` in 0…1 a text.
 
@@ -134,15 +96,12 @@ def importance(
     found = []
     for text, target in zip(texts, targets, strict=True):
         held, gradient = activations_and_gradients(
-            head, text_tokens([text]), torch.from_numpy(target[None]), rule.states
+            head, text_tokens([text]), torch.from_numpy(target[None])
         )
-        if rule.weights == "channel":
-            gradient = gradient.mean(1, keepdim=True)
         tokens = torch.relu((gradient * held).sum(-1))[0].numpy()
         pooled = np.zeros(len(words_of(text)), dtype=np.float32)
-        gather = np.add if rule.pooling == "sum" else np.maximum
         owners = np.array(words_of_tokens(text))[: len(tokens)]
-        gather.at(pooled, owners[owners != NO_WORD], tokens[owners != NO_WORD])
+        np.add.at(pooled, owners[owners != NO_WORD], tokens[owners != NO_WORD])
         largest = pooled.max(initial=0.0)
         found.append(pooled / largest if largest > SMALLEST else np.zeros_like(pooled))
     return found

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lab.experiments.plotting import Panel, drawn
-from lab.experiments.runner import Figure, Figures, Study, line
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Panel, drawn
+from lab.experiments.runner import Figures, Study, line
 from lab.experiments.sweep import (
+    DEFAULT_SAMPLING,
     IDEAL,
     JSCC,
-    PERSON,
     SEPARATION,
     VQ_DIGITAL,
     Point,
@@ -21,7 +22,6 @@ from lab.experiments.sweep import (
 
 SYMBOLS: Final = (8, 16, 32, 64, 128)
 SCHEMES: Final = (JSCC, VQ_DIGITAL, SEPARATION)
-SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
     "queries": 16,
@@ -34,14 +34,24 @@ QUICK: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is swept; every value can be given on the command line."""
+    """What is swept."""
 
-    sampling: Sampling
+    sampling: Sampling = DEFAULT_SAMPLING
     scenario: str = "umi-los"
+    """3GPP TR 38.901: umi-los, uma-nlos, cdl-b, …"""
     speed_kmh: float = 3.0
+    """Of each user, km/h."""
     num_users: int = 1
-    snrs_db: Sequence[float] = (0.0, 10.0)
-    symbols: Sequence[int] = SYMBOLS
+    """Co-scheduled users."""
+    snrs_db: tuple[float, ...] = (0.0, 10.0)
+    """A panel each, dB."""
+    symbols: tuple[int, ...] = SYMBOLS
+    """Channel uses k of a message."""
+
+    @property
+    def report(self) -> str:
+        """The name of its files."""
+        return f"rate-{self.sampling.corpus or self.sampling.task}-{self.scenario}"
 
     def points(self, scheme: Scheme, snr_db: float) -> list[tuple[float, Point]]:
         """A curve's points by k."""
@@ -51,10 +61,15 @@ class Plan:
         ]
 
 
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan."""
+    return study(plan).measure(run)
+
+
 def study(plan: Plan) -> Study:
-    """The experiment of a plan."""
+    """What a plan measures."""
     return Study(
-        name=f"rate-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
+        name=plan.report,
         sampling=plan.sampling,
         points=[
             point

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -34,42 +32,45 @@ from lab.evaluation.csi_prediction_samples import (
     measured,
 )
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.report import Report, Row, over_seeds, pick
-from lab.experiments.plotting import Line, Panel, draw, drawn
+from lab.evaluation.report import Row, over_seeds, pick
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Line, Panel, drawn
 from semlink.decibels import lin_to_db
 from semlink.settings import Settings
 from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
 BITS: Final = (8, 16, 32, 64, 128, 256)
-GOAL_DB: Final = 1.0
-"""NMSE below the best rival's at ``GOAL_BITS``."""
 GOAL_BITS: Final = 64
 METRICS: Final = ("sgcs", "nmse_db", "precoding_gain_db")
 LABELS: Final = {"sgcs": "SGCS", "nmse_db": "NMSE [dB]", "precoding_gain_db": "precoding gain [dB]"}
 SUBJECT: Final = "cdg"
-MEMORIES: Final = ("none", "predictive")
-"""Of the rows with lost reports: those where a loss means least and most."""
-MAX_BELOW_HOLD_LAST_DB: Final = 0.5
-"""Precoding gain that lost reports may cost a predictor beyond hold-last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is swept; every value can be given on the command line."""
+    """What is swept."""
 
-    scenarios: Sequence[str] = ("umi-los", "uma-nlos")
-    speeds_kmh: Sequence[float] = (3.0, 30.0, 60.0)
-    bits: Sequence[int] = BITS
-    delays_ms: Sequence[int] = (2, 5, 10)
+    scenarios: tuple[str, ...] = ("umi-los", "uma-nlos")
+    """3GPP TR 38.901."""
+    speeds_kmh: tuple[float, ...] = (3.0, 30.0, 60.0)
+    """Of the users, km/h."""
+    bits: tuple[int, ...] = BITS
+    """Of one report."""
+    delays_ms: tuple[int, ...] = (2, 5, 10)
     """Age of the newest report in the slot of transmission; a slot lasts 1 ms."""
     seeds: int = 3
+    """Draws of drops."""
     drops: int = 2
     """Of 32 users, of each seed, scenario and speed."""
-    predictors: Sequence[str] = ()
+    predictors: tuple[str, ...] = ()
     """Default: all that there are."""
-    losses: Sequence[float] = (0.1, 0.5)
-    """Shares of reports lost at random, at ``GOAL_BITS`` and the middle delay, with each of ``MEMORIES``."""
+    losses: tuple[float, ...] = (0.1, 0.5)
+    """Shares of reports lost at random, at lossy_bits and the middle delay, with each of memories."""
+    lossy_bits: int = GOAL_BITS
+    """Of the reports of which some are lost."""
+    memories: tuple[str, ...] = ("none", "predictive")
+    """Of the reports of which some are lost: none, fused, predictive."""
 
     @property
     def middle_delay(self) -> int:
@@ -83,8 +84,8 @@ class Plan:
             for bits, delay in itertools.product(self.bits, self.delays_ms)
         ]
         return found + [
-            {"bits": GOAL_BITS, "delay_ms": self.middle_delay, "memory": memory, "lost": lost}
-            for lost, memory in itertools.product(self.losses, MEMORIES)
+            {"bits": self.lossy_bits, "delay_ms": self.middle_delay, "memory": memory, "lost": lost}
+            for lost, memory in itertools.product(self.losses, self.memories)
         ]
 
 
@@ -120,7 +121,7 @@ class Place:
         return f"{delay_variant(self.delay_ms)}, {100 * self.lost:.0f} % lost, memory {self.memory}"
 
 
-Measured = Mapping[Place, Mapping[str, Sequence[Figures]]]
+FiguresByPlace = Mapping[Place, Mapping[str, Sequence[Figures]]]
 """Figures of every seed by place and predictor."""
 
 
@@ -135,35 +136,20 @@ def cells(plan: Plan) -> list[Cell]:
     return list(itertools.product(plan.scenarios, plan.speeds_kmh, range(plan.seeds)))
 
 
-def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
-) -> Report:
-    """Measure, print, write ``out/csi-prediction.{json,csv}`` and the plots.
-
-    Goes on where it was interrupted; what is kept for equal weights and sources is not measured again unless
-    ``fresh``. ``workers``: see :func:`lab.evaluation.parallel.spread`.
-    """
-    started = time.monotonic()
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan; what is cached for equal weights and sources is not measured again unless ``run.fresh``."""
     todo = cells(plan)
-    measured_cells = results_of(partial(measure_cell, plan, fresh=fresh), todo, workers, NAME)
+    cell = partial(measure_cell, plan, fresh=run.fresh)
     found: dict[Place, dict[str, list[Figures]]] = {}
-    for cell_figures in measured_cells:
+    for cell_figures in results_of(cell, todo, run.workers, NAME):
         for place, by_name in cell_figures.items():
             for name, figures in by_name.items():
                 found.setdefault(place, {}).setdefault(name, []).append(figures)
-    report = Report(NAME)
-    report.rows += [row for place, by_name in found.items() for row in _rows(place, by_name)]
-    report.rows += _claims(found, plan)
-    report.seconds = time.monotonic() - started
-    report.write(out, NAME)
-    draw(
-        panels_of(plan, report.rows),
-        out / NAME,
-        title=f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds of {plan.drops} drops of 32 users",
-        columns=len(plan.speeds_kmh),
-    )
-    _print(plan, report.rows, console)
-    return report
+    rows = [row for place, by_name in found.items() for row in _rows(place, by_name)]
+    rows += _claims(found, plan)
+    title = f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds of {plan.drops} drops of 32 users"
+    figure = Figure("", title, panels_of(plan, rows), len(plan.speeds_kmh))
+    return Measured(rows, [figure], lambda: _print(plan, rows, run.console))
 
 
 # --- measuring ---------------------------------------------------------------------------------
@@ -291,7 +277,7 @@ def nmse_difference_db(a: Pooled, b: Pooled) -> tuple[float, tuple[float, float]
     return float(difference), interval(lin_to_db(means[:, 0] / means[:, 1]))
 
 
-def _claims(found: Measured, plan: Plan) -> list[Row]:
+def _claims(found: FiguresByPlace, plan: Plan) -> list[Row]:
     """``cdg`` against its best rival at every place: ``sgcs_difference`` and ``nmse_difference_db``."""
     rows = []
     for place, by_name in found.items():

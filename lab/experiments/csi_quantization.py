@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +27,9 @@ from lab.evaluation.csi_metrics import (
 )
 from lab.evaluation.csi_samples import Condition, draw_samples
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.report import Report, Row, over_seeds, pick
-from lab.experiments.plotting import Line, Panel, draw, drawn
+from lab.evaluation.report import Row, over_seeds, pick
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Line, Panel, drawn
 from lab.experiments.rate_distortion import TRAINING_DROPS, gaussian_nmse_db, training_spectrum
 from lab.experiments.tables import print_panel
 from semlink.errors import InvalidField
@@ -59,26 +58,28 @@ FORMS: Final[tuple[tuple[str, str], ...]] = (
 )
 """Quantiser and form of each line: a memory, or reports of the whole channel instead of the layers' rows."""
 WHOLE_RVQ: Final = ("rvq", "channel")
-MEMORY_BITS: Final = (8, 16, 32, 64, 128)
-"""Memory is for small reports; following a history costs a hundred times a report that stands for itself."""
 METRICS: Final = ("nmse_db", "sgcs", "precoding_gain_db")
 HELD_OUT_BITS: Final = (16, 64, 256)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is swept; every value can be given on the command line."""
+    """What is swept."""
 
-    scenarios: Sequence[str] = ("umi-los", "uma-nlos")
-    speeds_kmh: Sequence[float] = (3.0,)
-    bits: Sequence[int] = BITS
-    """Of one report; with ``held_out``, these stand for :data:`HELD_OUT_BITS`."""
+    scenarios: tuple[str, ...] = ("umi-los", "uma-nlos")
+    """3GPP TR 38.901."""
+    speeds_kmh: tuple[float, ...] = (3.0,)
+    """Of the users, km/h."""
+    bits: tuple[int, ...] = BITS
+    """Of one report; with held_out, the default stands for 16, 64 and 256."""
     snr_db: float = 20.0
+    """Of the estimates that are reported, dB."""
     seeds: int = 3
+    """Draws of drops."""
     drops: int = 4
     """Drops of 32 users for each seed."""
     held_out: bool = False
-    """Channels unlike those of the training instead of ``scenarios`` and ``speeds_kmh``."""
+    """Channels unlike those of the training instead of scenarios and speeds_kmh."""
     training_drops: int = TRAINING_DROPS
     """From which the covariance of the Gaussian line is taken."""
 
@@ -90,8 +91,7 @@ class Plan:
     @property
     def report_bits(self) -> tuple[int, ...]:
         """Of the reports that are measured."""
-        whole = tuple(self.bits)
-        return HELD_OUT_BITS if self.held_out and whole == BITS else whole
+        return HELD_OUT_BITS if self.held_out and self.bits == BITS else self.bits
 
     def measured_conditions(self) -> list[Condition]:
         """Every condition that is measured."""
@@ -134,8 +134,6 @@ QUICK: Final[Mapping[str, Any]] = {
     "training_drops": 6,
 }
 """What ``--quick`` overrides: a smoke run, not a measurement."""
-QUICK_HELD_OUT: Final[Mapping[str, Any]] = {**QUICK, "bits": (64,), "seeds": 1}
-"""The same with ``held_out``, which has nine conditions."""
 Cell = tuple[Condition, int]
 """A condition and a seed: what is drawn once and measured in every form of report."""
 
@@ -212,46 +210,30 @@ def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> Seed:
     }
 
 
-def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, workers: str = "1"
-) -> Report:
-    """Measure, print and write ``out/csi-rate.{json,csv,png,svg}`` (``csi-rate-held-out`` with ``held_out``).
-
-    Goes on where it was interrupted; what is kept for equal sources and codebooks is not measured again unless
-    ``fresh``. ``workers``: see :func:`lab.evaluation.parallel.spread`.
-    """
-    started = time.monotonic()
-    name = plan.report
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan; what is cached for equal sources and codebooks is not measured again unless ``run.fresh``."""
     for line in offered_reports(plan.report_bits)[1]:
-        console.print(f"left out: {line}", highlight=False, markup=False)
-    report = Report(name)
-    out.mkdir(parents=True, exist_ok=True)
+        run.console.print(f"left out: {line}", highlight=False, markup=False)
     todo = cells(plan)
-    measured_cells = results_of(partial(measure_cell, plan, fresh=fresh), todo, workers, name)
+    measured_cells = results_of(
+        partial(measure_cell, plan, fresh=run.fresh), todo, run.workers, plan.report
+    )
     found: dict[Condition, list[Seed]] = {}
     for (condition, _), figures in zip(todo, measured_cells, strict=True):
         found.setdefault(condition, []).append(figures)
-    for condition, per_seed in found.items():
-        report.rows += _rows(condition, plan, per_seed)
+    rows = [row for condition, seeds in found.items() for row in _rows(condition, plan, seeds)]
     if plan.held_out:
-        report.rows += _loss_rows(plan, found)
-        print_losses(report.rows, plan, console)
-    else:
-        report.rows += _reference_rows(plan, fresh=fresh)
-        panels = panels_of(plan, report.rows)
-        for made in panels.values():
-            for panel in made:
-                print_panel(panel, console, percent=False)
-        title = f"CSI feedback at {plan.snr_db:g} dB: {_sampled(plan)}"
-        drawn_panels = [panel for made in panels.values() for panel in made]
-        draw(drawn_panels, out / name, title=title, columns=len(plan.conditions()))
-    report.seconds = time.monotonic() - started
-    report.write(out, name)
-    return report
+        rows += _loss_rows(plan, found)
+        return Measured(rows, show=lambda: print_losses(rows, plan, run.console))
+    rows += _reference_rows(plan, fresh=run.fresh)
+    panels = [panel for made in panels_of(plan, rows).values() for panel in made]
 
+    def show() -> None:
+        for panel in panels:
+            print_panel(panel, run.console, percent=False)
 
-def _sampled(plan: Plan) -> str:
-    return f"{plan.seeds} seeds of {plan.drops} drops with 32 users each"
+    title = f"CSI feedback at {plan.snr_db:g} dB: {plan.seeds} seeds of {plan.drops} drops with 32 users each"
+    return Measured(rows, [Figure("", title, panels, len(plan.conditions()))], show)
 
 
 # --- rows --------------------------------------------------------------------------------------

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from lab.experiments.plotting import Panel, drawn
-from lab.experiments.runner import Figure, Figures, Study, line
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Panel, drawn
+from lab.experiments.runner import Figures, Study, line
 from lab.experiments.sweep import (
+    DEFAULT_SAMPLING,
     NO_FEEDBACK,
     PERFECT,
-    PERSON,
     Point,
     Sampling,
     Scheme,
@@ -36,7 +37,7 @@ BITS_OF: Final = {
 }
 """Lines with bits of their own: memory is slow to measure."""
 REFERENCE: Final = report_scheme("scalar", 512)
-SAMPLING: Final = replace(PERSON, links=16)
+SAMPLING: Final = replace(DEFAULT_SAMPLING, links=16)
 """Fewer drops than elsewhere: with memory every drop's history is followed, which takes most of the time."""
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
@@ -52,15 +53,26 @@ QUICK: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is swept; every value can be given on the command line."""
+    """What is swept."""
 
-    sampling: Sampling
+    sampling: Sampling = SAMPLING
     scenario: str = "umi-los"
-    speeds_kmh: Sequence[float] = (3.0,)
-    user_counts: Sequence[int] = (1, 4)
-    snrs_db: Sequence[float] = (10.0, 25.0)
-    bits: Sequence[int] = BITS
-    forms: Sequence[tuple[str, str]] = FORMS
+    """3GPP TR 38.901: umi-los, uma-nlos, cdl-b, …"""
+    speeds_kmh: tuple[float, ...] = (3.0,)
+    """Of the users, km/h."""
+    user_counts: tuple[int, ...] = (1, 4)
+    """Co-scheduled users."""
+    snrs_db: tuple[float, ...] = (10.0, 25.0)
+    """Of the link, dB."""
+    bits: tuple[int, ...] = BITS
+    """Of one report; quantisers of codebooks and lines with memory have their own."""
+    forms: tuple[tuple[str, str], ...] = FORMS
+    """Quantiser and memory of each line; '' for none."""
+
+    @property
+    def report(self) -> str:
+        """The name of its files."""
+        return f"feedback-{self.sampling.corpus or self.sampling.task}-{self.scenario}"
 
     def links(self) -> list[tuple[float, int, float]]:
         """Speed, users and SNR of each panel."""
@@ -80,8 +92,13 @@ class Plan:
         return [(b, self.point(report_scheme(quantizer, b, memory), link)) for b in bits]
 
 
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan."""
+    return study(plan).measure(run)
+
+
 def study(plan: Plan) -> Study:
-    """The experiment of a plan."""
+    """What a plan measures."""
     points: list[Point] = []
     claims: list[tuple[Point, Point]] = []
     gaps: list[tuple[Point, Point, Point]] = []
@@ -103,7 +120,7 @@ def study(plan: Plan) -> Study:
                 ]
         claims += [(perfect, point) for bits, point in plain.items() if bits == 16]
     return Study(
-        name=f"feedback-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
+        name=plan.report,
         sampling=plan.sampling,
         points=points,
         draw=lambda figures: _figures(plan, figures),

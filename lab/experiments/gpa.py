@@ -8,7 +8,6 @@ is drawn with as many clips as test: choices made on 300 clips would be choices 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
@@ -18,14 +17,13 @@ from typing import Any, Final, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
 from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.report import Report, Row, over_seeds
-from lab.experiments.tables import print_rows
+from lab.evaluation.report import Row, over_seeds
+from lab.experiments.interface import Measured, Run
 from lab.training.prototypes import (
     LEARNING_RATES,
     NUM_ITEMS,
@@ -141,23 +139,26 @@ class Ranks:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is trained and measured; every value can be given on the command line."""
+    """What is trained and measured."""
 
     seeds: int = 3
     """Trainings of each line."""
-    tables: Sequence[str] = tuple(TITLES)
-    counts: Sequence[int] = (1, 2, 3, 4, 5, 10)
+    tables: tuple[str, ...] = tuple(TITLES)
+    """Of the paper, 1 to 4."""
+    counts: tuple[int, ...] = (1, 2, 3, 4, 5, 10)
     """Numbers of prototypes in Table 2; 3 is always there."""
     count_seeds: int = 0
     """Trainings of each line that is in Table 2 alone; 0: as many as of the others."""
     epochs: int = 0
     """Of each training; 0: the recipe's."""
     start: str = "plain"
-    """:attr:`GpaRecipe.start`: plain heads, or the installed ones less their prototypes."""
+    """What training starts from: plain heads, or the installed ones less their prototypes."""
     train_items: int = NUM_ITEMS["train"]
+    """Clips of the train split of soundscapes."""
     val_items: int = NUM_ITEMS["val"]
+    """Clips of its val split."""
     test_items: int = NUM_ITEMS["test"]
-    """Clips of each split of soundscapes."""
+    """Clips of its test split."""
     trained_only: bool = False
     """Nothing is trained: lines have as many seeds as are there, and those that have none are left out."""
 
@@ -189,11 +190,11 @@ QUICK: Final[Mapping[str, Any]] = {
     "test_items": 128,
 }
 """What ``--quick`` overrides: a smoke run, not a measurement. Multiples of 128: whole shards of features."""
-Run = tuple[GpaRecipe, int]
+Training = tuple[GpaRecipe, int]
 """A line's recipe as the tables name it, and a seed."""
 
 
-def runs(plan: Plan) -> list[Run]:
+def runs(plan: Plan) -> list[Training]:
     """Every training, each by itself: in any order, in any process."""
     wanted = plan.wanted()
     recipes = dict.fromkeys(line.recipe for table in wanted.values() for line in table)
@@ -210,12 +211,12 @@ def runs(plan: Plan) -> list[Run]:
     return [(r, seed) for r, seed in found if model_path(plan.trains(r), corpus, seed).is_file()]
 
 
-def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> Ranks:
+def train_one(plan: Plan, training: Training, *, fresh: bool = False) -> Ranks:
     """Ranks of one training: from the cache, or trained and measured now and kept there.
 
     ``fresh``: trained and measured in any case, unless nothing is to be trained.
     """
-    recipe, seed = run
+    recipe, seed = training
     recipe, corpus = plan.trains(recipe), plan.corpus()
     if fresh:
         ranks_path(recipe, corpus, seed).unlink(missing_ok=True)
@@ -224,43 +225,25 @@ def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> Ranks:
     return ranks_of(recipe, corpus, seed)
 
 
-def run(
-    plan: Plan,
-    out: Path,
-    console: Console,
-    *,
-    fresh: bool = False,
-    workers: str = "1",
-    quick: bool = False,
-) -> Report:
-    """Measure the tables and write ``out/gpa.{json,csv}``.
-
-    What is trained and measured is kept, an interrupted run goes on. ``workers``: see
-    :func:`lab.evaluation.parallel.spread`.
-    """
-    started = time.monotonic()
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure the tables; what is trained and measured is cached."""
     corpus, todo = plan.corpus(), runs(plan)
     if any(not ranks_path(plan.trains(r), corpus, seed).is_file() for r, seed in todo):
         # once, before the processes that all need them
         for split in get_args(Split):
             encoded(corpus, split, plan.trains(todo[0][0]).start)
-    found = results_of(partial(train_one, plan, fresh=fresh), todo, workers, NAME)
+    found = results_of(partial(train_one, plan, fresh=run.fresh), todo, run.workers, NAME)
     measured: dict[GpaRecipe, list[Ranks]] = {}
     for (recipe, _), ranks in zip(todo, found, strict=True):
         measured.setdefault(recipe, []).append(ranks)
-    wanted = {
-        number: [line for line in table if line.recipe in measured]
+    rows = [
+        row
         for number, table in plan.wanted().items()
-    }
-    report = Report(NAME)
-    for number, table in wanted.items():
-        for line in table:
-            report.rows += _rows(number, line, measured[line.recipe], corpus, "test")
-    report.rows += _claims(measured, corpus)
-    report.seconds = time.monotonic() - started
-    report.write(out, NAME)
-    print_rows(report.rows, console, quick=quick)
-    return report
+        for line in table
+        if line.recipe in measured
+        for row in _rows(number, line, measured[line.recipe], corpus, "test")
+    ]
+    return Measured(rows + _claims(measured, corpus))
 
 
 @lru_cache(maxsize=1)

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
 from lab.evaluation.cache import Cache, JsonlTable, key_of
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.report import Report, Row, over_seeds
+from lab.evaluation.report import Row, over_seeds
+from lab.experiments.interface import Measured, Run
 from lab.experiments.tables import print_rows
 from lab.training.alignment_heads import contrastive_loss, embed
 from lab.training.features import FrozenFeatures
@@ -112,25 +112,28 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is trained and measured; every value can be given on the command line."""
+    """What is trained and measured."""
 
     seeds: int = 3
     """Draws of texts, and trainings of the student and of the text head."""
     ablation_seeds: int = 1
     """Trainings of each student that is not the shipped recipe."""
-    students: Sequence[str] = tuple(STUDENTS)
-    """The shipped one is always there."""
-    kinds: Sequence[str] = NOISE_KINDS
+    students: tuple[str, ...] = tuple(STUDENTS)
+    """itrieval-kd and its ablations; the shipped one is always there."""
+    kinds: tuple[str, ...] = NOISE_KINDS
     """Of noise in the texts of test; what is trained sees both."""
     epochs: int = 0
     """Of each student's training; 0: the recipe's."""
     fine_epochs: int = FINE_EPOCHS
-    fine_rates: Sequence[float] = FINE_RATES
-    """Of fine-tuning: how long, and learning rates that val chooses from."""
+    """Of fine-tuning the text head."""
+    fine_rates: tuple[float, ...] = FINE_RATES
+    """Learning rates of fine-tuning that val chooses from."""
     train_items: int = NUM_TRAIN
+    """Items of train that texts are drawn of, the first; 0: all."""
     val_items: int = 0
+    """The same of val."""
     test_items: int = 0
-    """Items of each split that texts are drawn of, the first; 0: all."""
+    """The same of test."""
     encoded_texts: int = 200
     """Texts of test and val that are encoded anew: joined to one, and long ones; the first of each split."""
 
@@ -378,53 +381,39 @@ def chosen_rates(plan: Plan, found: Sequence[Mapping[str, Sequence[float]]]) -> 
     return {method: plan.fine_rates[int(np.argmax(mean))] for method, mean in means.items()}
 
 
-def run(
-    plan: Plan,
-    out: Path,
-    console: Console,
-    *,
-    fresh: bool = False,
-    workers: str = "1",
-    quick: bool = False,
-) -> Report:
-    """Measure and write ``out/itrieval.{json,csv}``.
-
-    What is trained and measured is kept, an interrupted run goes on. ``workers``: see
-    :func:`lab.evaluation.parallel.spread`.
-    """
-    started = time.monotonic()
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan; what is trained and measured is cached."""
     todo = cells(plan)
-    train = partial(train_one, plan, fresh=fresh)
-    results_of(train, trainings(plan), workers, "students and heads")
+    train = partial(train_one, plan, fresh=run.fresh)
+    results_of(train, trainings(plan), run.workers, "students and heads")
     on_val = list(itertools.product(range(plan.seeds), NOISE_KINDS))
-    val = partial(val_hits, plan, fresh=fresh)
-    hits = results_of(val, on_val, workers, "learning rates on val")
+    val = partial(val_hits, plan, fresh=run.fresh)
+    hits = results_of(val, on_val, run.workers, "learning rates on val")
     rates = chosen_rates(plan, hits)
-    test = partial(measure_cell, plan, rates, fresh=fresh)
-    found = results_of(test, todo, workers, "texts of test")
-    report = Report(NAME)
-    report.rows += _beside_rows(plan, fresh=fresh)
+    test = partial(measure_cell, plan, rates, fresh=run.fresh)
+    found = results_of(test, todo, run.workers, "texts of test")
+    rows = _beside_rows(plan, fresh=run.fresh)
     measured: dict[tuple[Condition, str], list[NDArray[np.int64]]] = {}
     for kind in plan.noise_kinds():
         for n_noise in range(MAX_NOISE + 1):
             here = [of for cell, of in zip(todo, found, strict=True) if cell[1:] == (kind, n_noise)]
-            report.rows += _accuracy_rows(plan, kind, n_noise, here)
+            rows += _accuracy_rows(plan, kind, n_noise, here)
             for method in plan.methods():
                 for setting in SETTINGS:
                     measured[Condition(kind, n_noise, setting), method] = [
                         np.array(of[method][setting]) for of in here if method in of
                     ]
     for (condition, method), ranked in measured.items():
-        report.rows += _rows(condition, method, ranked)
-    report.rows += _claims(plan, measured)
-    report.rows.append(_latency_row(plan, fresh=fresh))
-    report.seconds = time.monotonic() - started
-    report.write(out, NAME)
-    print_rows(report.rows, console, quick=quick)
-    console.print(
-        "Fine-tuning rates chosen on val: " + ", ".join(f"{m} {r:g}" for m, r in rates.items())
-    )
-    return report
+        rows += _rows(condition, method, ranked)
+    rows += _claims(plan, measured)
+    rows.append(_latency_row(plan, fresh=run.fresh))
+
+    def show() -> None:
+        print_rows(rows, run.console, quick=run.quick)
+        chosen = ", ".join(f"{method} {rate:g}" for method, rate in rates.items())
+        run.console.print(f"Fine-tuning rates chosen on val: {chosen}")
+
+    return Measured(rows, show=show)
 
 
 def _beside_rows(plan: Plan, *, fresh: bool) -> list[Row]:

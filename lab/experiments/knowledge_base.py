@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from kb_service.filtering import accept_all, filter_rewrites
@@ -30,7 +28,7 @@ from lab.evaluation.cache import Cache, key_of
 from lab.evaluation.filter_calibration import ALPHAS, Judged, chosen_alpha, detection, judged
 from lab.evaluation.hallucination_labels import Labelled, controlled, hallucinates, read_labels
 from lab.evaluation.parallel import one_thread
-from lab.evaluation.report import Report, Row, over_seeds
+from lab.evaluation.report import Row, over_seeds
 from lab.evaluation.rewrite_cache import (
     TEMPERATURE,
     RewriteCache,
@@ -39,6 +37,7 @@ from lab.evaluation.rewrite_cache import (
     load_rewriter,
     sources,
 )
+from lab.experiments.interface import Measured, Run
 from lab.experiments.tables import print_rows
 from lab.training.alignment_heads import embed
 from lab.training.data import describe_data, split_data
@@ -70,16 +69,18 @@ TRAINING_TASKS: Final[tuple[Task, ...]] = ("person",)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured and trained; every value can be given on the command line."""
+    """What is measured and trained."""
 
     seeds: int = 3
     """Trainings of each row with rewrites."""
     val_queries: int = VAL_QUERIES
+    """Of val, which chooses."""
     test_queries: int = TEST_QUERIES
     """Of test, of each of three seeds' queries."""
-    training_tasks: Sequence[str] = TRAINING_TASKS
+    training_tasks: tuple[str, ...] = TRAINING_TASKS
     """Whose heads are trained with rewrites; none: no training."""
     training_steps: int = STEPS
+    """Of each training."""
     labels: int = 0
     """Labelled rewrites of each task, split and kind of label, the first; 0: all."""
 
@@ -434,48 +435,47 @@ def training_rows(
     return rows
 
 
-def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, quick: bool = False
-) -> Report:
-    """Measure and write ``out/knowledge.{json,csv}``.
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan; what is encoded, judged and trained is cached.
 
-    What is encoded, judged and trained is kept, an interrupted run goes on. Raises NotFound with the command that
-    installs the LLM where rewrites are missing and it is, too.
+    Raises NotFound with the command that installs the LLM where rewrites are missing and it is, too.
     """
-    started = time.monotonic()
-    cache, tasks = RewriteCache(), plan.trained()
-    report = Report(NAME)
+    cache, tasks, rows = RewriteCache(), plan.trained(), list[Row]()
     labels: dict[Split, list[Labelled]] = {}
     found: dict[Split, Judged] = {}
     for split in track(SPLITS, "labelled rewrites"):
         labels[split] = labelled(split, plan.labels)
-        found[split] = judged_labels(labels[split], fresh=fresh)
+        found[split] = judged_labels(labels[split], fresh=run.fresh)
     alpha = chosen_alpha(found["val"], attributes=True)
     alone = chosen_alpha(found["val"], attributes=False)
-    report.rows.append(Row("alpha", alpha, split="val", variant="filter, with attributes"))
-    report.rows.append(Row("alpha", alone, split="val", variant="filter, similarity alone"))
-    report.rows += sweep_rows(found["val"])
+    rows.append(Row("alpha", alpha, split="val", variant="filter, with attributes"))
+    rows.append(Row("alpha", alone, split="val", variant="filter, similarity alone"))
+    rows += sweep_rows(found["val"])
     for split in SPLITS:
-        report.rows += filter_rows(labels[split], found[split], split, alpha, alone)
-    report.rows += agreement_rows("val") + agreement_rows("test")
+        rows += filter_rows(labels[split], found[split], split, alpha, alone)
+    rows += agreement_rows("val") + agreement_rows("test")
     count: dict[Split, int] = {"val": plan.val_queries, "test": plan.test_queries}
     queries: dict[Split, dict[Task, Asked]] = {split: {} for split in SPLITS}
     for split, task in track(list(itertools.product(SPLITS, TASKS)), "queries and rewrites"):
         chosen = sources(task, split, count[split])
-        queries[split][task] = asked(task, split, chosen, cache, fresh=fresh)
+        queries[split][task] = asked(task, split, chosen, cache, fresh=run.fresh)
     with one_thread():
         offered = ways(queries["val"], alpha)
         ours = best_way(queries["val"], offered, alpha)
         for split in track(SPLITS, "fusion by every rule"):
-            report.rows += query_rows(queries[split], split, offered, ours, alpha)
+            rows += query_rows(queries[split], split, offered, ours, alpha)
         for task in tasks:
             few = sources(task, "val", plan.val_queries)
             compared = compare(
-                task, few, cache, alpha, seeds=plan.seeds, steps=plan.training_steps, fresh=fresh
+                task,
+                few,
+                cache,
+                alpha,
+                seeds=plan.seeds,
+                steps=plan.training_steps,
+                fresh=run.fresh,
             )
-            report.rows += training_rows(task, compared)
-    report.rows = list(dict.fromkeys(report.rows))
-    report.seconds = time.monotonic() - started
-    report.write(out, NAME)
-    print_rows([row for row in report.rows if row.split == "test"], console, quick=quick)
-    return report
+            rows += training_rows(task, compared)
+    rows = list(dict.fromkeys(rows))
+    test = [row for row in rows if row.split == "test"]
+    return Measured(rows, show=lambda: print_rows(test, run.console, quick=run.quick))

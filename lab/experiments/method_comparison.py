@@ -9,9 +9,10 @@ from typing import Any, Final
 from kb_service.rewriting import task_of
 from lab.evaluation.report import Row
 from lab.evaluation.rewrite_cache import RewriteCache, item_of, load_rewriter
-from lab.experiments.plotting import Line, Panel, drawn
-from lab.experiments.runner import Figure, Figures, Study, line
-from lab.experiments.sweep import IDEAL, PERFECT, PERSON, Point, Sampling, Scheme
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Line, Panel, drawn
+from lab.experiments.runner import Figures, Study, line
+from lab.experiments.sweep import DEFAULT_SAMPLING, IDEAL, PERFECT, Point, Sampling, Scheme
 from semlink.errors import InvalidField
 from semlink.methods import METHODS
 
@@ -31,7 +32,6 @@ ROWS: Final = {
 SNRS_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 BITS: Final = (8, 16, 32, 64, 128, 256)
 METRICS: Final = ("r_at_1", "map")
-SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {
     "seeds": 2,
     "queries": 8,
@@ -44,22 +44,33 @@ QUICK: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is swept; every value can be given on the command line.
+    """What is swept. Either sweep may be empty."""
 
-    ``bits`` belong to the sweep over ``snrs_db``; ``sweep_snr_db`` to the one over ``sweep_bits``. Both are empty to
-    leave one out. ``name``: of the report, empty for one after task and scenario.
-    """
-
-    sampling: Sampling
+    sampling: Sampling = DEFAULT_SAMPLING
     scenario: str = "umi-los"
+    """3GPP TR 38.901: umi-los, uma-nlos, cdl-b, …"""
     speed_kmh: float = 3.0
+    """Of each user, km/h."""
     num_users: int = 4
+    """Co-scheduled users."""
     bits: int = 64
-    snrs_db: Sequence[float] = SNRS_DB
+    """Of a CSI report in the sweep over snrs_db."""
+    snrs_db: tuple[float, ...] = SNRS_DB
+    """Of the link, dB; none: no such sweep."""
     sweep_snr_db: float = 5.0
-    sweep_bits: Sequence[int] = BITS
-    methods: Sequence[str] = tuple(ROWS)
+    """SNR of the sweep over sweep_bits, dB."""
+    sweep_bits: tuple[int, ...] = BITS
+    """Of a CSI report; none: no such sweep."""
+    methods: tuple[str, ...] = tuple(ROWS)
+    """Rows of semlink.methods; SC-LMKB is compared with each of the others."""
     name: str = ""
+    """Of the report; default: after task and scenario."""
+
+    @property
+    def report(self) -> str:
+        """The name of its files."""
+        sampled = self.sampling.corpus or self.sampling.task
+        return self.name or f"methods-{sampled}-{self.scenario}"
 
     def point(self, method: str, snr_db: float, bits: int) -> Point:
         """A method on one of the plan's links."""
@@ -79,8 +90,13 @@ class Plan:
         return Point(scheme, self.scenario, self.speed_kmh, self.num_users, snr_db)
 
 
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan. Raises InvalidField for a method that is no row."""
+    return study(plan).measure(run)
+
+
 def study(plan: Plan) -> Study:
-    """The experiment of a plan. Raises InvalidField for a method that is no row."""
+    """What a plan measures. Raises InvalidField for a method that is no row."""
     if unknown := [m for m in plan.methods if m not in ROWS]:
         raise InvalidField(
             f"methods has {unknown[0]!r}, allowed: {', '.join(ROWS)}", field="methods"
@@ -96,7 +112,7 @@ def study(plan: Plan) -> Study:
     at = [*plan.snrs_db, *([plan.sweep_snr_db] if plan.sweep_bits else [])]
     points += [plan.bound(PERFECT, snr_db) for snr_db in dict.fromkeys(at)]
     return Study(
-        name=plan.name or f"methods-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
+        name=plan.report,
         sampling=plan.sampling,
         points=points,
         draw=lambda figures: _figures(plan, figures),

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from lab.evaluation.bootstrap import interval, resampled_means
 from lab.evaluation.report import Report, Row
 from lab.experiments import linear_probe
+from lab.experiments.tables import print_rows
 from lab.training import add_corpus, sinkhorn_biases
 from lab.training.build_gallery import components
 from lab.training.data import SplitData, caption_groups, split_data
@@ -94,7 +94,7 @@ def run(
     else:
         report.rows = _retrieval(method, data, corpus, asked, here)
     report.seconds = time.monotonic() - started
-    _print(report, console)
+    print_rows(report.rows, console)
     console.print(f"written: {report.write(out, report.experiment)}")
     return report
 
@@ -316,22 +316,3 @@ def _linear_probe(data: Corpus, split: Split, here: Row, console: Console) -> li
     place = replace(here, variant=f"trained on {' + '.join(before)}, ridge {strength:g}")
     values = {"accuracy": right.astype(np.float64)}
     return rows_of(values, np.arange(len(right)), ("accuracy",), place)
-
-
-def _print(report: Report, console: Console) -> None:
-    metrics = list(dict.fromkeys(row.metric for row in report.rows))
-    variants = list(dict.fromkeys(row.variant for row in report.rows))
-    table = Table("", *metrics, title=f"{report.experiment}, in percent [95 % interval]")
-    by_place = {(row.variant, row.metric): row for row in report.rows}
-    for variant in variants:
-        cells = []
-        for metric in metrics:
-            row = by_place.get((variant, metric))
-            if row is None:
-                cells.append("–")
-                continue
-            span = f" [{100 * row.ci95[0]:.2f}, {100 * row.ci95[1]:.2f}]" if row.ci95 else ""
-            span += f" ± {100 * row.sd:.2f}" if row.sd is not None else ""
-            cells.append(f"{100 * row.mean:.2f}{span}")
-        table.add_row(str(variant), *cells)
-    console.print(table)

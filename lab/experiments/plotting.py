@@ -12,6 +12,7 @@ from lab.evaluation.report import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MplFigure
 
 STYLES: Final = (
     ("#0072B2", "o", "-"),
@@ -58,7 +59,6 @@ _STYLE: Final[Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "semlink",
 }
-# Nothing of the clock or of the library's version goes into a file.
 _METADATA: Final[dict[str, dict[str, Any]]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
@@ -91,6 +91,22 @@ class Panel:
     log_x: bool = False
     y_limits: tuple[float, float] | None = None
     scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One picture of an experiment: a file name's ending, a title and panels; the rest as :func:`draw` takes it."""
+
+    suffix: str
+    title: str
+    panels: Sequence[Panel]
+    columns: int = 2
+    labels: Sequence[str] = ()
+    """Lines that keep their style from picture to picture, in their order."""
+
+    def draw(self, path: Path) -> None:
+        """Write the picture in every format."""
+        draw(self.panels, path, title=self.title, columns=self.columns, labels=self.labels)
 
 
 def draw(
@@ -152,11 +168,18 @@ def draw(
         if title:
             has_sd = any(row.sd for p in panels for line in p.lines for row in line.rows)
             figure.suptitle(f"{title}; bars: ± 1 sd" if has_sd else title)
-        written = []
-        for suffix in FORMATS:
-            written.append(path.parent / f"{path.name}{suffix}")
-            figure.savefig(written[-1], dpi=200, metadata=_METADATA[suffix])
-        plt.close(figure)
+        return save(figure, path)
+
+
+def save(figure: MplFigure, path: Path) -> list[Path]:
+    """Write ``path`` in every format, without anything of the clock or of the library's version; close the figure."""
+    import matplotlib.pyplot as plt
+
+    written = []
+    for suffix in FORMATS:
+        written.append(path.parent / f"{path.name}{suffix}")
+        figure.savefig(written[-1], dpi=200, metadata=_METADATA[suffix])
+    plt.close(figure)
     return written
 
 

@@ -21,7 +21,7 @@ from lab.evaluation.claims import Reports, judge_all
 from lab.evaluation.report import Row, csv_text, pick, write_compact
 from lab.evaluation.templating import render
 from lab.experiments.plotting import Line, Panel, draw
-from lab.experiments.registry import TITLES
+from lab.experiments.registry import EXPERIMENTS
 from semlink.errors import InvalidField, NotFound
 
 REPORTS: Final = ROOT / "docs" / "reports"
@@ -173,7 +173,7 @@ def _made(folder: Path, reports: Reports) -> dict[str, str]:
     shown = {
         name: Shown(
             name,
-            TITLES[_experiment(name)],
+            EXPERIMENTS[_experiment(name)].title,
             tuple(p.stem for p in _pictures(folder.parent / "images", name) if p.suffix == ".png"),
             reports.heads[name],
             bool(reports.heads[name]["weights"] != today),
@@ -199,7 +199,7 @@ def _made(folder: Path, reports: Reports) -> dict[str, str]:
 
 
 def _experiment(name: str) -> str:
-    return name if name in TITLES else name.partition("-")[0]
+    return name if name in EXPERIMENTS else name.partition("-")[0]
 
 
 class _Cells:

@@ -35,6 +35,7 @@ def _coordinates(point: Point, sampling: Sampling) -> dict[str, object]:
         "variant": f"{point.num_users} users{memory}" if over_link else None,
         "num_users": point.num_users if over_link else None,
         "memory": scheme.memory or None,
+        "condition": ", ".join(f"{name} {value}" for name, value in scheme.link) or None,
         "queries": sampling.queries,
     }
 

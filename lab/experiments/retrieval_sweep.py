@@ -195,6 +195,8 @@ def _from_text(text: str) -> NDArray[np.float32]:
 def _key(point: Point, seed: int) -> str:
     coordinates = asdict(point)
     del coordinates["scheme"]["label"]
+    if not point.scheme.link:
+        del coordinates["scheme"]["link"]
     return json.dumps([seed, coordinates])
 
 

@@ -1,17 +1,15 @@
-"""From points to a report: measure what is offered, make rows and claims, write CSV, JSON and plots, print tables."""
+"""From points to rows: measure what is offered, make rows and claims of it, draw and print them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
-from lab.evaluation.report import Report, Row
-from lab.experiments.plotting import Line, Panel, draw
+from lab.evaluation.report import Row
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Line
 from lab.experiments.retrieval_metrics import (
     against_ideal_rows,
     difference_row,
@@ -33,18 +31,6 @@ Figures = Mapping[tuple[Point, str], Row]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One picture: a file name's ending, a title and panels."""
-
-    suffix: str
-    title: str
-    panels: Sequence[Panel]
-    columns: int = 2
-    labels: Sequence[str] = ()
-    """Lines that keep their style from picture to picture, in their order."""
-
-
-@dataclass(frozen=True, slots=True)
 class Study:
     """An experiment on retrieval: what is measured, what is claimed of it, how it is drawn.
 
@@ -63,55 +49,39 @@ class Study:
     prepare: Prepare | None = None
     draw_claims: Callable[[Sequence[Row]], Sequence[Figure]] = lambda _rows: ()
 
+    def measure(self, run: Run) -> Measured:
+        """Measure every point.
 
-def run(
-    study: Study,
-    out: Path,
-    console: Console,
-    *,
-    fresh: bool = False,
-    workers: str = "1",
-    quick: bool = False,
-) -> Report:
-    """Measure, print, and write ``out/NAME.{json,csv}`` and the plots.
+        Points that this program measured before with these weights and this sampling, in this or another experiment,
+        are taken from the cache. What this system does not offer is left out, with the reason printed.
+        """
+        points = offered(list(dict.fromkeys([Point(IDEAL), *self.points])), run.console)
+        done = measurements(self.sampling)
+        if run.fresh:
+            done.clear()
+        outcomes = measure(points, self.sampling, done, self.name, self.prepare, run.workers)
+        rows: list[Row] = []
+        found: dict[tuple[Point, str], Row] = {}
+        for point, outcome in outcomes.items():
+            of_point = metric_rows(point, outcome, self.sampling)
+            if point.scheme.method != "ideal":
+                of_point += against_ideal_rows(
+                    point, outcome, outcomes[Point(IDEAL)], self.sampling
+                )
+            rows += of_point
+            found |= {(point, row.metric): row for row in of_point}
+        claims = _claim_rows(self, outcomes)
+        figures = self.draw(found)
 
-    Points that this program measured before with these weights and this sampling, in this or another experiment, are
-    taken from ``cache_dir/measurements`` unless ``fresh``. What this system does not offer is left out, with the
-    reason printed. ``workers``: see :func:`lab.evaluation.parallel.spread`; ``quick``: a smoke run, no verdicts are
-    printed.
-    """
-    started = time.monotonic()
-    points = offered(list(dict.fromkeys([Point(IDEAL), *study.points])), console)
-    done = measurements(study.sampling)
-    if fresh:
-        done.clear()
-    outcomes = measure(points, study.sampling, done, study.name, study.prepare, workers)
-    report = Report(study.name)
-    figures: dict[tuple[Point, str], Row] = {}
-    for point, outcome in outcomes.items():
-        rows = metric_rows(point, outcome, study.sampling)
-        if point.scheme.method != "ideal":
-            rows += against_ideal_rows(point, outcome, outcomes[Point(IDEAL)], study.sampling)
-        report.rows += rows
-        figures |= {(point, row.metric): row for row in rows}
-    claims = _claim_rows(study, outcomes)
-    # The ideal link has the same rows whatever users and k it is drawn beside.
-    report.rows = list(dict.fromkeys([*report.rows, *claims]))
-    report.seconds = time.monotonic() - started
-    report.write(out, study.name)
-    for figure in study.draw(figures):
-        _draw(figure, out, study.name)
-        for panel in figure.panels:
-            print_panel(panel, console)
-    for figure in study.draw_claims(claims):
-        _draw(figure, out, study.name)
-    print_claims(claims, console, quick=quick)
-    return report
+        def show() -> None:
+            for figure in figures:
+                for panel in figure.panels:
+                    print_panel(panel, run.console)
+            print_claims(claims, run.console, quick=run.quick)
 
-
-def _draw(figure: Figure, out: Path, name: str) -> None:
-    path = out / f"{name}{figure.suffix}"
-    draw(figure.panels, path, title=figure.title, columns=figure.columns, labels=figure.labels)
+        # The ideal link has the same rows whatever users and k it is drawn beside.
+        rows = list(dict.fromkeys([*rows, *claims]))
+        return Measured(rows, [*figures, *self.draw_claims(claims)], show)
 
 
 def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:

@@ -7,8 +7,7 @@ what is trained already is kept in the cache directory. Test is read once, after
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.bootstrap import paired_difference
 from lab.evaluation.cache import Cache, key_of
 from lab.evaluation.parallel import one_thread, results_of
-from lab.evaluation.report import Report, Row, over_seeds
-from lab.experiments.tables import print_rows
+from lab.evaluation.report import Row, over_seeds
+from lab.experiments.interface import Measured, Run
 from lab.training import alignment_heads
 from lab.training.alignment_heads import embed
 from lab.training.data import SplitData, describe_data, split_data
@@ -102,11 +100,11 @@ CLAIMS: Final[tuple[tuple[Key, Key], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is trained and measured; every value can be given on the command line."""
+    """What is trained and measured."""
 
     seeds: int = 3
     """Trainings of each variant; seeds are 0, 1, …"""
-    objectives: Sequence[str] = tuple(variant.objective for variant in VARIANTS)
+    objectives: tuple[str, ...] = tuple(variant.objective for variant in VARIANTS)
     """Variants of table 4."""
     components: bool = False
     """Adds table 5."""
@@ -115,9 +113,11 @@ class Plan:
     epochs: int = 0
     """Of each training; 0: the recipe's."""
     train_people: int = DEFAULT_IDENTITIES["train"]
+    """Persons of the train split of pedestrians, with four pictures each."""
     val_people: int = DEFAULT_IDENTITIES["val"]
+    """Persons of its val split."""
     test_people: int = DEFAULT_IDENTITIES["test"]
-    """Persons of each split of pedestrians, with four pictures each."""
+    """Persons of its test split."""
 
     def variants(self) -> list[Variant]:
         """Lines of the table. Raises InvalidField for no seeds, and for objectives that are not table 4's."""
@@ -152,13 +152,13 @@ QUICK: Final[Mapping[str, Any]] = {
 
 Masked caption modelling is left out: encoding the captions with words masked takes more than a minute.
 """
-Run = tuple[str, int]
+Training = tuple[str, int]
 """Objective and seed of a training."""
 QueryFigures = Mapping[str, NDArray[np.float64]]
 """Of each of :data:`KINDS`: float64 ``[queries, 5]``, :data:`METRICS` of each query."""
 
 
-def runs(plan: Plan) -> list[Run]:
+def runs(plan: Plan) -> list[Training]:
     """Every training, each by itself: in any order, in any process."""
     return [
         (variant.objective, seed)
@@ -168,35 +168,22 @@ def runs(plan: Plan) -> list[Run]:
     ]
 
 
-def train_one(plan: Plan, run: Run, *, fresh: bool = False) -> list[QueryFigures]:
+def train_one(plan: Plan, training: Training, *, fresh: bool = False) -> list[QueryFigures]:
     """Figures on each of the plan's corpora of one training: from the cache, or trained and measured now.
 
     ``fresh``: trained and measured in any case.
     """
     corpora = plan.corpora()
     with one_thread():
-        folder = trained(*run, corpora[0], epochs=plan.epochs, fresh=fresh)
+        folder = trained(*training, corpora[0], epochs=plan.epochs, fresh=fresh)
         return [_figures_on(folder, corpus) for corpus in corpora]
 
 
-def run(
-    plan: Plan,
-    out: Path,
-    console: Console,
-    *,
-    fresh: bool = False,
-    workers: str = "1",
-    quick: bool = False,
-) -> Report:
-    """Train what is missing, measure test, and write ``out/sew-mcm.json``, ``.csv`` and ``.md``.
-
-    What is trained and measured is kept, an interrupted run goes on. ``workers``: see
-    :func:`lab.evaluation.parallel.spread`.
-    """
-    started = time.monotonic()
+def measure(plan: Plan, run: Run) -> Measured:
+    """Train what is missing, then measure test."""
     todo = runs(plan)
-    found = results_of(partial(train_one, plan, fresh=fresh), todo, workers, NAME)
-    report = Report(NAME)
+    found = results_of(partial(train_one, plan, fresh=run.fresh), todo, run.workers, NAME)
+    rows: list[Row] = []
     for place, corpus in enumerate(plan.corpora()):
         name = corpus.info.name + (", other people" if place else "")
         by_seed: dict[Key, list[NDArray[np.float64]]] = {}
@@ -204,12 +191,8 @@ def run(
             for kind in KINDS:
                 by_seed.setdefault((objective, kind), []).append(of[place][kind])
         stacked = {key: np.stack(values) for key, values in by_seed.items()}
-        report.rows += _metric_rows(stacked, name)
-        report.rows += _claim_rows(stacked, _clusters(corpus), name)
-    report.seconds = time.monotonic() - started
-    report.write(out, NAME)
-    print_rows(report.rows, console, quick=quick)
-    return report
+        rows += _metric_rows(stacked, name) + _claim_rows(stacked, _clusters(corpus), name)
+    return Measured(rows)
 
 
 @lru_cache(maxsize=2)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-from lab.experiments.plotting import Panel, drawn
-from lab.experiments.runner import Figure, Figures, Study, line
+from lab.experiments.interface import Measured, Run
+from lab.experiments.plotting import Figure, Panel, drawn
+from lab.experiments.runner import Figures, Study, line
 from lab.experiments.sweep import (
+    DEFAULT_SAMPLING,
     IDEAL,
     JSCC,
     NO_FEEDBACK,
     PERFECT,
-    PERSON,
     SEPARATION,
     VQ_DIGITAL,
     Point,
@@ -33,25 +34,31 @@ CODING: Final = (JSCC, SEPARATION, VQ_DIGITAL)
 GROUPS: Final = ("feedback", "coding")
 MEMORY: Final = "memory"
 """A group by request: following a history costs a hundred times a report that stands for itself."""
-SAMPLING: Final = PERSON
 QUICK: Final[Mapping[str, Any]] = {"seeds": 2, "queries": 12, "links": 6, "snrs_db": (0.0, 20.0)}
 """What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is swept; every value can be given on the command line.
+    """What is swept."""
 
-    ``groups``: "feedback" compares what users report, at ``num_users``, with "memory" also by memory; "coding"
-    compares JSCC with digital coding at 64-bit reports, alone and at ``num_users``.
-    """
-
-    sampling: Sampling
+    sampling: Sampling = DEFAULT_SAMPLING
     scenario: str = "umi-los"
+    """3GPP TR 38.901: umi-los, uma-nlos, cdl-b, …"""
     speed_kmh: float = 3.0
+    """Of each user, km/h."""
     num_users: int = 4
-    snrs_db: Sequence[float] = SNRS_DB
-    groups: Sequence[str] = field(default=GROUPS)
+    """Co-scheduled users."""
+    snrs_db: tuple[float, ...] = SNRS_DB
+    """Of the link, dB."""
+    groups: tuple[str, ...] = GROUPS
+    """feedback: what users report, with "memory" also by memory; coding: JSCC against digital coding, 64-bit reports,
+    alone and at num_users."""
+
+    @property
+    def report(self) -> str:
+        """The name of its files."""
+        return f"snr-{self.sampling.corpus or self.sampling.task}-{self.scenario}"
 
     def points(self, scheme: Scheme, num_users: int) -> list[tuple[float, Point]]:
         """A curve's points by SNR."""
@@ -72,8 +79,13 @@ class Plan:
         return (1,) if self.num_users == 1 else (1, self.num_users)
 
 
+def measure(plan: Plan, run: Run) -> Measured:
+    """Measure a plan. Raises InvalidField for an unknown group."""
+    return study(plan).measure(run)
+
+
 def study(plan: Plan) -> Study:
-    """The experiment of a plan. Raises InvalidField for an unknown group."""
+    """What a plan measures. Raises InvalidField for an unknown group."""
     if unknown := set(plan.groups) - {*GROUPS, MEMORY}:
         raise InvalidField(
             f"groups has {min(unknown)!r}, allowed: {', '.join((*GROUPS, MEMORY))}", field="groups"
@@ -96,7 +108,7 @@ def study(plan: Plan) -> Study:
         pairs += [(JSCC, b, users) for users in plan.user_counts for b in (SEPARATION, VQ_DIGITAL)]
     by_snr = {curve: plan.points(*curve) for curve in curves}
     return Study(
-        name=f"snr-{plan.sampling.corpus or plan.sampling.task}-{plan.scenario}",
+        name=plan.report,
         sampling=plan.sampling,
         points=[point for points in by_snr.values() for _, point in points],
         draw=lambda figures: _figures(plan, figures),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Scheme:
     quantizer: str = "rvq"
     bits: int = 64
     memory: str = ""
+    link: tuple[tuple[str, Any], ...] = ()
+    """Other fields of the link that differ from the default's, by name."""
 
 
 IDEAL: Final = Scheme("ideal link", "ideal", "none", 0)
@@ -80,6 +82,8 @@ class Point:
         scheme = self.scheme
         config.feedback.quantizer, config.feedback.bits = scheme.quantizer, scheme.bits
         config.feedback.memory = scheme.memory
+        for name, value in scheme.link:
+            setattr(config, name, value)
         config.seed = link_seed
         return config
 
@@ -100,7 +104,9 @@ class Sampling:
     """How much is measured at each point."""
 
     task: str
+    """What is looked for: person, image or audio."""
     seeds: int = 3
+    """Draws of queries and links."""
     queries: int = 500
     """Captions of each seed, of the split that the corpus's gallery holds."""
     links: int = 24
@@ -139,8 +145,6 @@ def stretch_seeds(link_seed: int, count: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-PERSON: Final = Sampling("person", queries=100, links=100)
-IMAGE: Final = Sampling("image", queries=100, links=100)
-AUDIO: Final = Sampling("audio", queries=100, links=100)
+DEFAULT_SAMPLING: Final = Sampling("person", queries=100, links=100)
 """What every experiment over the link samples by default: the same queries on the same drops, each query on a drop of
 its own, since drops differ more than queries. A point that two experiments share is measured once."""

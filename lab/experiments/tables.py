@@ -23,7 +23,7 @@ SHARES: Final = (
         "agreement",
         "erased",
     ),
-    *("rewrites", "same_first"),
+    *("rewrites", "same_first", "accuracy", "sum"),
 )
 """How metrics begin that are shares."""
 

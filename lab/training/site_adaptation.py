@@ -5,7 +5,7 @@ predicted from the earlier ones: self-supervision by quantised reports, since th
 generator's last layers are trained on such pairs. Our definition.
 
 It does not help. Later reports of users that were not trained on are predicted better (0.1 to 0.3 dB), the true channel
-is not: NMSE grows by up to 0.35 dB at the site itself (:mod:`lab.experiments.ablations.site_adaptation`), because a
+is not: NMSE grows by up to 0.35 dB at the site itself (:mod:`lab.experiments.site_adaptation`), because a
 later report errs as the earlier ones do, and the generator learns these errors, too. A link has nothing that would
 tell: what is learned is therefore kept only where it is asked for.
 """

@@ -23,8 +23,9 @@ import typer
 from tests_live import Live
 
 from lab.evaluation.cache import ROOT
-from lab.experiments.registry import TITLES, plan_of
+from lab.experiments.registry import EXPERIMENTS
 from semlink.cli.app import app
+from semlink.cli.experiments import asked
 from semlink.corpora.registry import corpus_named
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -133,11 +134,11 @@ def check_exists(words: list[str]) -> None:
     named = [w.split("=")[0] for w in rest if re.match(r"--?[a-z]", w)]
     own = {name for p in found.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
     unknown = [name for name in named if name not in own]
-    if words[1] == "experiment" and found.name in TITLES:
-        # Every value of its plan is an option.
-        options = [w for name in unknown for w in rest[rest.index(name) : rest.index(name) + 2]]
-        plan_of(found.name, options=options)
-        unknown = []
+    if words[1] == "experiment" and found.name in EXPERIMENTS:
+        # An added corpus needs its files.
+        at = rest.index("--corpus") if "--corpus" in rest else len(rest)
+        asked(found.name, [word for word in rest[:at] if word != "--help"])
+        return
     assert unknown == [], f"semlink {found.name} has no {unknown}"
     if rest and not hasattr(found, "commands"):
         return

@@ -1,9 +1,8 @@
 """The deletion test: what importance of words is worth, by how far a query's cosine to an item falls without them.
 
 An importance that means something names words whose removal costs more than that of random words; leave-one-out, which
-encodes a query once a word and needs no gradient, is the reference. Over the ideal link. ``python -m
-lab.experiments.qualitative.deletion_study`` measures every rule of :mod:`lab.evaluation.word_importance` on val,
-where the one in use was chosen; test is reported by ``semlink experiment fig11``. Our definition.
+encodes a query once a word and needs no gradient, is the reference. Over the ideal link; reported by ``semlink
+experiment fig11``. Our definition.
 """
 
 from __future__ import annotations
@@ -17,16 +16,12 @@ from numpy.typing import NDArray
 
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
 from lab.evaluation.report import Row
-from lab.evaluation.rewrite_cache import sources
-from lab.evaluation.word_importance import CHOSEN, RULES, importance, words_of
+from lab.evaluation.word_importance import importance, words_of
 from lab.experiments.qualitative.run import Example
-from semlink.corpora.corpus import AudioCorpus, ImageCorpus
-from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.semantics.encoders import semantic_encoder
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.spaces import space_of
-from semlink.tasks import TASKS
 
 METHODS: Final = ("grad-cam", "random", "leave-one-out")
 COUNTS: Final = (1, 3)
@@ -35,7 +30,6 @@ RANDOM_DRAWS: Final = 10
 """Random sets of words of each query, where more than one word is left out."""
 TOWARDS: Final = ("right item", "top 1")
 """Items towards which words are important: see :func:`deletion_rows`."""
-VAL_QUERIES: Final = 50
 
 
 def without(text: str, left_out: Collection[int]) -> str:
@@ -203,49 +197,3 @@ def deletion_rows(example: Example, seed: int = 0) -> list[Row]:
 def words_left_out(count: int) -> str:
     """How a row's variant names a number of words."""
     return f"{count} word{'s' if count > 1 else ''}"
-
-
-def media_features(task: str, item_ids: Sequence[str]) -> NDArray[np.float32]:
-    """Features of items' pictures or sounds, float32 ``[num_items, 256]``, for splits that no gallery holds."""
-    corpus = corpus_named(default_corpus(task))
-    encoder = semantic_encoder(task)
-    if isinstance(corpus, ImageCorpus):
-        return encoder.image([corpus.pixels(i) for i in item_ids])
-    assert isinstance(corpus, AudioCorpus)
-    return encoder.audio([corpus.waveform(i) for i in item_ids])
-
-
-def main() -> None:
-    """Every rule on val, ``VAL_QUERIES`` captions a task towards their own items: the table that the choice is of."""
-    from rich.console import Console
-    from rich.table import Table
-
-    found: dict[tuple[str, str, int], float] = {}
-    for task in TASKS:
-        chosen = sources(task, "val", VAL_QUERIES)
-        texts = [source.text for source in chosen]
-        targets = media_features(task, [source.item.item_id for source in chosen])
-        features = TextFeatures(task)
-        head = features.encoder.head("text")
-        for rule in RULES:
-            made = cosine_drops(texts, targets, importance(texts, targets, head, rule), features)
-            for (name, count), drops in made.drops.items():
-                label = rule.label if name == "grad-cam" else name
-                found[task, label, count] = float(drops.mean())
-    table = Table(title="val: mean drop of the cosine")
-    table.add_column("words named by", no_wrap=True)
-    for task in TASKS:
-        for count in COUNTS:
-            table.add_column(f"{task}, {words_left_out(count)}")
-    for label in dict.fromkeys(label for _, label, _ in found):
-        cells = [f"{found[task, label, count]:.4f}" for task in TASKS for count in COUNTS]
-        table.add_row(label, *cells)
-    console = Console()
-    console.print(table)
-    means = {rule: float(np.mean([found[task, rule.label, 1] for task in TASKS])) for rule in RULES}
-    best = max(means, key=lambda rule: means[rule])
-    console.print(f"best: {best.label} ({means[best]:.4f}); in use: {CHOSEN.label}")
-
-
-if __name__ == "__main__":
-    main()

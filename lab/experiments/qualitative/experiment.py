@@ -10,21 +10,19 @@ definition; the paper shows examples.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
 from lab.evaluation.parallel import one_thread
-from lab.evaluation.report import Report, Row
+from lab.evaluation.report import Row
 from lab.evaluation.word_importance import importance
+from lab.experiments.interface import Measured, Run
 from lab.experiments.method_comparison import ROWS
 from lab.experiments.method_comparison import Plan as MethodsPlan
 from lab.experiments.qualitative.deletion_study import (
@@ -35,7 +33,7 @@ from lab.experiments.qualitative.deletion_study import (
     words_left_out,
 )
 from lab.experiments.qualitative.figure import draw_picture
-from lab.experiments.qualitative.html_page import Deletion, Group, Section, shown_query, write_page
+from lab.experiments.qualitative.html_page import Group, Section, shown_query, write_page
 from lab.experiments.qualitative.run import KINDS, Example, collect_examples
 from lab.experiments.sweep import Sampling
 from lab.experiments.tables import QUICK_RUN
@@ -45,34 +43,42 @@ from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.semantics.spaces import space_of
 
 NAME: Final = "fig11"
-TITLE: Final = "Queries and their answers, with and without knowledge"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is sent and how much of it is shown.
+    """What is sent and how much of it is shown."""
 
-    ``methods``: first the one with knowledge, then the one without. ``drawn``: queries sent of each task; ``queries``:
-    the first of them, shown in full; ``differing``: how many are shown at most of those that one method wins.
-    ``pictured``: queries a task in the figure for print. ``links``: drops over which the queries are dealt out;
-    with as many as queries, each has the link that it has in ``fig6`` to ``fig8``.
-    """
-
-    tasks: Sequence[str] = ("person", "image", "audio")
+    tasks: tuple[str, ...] = ("person", "image", "audio")
+    """A section of the page each."""
     scenario: str = "umi-los"
+    """3GPP TR 38.901: umi-los, uma-nlos, cdl-b, …"""
     snr_db: float = 0.0
+    """Of the link, dB."""
     bits: int = 64
+    """Of a CSI report."""
     symbols: int = 64
+    """Channel uses k of a message."""
     num_users: int = 4
+    """Co-scheduled users."""
     speed_kmh: float = 3.0
-    methods: Sequence[str] = ("sc-lmkb", "deepsc-mimo")
+    """Of each user, km/h."""
+    methods: tuple[str, ...] = ("sc-lmkb", "deepsc-mimo")
+    """First the one with knowledge, then the one without."""
     top_k: int = 5
+    """Items that are found for a query."""
     drawn: int = 50
+    """Queries sent of each task."""
     queries: int = 4
+    """The first of them, shown in full."""
     differing: int = 6
+    """How many are shown at most of those that one method wins."""
     pictured: int = 2
+    """Queries a task in the figure for print."""
     links: int = 50
+    """Drops over which the queries are dealt out; with as many as queries, each has the link of fig6 to fig8."""
     seed: int = 0
+    """Of the draw."""
 
     def __post_init__(self) -> None:
         if len(self.methods) != 2 or any(method not in ROWS for method in self.methods):
@@ -97,7 +103,7 @@ class Plan:
                 bits=self.bits,
                 snrs_db=(self.snr_db,),
                 sweep_bits=(),
-                methods=tuple(self.methods),
+                methods=self.methods,
             )
             for task in self.tasks
         ]
@@ -112,48 +118,44 @@ QUICK: Final[Mapping[str, Any]] = {
 """What ``--quick`` overrides: a smoke run, not a measurement."""
 
 
-def run(
-    plan: Plan, out: Path, console: Console, *, fresh: bool = False, quick: bool = False
-) -> Report:
-    """Send, measure, write ``out/fig11.{json,csv,html,png,svg,pdf}``.
+def measure(plan: Plan, run: Run) -> Measured:
+    """Send and measure; shows the page and the figure for print, ``out/fig11.{html,png,svg,pdf}``.
 
-    What this program sent before with these weights is taken from the cache unless ``fresh``. Raises NotFound where
+    What this program sent before with these weights is taken from the cache unless ``run.fresh``. Raises NotFound where
     rewrites are missing and there is no LLM to make them.
     """
-    started = time.monotonic()
-    report = Report(NAME)
+    rows: list[Row] = []
     with one_thread():
         examples = collect_examples(
             plan.example_plans(),
-            console,
+            run.console,
             seed=plan.seed,
             top_k=plan.top_k,
             symbols=plan.symbols,
-            fresh=fresh,
+            fresh=run.fresh,
         )
         for example in examples:
-            report.rows += hit_rows(plan, example) + rewrite_rows(example)
-            report.rows += deletion_rows(example, plan.seed)
+            rows += hit_rows(plan, example) + rewrite_rows(example)
+            rows += deletion_rows(example, plan.seed)
         sections = [_section(plan, example) for example in examples]
-    report.seconds = time.monotonic() - started
-    report.write(out, NAME)
-    counts, deletions = _counts(plan, examples), _deletions(report.rows, plan.tasks)
-    candidates = _candidates(plan, examples)
-    verdicts = [QUICK_RUN] if quick else verdicts_of(plan, report.rows)
-    write_page(
-        out / f"{NAME}.html",
-        sections,
-        plan=plan,
-        verdicts=verdicts,
-        counts=counts,
-        deletions=deletions,
-        candidates=candidates,
-    )
-    draw_picture(out / NAME, sections, plan.pictured, plan.top_k)
-    for line in verdicts:
-        console.print(line, markup=False, highlight=False)
-    console.print(f"page: {out / NAME}.html", markup=False)
-    return report
+
+    def show() -> None:
+        verdicts = [QUICK_RUN] if run.quick else verdicts_of(plan, rows)
+        write_page(
+            run.out / f"{NAME}.html",
+            sections,
+            plan=plan,
+            verdicts=verdicts,
+            counts=_counts(plan, examples),
+            deletions=_deletions(rows, plan.tasks),
+            candidates=_candidates(plan, examples),
+        )
+        draw_picture(run.out / NAME, sections, plan.pictured, plan.top_k)
+        for line in verdicts:
+            run.console.print(line, markup=False, highlight=False)
+        run.console.print(f"page: {run.out / NAME}.html", markup=False)
+
+    return Measured(rows, show=show)
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -188,45 +190,29 @@ def hit_rows(plan: Plan, example: Example) -> list[Row]:
     links.
     """
     links = np.array(example.links)
-    coordinates = _coordinates(plan, example)
-    rows = []
-
-    def row(
-        metric: str,
-        values: NDArray[np.float64],
-        method: str,
-        variant: str,
-        baseline: str | None = None,
-    ) -> Row:
-        ci95 = interval(resampled_means(values[:, None], links)[:, 0])
-        mean = float(values.mean())
-        at: dict[str, Any] = {**coordinates, "baseline": baseline}
-        return Row(metric, mean, ci95=ci95, method=method, variant=variant, **at)
-
+    at = _coordinates(plan, example)
     users = f"{plan.num_users} users"
+    ours, other = plan.methods
+    versus: dict[str, Any] = {
+        "method": ours,
+        "baseline": other,
+        "variant": " vs ".join(ROWS[method] for method in plan.methods) + f", {users}",
+    }
+
+    def row(metric: str, values: NDArray[np.float64], **place: Any) -> Row:
+        ci95 = interval(resampled_means(values[:, None], links)[:, 0])
+        return Row(metric, float(values.mean()), ci95=ci95, **at, **place)
+
+    rows = []
     for method, answers in example.answers.items():
-        for places in dict.fromkeys((1, plan.top_k)):
-            hits = _hits(example, method, places)
-            rows.append(row(f"r_at_{places}", hits, method, users))
-        erased = np.array([float(a.erased) for a in answers])
-        rows.append(row("erased", erased, method, users))
-    ours, other = (_hits(example, method, 1) for method in plan.methods)
-    variant = " vs ".join(ROWS[method] for method in plan.methods) + f", {users}"
-    for metric, values in (("won", ours * (1 - other)), ("lost", other * (1 - ours))):
-        rows.append(row(f"r_at_1_{metric}", values, plan.methods[0], variant, plan.methods[1]))
-    mean, ci95 = paired_difference(ours, other, links)
-    return [
-        *rows,
-        Row(
-            "r_at_1_difference",
-            mean,
-            ci95=ci95,
-            method=plan.methods[0],
-            variant=variant,
-            baseline=plan.methods[1],
-            **coordinates,
-        ),
-    ]
+        of = {f"r_at_{k}": _hits(example, method, k) for k in dict.fromkeys((1, plan.top_k))}
+        of["erased"] = np.array([float(a.erased) for a in answers])
+        rows += [row(name, v, method=method, variant=users) for name, v in of.items()]
+    with_knowledge, without = (_hits(example, method, 1) for method in plan.methods)
+    rows.append(row("r_at_1_won", with_knowledge * (1 - without), **versus))
+    rows.append(row("r_at_1_lost", without * (1 - with_knowledge), **versus))
+    mean, ci95 = paired_difference(with_knowledge, without, links)
+    return [*rows, Row("r_at_1_difference", mean, ci95=ci95, **at, **versus)]
 
 
 def rewrite_rows(example: Example) -> list[Row]:
@@ -335,7 +321,7 @@ def _counts(plan: Plan, examples: Sequence[Example]) -> list[dict[str, Any]]:
     ]
 
 
-def _deletions(rows: Sequence[Row], tasks: Sequence[str]) -> list[Deletion]:
+def _deletions(rows: Sequence[Row], tasks: Sequence[str]) -> list[tuple[str, ...]]:
     """Lines of the deletion test's table."""
     at = {(row.task, row.metric, row.method, row.variant): row for row in rows}
     lines = []

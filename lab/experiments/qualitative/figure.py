@@ -1,4 +1,4 @@
-"""Crossings as a figure for print: rows of pictures in frames that say right or wrong by colour, dash and mark."""
+"""Queries and their answers for print: pictures in frames that say right or wrong by colour, dash and mark."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lab.evaluation.word_importance import words_of
-from lab.experiments.plotting import PAGE_INCHES
-from lab.experiments.qualitative.html_page import Pictured, Section, ShownQuery, Way
+from lab.experiments.plotting import PAGE_INCHES, save
+from lab.experiments.qualitative.html_page import Section, ShownQuery, Way
+from lab.experiments.qualitative.run import Match
 from lab.experiments.qualitative.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -67,17 +68,7 @@ def draw_picture(path: Path, sections: Sequence[Section], pictured: int, top_k: 
             "blue: words that speak for the item found first with knowledge"
         )
         _write(figure, PAGE_INCHES / 2, LEGEND_IN / 2, legend, ha="center", va="center")
-        written = []
-        # Nothing of the clock or of the library's version.
-        for suffix, metadata in (
-            (".png", {"Software": None}),
-            (".svg", {"Date": None, "Creator": None}),
-            (".pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-        ):
-            written.append(path.parent / f"{path.name}{suffix}")
-            figure.savefig(written[-1], dpi=200, metadata=metadata)
-        plt.close(figure)
-    return written
+        return save(figure, path)
 
 
 class _Row:
@@ -91,7 +82,7 @@ class _Row:
         self.texts = [_placed(query, self.block_in - BETWEEN_IN) for query in self.queries]
         lines_in = max(word.down_in for text in self.texts for word in text) + LINE_IN
         self.above_in = TITLE_IN + lines_in + 0.02
-        self.way_in = PICTURE_IN[self.queries[0].task]
+        self.way_in = PICTURE_IN[self.queries[0].example.task]
         self.height_in = self.above_in + self.way_in * len(self.queries[0].ways) + BETWEEN_IN
 
     def draw(self, figure: Figure, top_in: float, letter: str) -> None:
@@ -112,23 +103,23 @@ class _Row:
         self, figure: Figure, query: ShownQuery, way: Way, left_in: float, bottom_in: float
     ) -> None:
         inner_in = self.block_in - BETWEEN_IN
-        if way.erased:
+        if way.result.erased:
             centre = (left_in + inner_in / 2, bottom_in + self.way_in / 2)
             text = "✗ erased by the channel"
             _write(figure, *centre, text, color=WRONG, ha="center", va="center")
         wide_in = inner_in / self.top_k
-        for place, found in enumerate(way.found):
+        for place, found in enumerate(way.result.found):
             box_in = (
                 left_in + place * wide_in + 0.02,
                 bottom_in + 0.02,
                 wide_in - 0.04,
                 self.way_in - 0.04,
             )
-            _draw_found(figure, box_in, query.corpus, found)
+            _draw_found(figure, box_in, query.example.corpus, found)
 
 
 def _draw_found(
-    figure: Figure, box_in: tuple[float, float, float, float], corpus: str, found: Pictured
+    figure: Figure, box_in: tuple[float, float, float, float], corpus: str, found: Match
 ) -> None:
     """A picture in its frame: solid and ticked where right, dashed and crossed where wrong."""
     width_in, height_in = figure.get_size_inches()

@@ -1,4 +1,4 @@
-"""Crossings as a page that needs nothing else: pictures inside, right and wrong marked by more than colour."""
+"""Queries and their answers as a page that needs nothing else: right and wrong are marked by more than colour."""
 
 from __future__ import annotations
 
@@ -12,22 +12,8 @@ from numpy.typing import NDArray
 
 from lab.evaluation.templating import render
 from lab.evaluation.word_importance import words_of
-from lab.experiments.qualitative.run import HALLUCINATIONS, KINDS, Candidate, Example, Match
+from lab.experiments.qualitative.run import HALLUCINATIONS, KINDS, Candidate, Example, QueryResult
 from lab.experiments.qualitative.thumbnails import data_uri
-
-Deletion = tuple[str, ...]
-"""A line of the deletion test's table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pictured:
-    """A found item with its picture as an URI."""
-
-    item_id: str
-    captions: tuple[str, ...]
-    score: float
-    right: bool
-    picture: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +21,32 @@ class Way:
     """A query's answer by one method; ``words``: its words with their importance for the item found first."""
 
     title: str
-    rank: int | None
-    erased: bool
-    csi_source: str
-    post_eq_snr_db: float
-    found: tuple[Pictured, ...]
+    result: QueryResult
     words: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShownQuery:
-    """A query as shown. ``number``: its place in the draw, from 1; ``wanted``: a picture of a right item."""
+    """A query as shown. ``number``: its place in the draw, from 0."""
 
-    task: str
-    corpus: str
+    example: Example
     number: int
-    text: str
-    wanted: str
     ways: tuple[Way, ...]
-    candidates: tuple[Candidate, ...]
+
+    @property
+    def text(self) -> str:
+        """What is asked."""
+        return self.example.queries[self.number].text
+
+    @property
+    def wanted(self) -> str:
+        """A right item."""
+        return self.example.queries[self.number].right[0]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Of the first method that had any."""
+        return next((way.result.candidates for way in self.ways if way.result.candidates), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,40 +72,23 @@ def shown_query(
     titles: Mapping[str, str],
     importances: Mapping[tuple[int, str], NDArray[np.float32]],
 ) -> ShownQuery:
-    """Query ``number`` of a example by the methods of ``titles``, in their order.
+    """Query ``number`` of an example by the methods of ``titles``, in their order.
 
     ``importances``: of the words, by number and method, float32 ``[num_words]``; none where nothing was found.
     """
-    asked = example.queries[number]
-    ways = []
-    for method, title in titles.items():
-        answer = example.answers[method][number]
-        values = importances.get((number, method), np.zeros(0, dtype=np.float32))
-        ways.append(
-            Way(
-                title=title,
-                rank=answer.rank,
-                erased=answer.erased,
-                csi_source=answer.csi_source,
-                post_eq_snr_db=answer.post_eq_snr_db,
-                found=tuple(_pictured(example.corpus, one) for one in answer.found),
-                words=tuple(zip(words_of(asked.text), values.tolist(), strict=False)),
-            )
-        )
-    candidates = [example.answers[method][number].candidates for method in titles]
+    words, none = words_of(example.queries[number].text), np.zeros(0, dtype=np.float32)
     return ShownQuery(
-        task=example.task,
-        corpus=example.corpus,
-        number=number + 1,
-        text=asked.text,
-        wanted=data_uri(example.corpus, asked.right[0]),
-        ways=tuple(ways),
-        candidates=next((some for some in candidates if some), ()),
+        example,
+        number,
+        tuple(
+            Way(
+                title,
+                example.answers[method][number],
+                tuple(zip(words, importances.get((number, method), none).tolist(), strict=False)),
+            )
+            for method, title in titles.items()
+        ),
     )
-
-
-def _pictured(corpus: str, one: Match) -> Pictured:
-    return Pictured(one.item_id, one.captions, one.score, one.right, data_uri(corpus, one.item_id))
 
 
 def write_page(path: Path, sections: Sequence[Section], **facts: Any) -> None:
@@ -120,6 +96,7 @@ def write_page(path: Path, sections: Sequence[Section], **facts: Any) -> None:
     page = render(
         "fig11.html.j2",
         sections=sections,
+        picture=data_uri,
         kinds=KINDS,
         hallucinations=HALLUCINATIONS,
         top_k=facts["plan"].top_k,

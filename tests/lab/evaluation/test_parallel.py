@@ -11,7 +11,7 @@ from lab.evaluation import parallel
 from lab.evaluation.cache import JsonlTable
 from lab.evaluation.parallel import check_workers, count_of, spread
 from lab.experiments.method_comparison import study
-from lab.experiments.registry import plan_of
+from lab.experiments.registry import changed, plan_of
 from lab.experiments.retrieval_sweep import measure
 from lab.experiments.sweep import Sampling
 from semlink.errors import InvalidField, NotFound, Unavailable
@@ -93,7 +93,8 @@ def test_a_figure_is_the_same_bit_for_bit_in_processes_and_on_a_local_ray(
     tmp_path, monkeypatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    plan = plan_of("fig6", ["methods=sc-lmkb-wo-sdg,deepsc-mimo", "snrs_db=0,15"], quick=True)
+    few = {"methods": ("sc-lmkb-wo-sdg", "deepsc-mimo"), "snrs_db": (0.0, 15.0)}
+    plan = changed(plan_of("fig6", quick=True), few)
     sampling = Sampling("person", seeds=2, queries=6, links=3)
     points = study(plan).points
     found = []

@@ -6,7 +6,7 @@ import pytest
 
 from kb_service.handler import KnowledgeBase
 from kb_service.rewriting import task_of
-from lab.evaluation.rewrite_cache import TEST_SEEDS, RewriteCache, fill, item_of, sources
+from lab.evaluation.rewrite_cache import TEST_SEEDS, RewriteCache, item_of, sources
 from lab.experiments.retrieval_sweep import draw_queries
 from lab.experiments.sweep import Sampling
 from semlink.errors import NotFound
@@ -78,21 +78,20 @@ def test_what_is_missing_names_the_command(tmp_path):
         RewriteCache(tmp_path / "none.jsonl").rewrites(CAPTION)
 
 
-def test_filled_rewrites_answer_a_query_that_does_not_wait(tmp_path):
+def test_stored_rewrites_answer_a_query_that_does_not_wait(tmp_path):
     async def ask():
         store = MemoryStore()
         cache = RewriteCache(tmp_path / "bank.jsonl")
         cache.generate(Copying(), _tasks(CAPTION))
-        missing = await fill(store, [CAPTION, OTHER], cache=cache)
+        await store.put_knowledge(cache.entries(_tasks(CAPTION)))
         knowledge = KnowledgeBase(store, Settings(redis_url="memory://"))
         item = item_of(CAPTION)
         item.filter = False
         found = await knowledge.rewrite(knowledge_pb2.RewriteRequest(items=[item], budget_ms=0))
         await knowledge.close()
-        return missing, found.sets[0]
+        return found.sets[0]
 
-    missing, found = asyncio.run(ask())
-    assert missing == [OTHER]
+    found = asyncio.run(ask())
     assert found.cached
     assert not found.degraded
     assert [r.text for r in found.rewrites] == [f"{CAPTION} {n}" for n in range(5)]

@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity
 
 from lab.evaluation.word_importance import (
-    CHOSEN,
     NO_WORD,
-    RULES,
-    Rule,
-    States,
     activations_and_gradients,
     importance,
     words_of,
@@ -73,9 +69,8 @@ def test_a_piece_is_found_by_its_own_text() -> None:
     assert len(words_of_tokens(long)) == MAX_TOKENS
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.label)
-def test_one_value_a_word_between_0_and_1(rule: Rule, head: Head, targets: Vectors) -> None:
-    for text, values in zip(TEXTS, importance(TEXTS, targets, head, rule), strict=True):
+def test_one_value_a_word_between_0_and_1(head: Head, targets: Vectors) -> None:
+    for text, values in zip(TEXTS, importance(TEXTS, targets, head), strict=True):
         assert values.shape == (len(words_of(text)),)
         assert values.dtype == np.float32
         assert (values >= 0).all()
@@ -89,35 +84,29 @@ def test_a_text_gets_the_same_beside_any_others(head: Head, targets: Vectors) ->
         np.testing.assert_array_equal(alone, together[i])
 
 
-@pytest.mark.parametrize("states", ["input", "hidden"])
 def test_gradients_in_a_padded_batch_are_those_of_each_text_alone(
-    states: States, head: Head, targets: Vectors
+    head: Head, targets: Vectors
 ) -> None:
     wanted = torch.from_numpy(targets)
-    _, gradient = activations_and_gradients(head, text_tokens(TEXTS), wanted, states)
+    _, gradient = activations_and_gradients(head, text_tokens(TEXTS), wanted)
     for i, text in enumerate(TEXTS):
-        _, alone = activations_and_gradients(head, text_tokens([text]), wanted[i : i + 1], states)
+        _, alone = activations_and_gradients(head, text_tokens([text]), wanted[i : i + 1])
         length = alone.shape[1]
         torch.testing.assert_close(gradient[i, :length], alone[0], atol=1e-6, rtol=1e-3)
         assert not gradient[i, length:].any()
 
 
-@pytest.mark.parametrize("states", ["input", "hidden"])
-def test_the_gradient_is_that_of_the_cosine(states: States, head: Head, targets: Vectors) -> None:
+def test_the_gradient_is_that_of_the_cosine(head: Head, targets: Vectors) -> None:
     """Against central differences of the cosine itself, in double precision, along random directions."""
     exact = deepcopy(head).double()
     tokens = text_tokens(TEXTS[:1])
     tokens = Tokens(tokens.values.double().clone(), tokens.mask.clone())
     wanted = torch.from_numpy(targets[:1]).double()
-    held, gradient = activations_and_gradients(exact, tokens, wanted, states)
+    held, gradient = activations_and_gradients(exact, tokens, wanted)
     x, mask = exact.standardised(tokens.values.clone(), tokens.mask)
 
     def cosine(at: torch.Tensor) -> float:
-        if states == "input":
-            raw = exact.raw_of_standardised(at, mask)
-        else:
-            raw = exact.readout(at, mask, exact.pooled(x, mask))
-        return float(cosine_similarity(raw, wanted))
+        return float(cosine_similarity(exact.readout(at, mask, exact.pooled(x, mask)), wanted))
 
     # The head also reads each channel's maximum over tokens; one that two tokens share has no slope.
     largest = held[0].topk(2, dim=0).values
@@ -135,7 +124,7 @@ def test_where_nothing_would_help_no_word_is_important(head: Head) -> None:
     """At the item itself the cosine is at its top, and of no item at all it has no slope: zeros, not 0/0."""
     own = semantic_encoder("person").text(TEXTS)
     for target in (own, np.zeros_like(own)):
-        for values in importance(TEXTS, target, head, CHOSEN):
+        for values in importance(TEXTS, target, head):
             assert not values.any()
 
 

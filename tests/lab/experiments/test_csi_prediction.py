@@ -31,8 +31,8 @@ from lab.experiments.csi_prediction import (
     cells,
     measure_cell,
     nmse_difference_db,
-    run,
 )
+from lab.experiments.registry import experiment
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS
 
@@ -110,7 +110,7 @@ def test_users_without_reports_count_as_nothing_known() -> None:
 def test_run_writes_what_it_measured_and_does_not_measure_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = run(PLAN, tmp_path / "one", Console(quiet=True))
+    report = experiment("csi-prediction", PLAN).run(tmp_path / "one", Console(quiet=True))
     rows = read_rows(tmp_path / "one" / "csi-prediction.json")
     assert len(rows) == len(report.rows) == 3 * 2 * 2  # metrics, predictors, places
     assert {row.split for row in rows} == {"test"}
@@ -130,11 +130,11 @@ def test_run_writes_what_it_measured_and_does_not_measure_twice(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(csi_prediction, "draw_drops", never)
-    again = run(PLAN, tmp_path / "two", Console(quiet=True))
+    again = experiment("csi-prediction", PLAN).run(tmp_path / "two", Console(quiet=True))
     assert again.rows == report.rows
     assert json.loads((tmp_path / "two" / "csi-prediction.json").read_text())["rows"]
     with pytest.raises(AssertionError, match="measured again"):
-        run(PLAN, tmp_path / "three", Console(quiet=True), fresh=True)
+        experiment("csi-prediction", PLAN).run(tmp_path / "three", Console(quiet=True), fresh=True)
 
 
 def test_a_cell_measured_elsewhere_is_what_a_run_reads(
@@ -149,7 +149,7 @@ def test_a_cell_measured_elsewhere_is_what_a_run_reads(
     for name, found in by_name.items():
         for key, values in found.as_dict().items():
             np.testing.assert_array_equal(values, there[place][name].as_dict()[key])
-    report = run(plan, tmp_path / "out", Console(quiet=True))
+    report = experiment("csi-prediction", plan).run(tmp_path / "out", Console(quiet=True))
     (row,) = pick(report.rows, metric="nmse_db")
     assert row.mean == by_name["hold-last"].nmse_db
 

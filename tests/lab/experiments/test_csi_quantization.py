@@ -13,8 +13,9 @@ from rich.console import Console
 
 from lab.evaluation import csi_metrics
 from lab.evaluation.cache import JsonlTable
-from lab.experiments import csi_quantization
-from lab.experiments.csi_quantization import QUICK, QUICK_HELD_OUT, Plan, cells, measure_cell, run
+from lab.experiments import csi_quantization, plotting
+from lab.experiments.csi_quantization import QUICK, Plan, cells, measure_cell
+from lab.experiments.registry import experiment
 
 PLAN = replace(
     Plan(),
@@ -33,7 +34,7 @@ def few_forms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         csi_quantization, "FORMS", (("scalar", ""), ("rvq", ""), ("rvq", "channel"))
     )
-    monkeypatch.setattr(csi_quantization, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(plotting, "draw", lambda *_, **__: None)
     csi_quantization.offered_reports.cache_clear()
     yield
     csi_quantization.offered_reports.cache_clear()
@@ -77,15 +78,15 @@ def test_an_interrupted_run_goes_on_and_a_second_measures_nothing(
     monkeypatch.setattr(csi_quantization, "measured", counted)
     interrupted = True
     with pytest.raises(KeyboardInterrupt):
-        run(PLAN, tmp_path, Console(quiet=True))
+        experiment("csi-rate", PLAN).run(tmp_path, Console(quiet=True))
     interrupted = False
-    report = run(PLAN, tmp_path, Console(quiet=True))
+    report = experiment("csi-rate", PLAN).run(tmp_path, Console(quiet=True))
     assert len(asked) == len(set(asked)), "nothing is measured twice"
     monkeypatch.setattr(csi_quantization, "draw_samples", never)
     monkeypatch.setattr(csi_quantization, "training_spectrum", never)
-    assert run(PLAN, tmp_path, Console(quiet=True)).rows == report.rows
+    assert experiment("csi-rate", PLAN).run(tmp_path, Console(quiet=True)).rows == report.rows
     with pytest.raises(AssertionError, match="measured again"):
-        run(PLAN, tmp_path, Console(quiet=True), fresh=True)
+        experiment("csi-rate", PLAN).run(tmp_path, Console(quiet=True), fresh=True)
 
 
 def test_figures_come_back_as_they_were_and_the_last_line_counts(tmp_path: Path) -> None:
@@ -106,6 +107,6 @@ def test_quick_plans_measure_less_and_held_out_takes_its_own_bits() -> None:
     assert len(cells(quick)) < len(cells(full))
     held_out = replace(Plan(), held_out=True)
     assert held_out.report_bits == csi_quantization.HELD_OUT_BITS
-    few = replace(held_out, **QUICK_HELD_OUT)
+    few = replace(held_out, **{**QUICK, "bits": (64,)})
     assert few.report_bits == (64,)
     assert {c for c, _ in cells(few)} == {c for pair in few.held_out_pairs() for c in pair}

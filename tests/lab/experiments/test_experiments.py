@@ -23,6 +23,7 @@ from lab.experiments import (
     snr_sweep,
 )
 from lab.experiments.rate_distortion import covariance_spectrum, gaussian_nmse_db
+from lab.experiments.registry import experiment
 from lab.experiments.retrieval_sweep import (
     GalleryEncoder,
     draw_queries,
@@ -31,7 +32,6 @@ from lab.experiments.retrieval_sweep import (
     measurements,
     offered,
 )
-from lab.experiments.runner import run
 from lab.experiments.sweep import (
     IDEAL,
     JSCC,
@@ -187,7 +187,8 @@ def test_schemes_that_differ_in_their_label_only_are_measured_once():
 def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, monkeypatch):
     monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "first"))
     plan = snr_sweep.Plan(TINY, num_users=2, snrs_db=(0.0, 20.0), groups=("feedback",))
-    first = run(snr_sweep.study(plan), tmp_path / "a", console)
+    asked = experiment("snr", plan)
+    first = asked.run(tmp_path / "a", console)
     assert json.loads((tmp_path / "a" / "snr-person-umi-los.json").read_text())["rows"]
     _check_rows(first.rows)
     assert {"r_at_1", "r_at_10", "map", "map_difference", "map_share_of_ideal"} <= {
@@ -211,21 +212,21 @@ def test_snr_writes_well_formed_rows_and_resumes_to_the_same(tmp_path, console, 
 
     monkeypatch.setattr(JsonlTable, "put", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(study, tmp_path / "b", console)
+        asked.run(tmp_path / "b", console)
     (partial,) = (tmp_path / "second" / "measurements").glob("*/*.jsonl")
     partial.write_text(partial.read_text()[:-9])
     remade = []
     monkeypatch.setattr(JsonlTable, "put", lambda self, v, k: (remade.append(k), kept(self, v, k)))
-    second = run(study, tmp_path / "b", console)
+    second = asked.run(tmp_path / "b", console)
     assert second.rows == first.rows
     points = {p.measured() for p in offered(study.points, console)}
     assert len(remade) == TINY.seeds * len(points) - 4
 
     # What was measured once is not measured again, unless asked.
     remade.clear()
-    assert run(study, tmp_path / "c", console).rows == first.rows
+    assert asked.run(tmp_path / "c", console).rows == first.rows
     assert not remade
-    assert run(study, tmp_path / "c", console, fresh=True).rows == first.rows
+    assert asked.run(tmp_path / "c", console, fresh=True).rows == first.rows
     assert len(remade) == TINY.seeds * len(points)
 
 
@@ -259,10 +260,8 @@ def test_the_ideal_link_is_the_gallery_search_and_perfect_csi_is_near_it(tmp_pat
 
 def test_rate_and_feedback_run_tiny(tmp_path, console, monkeypatch):
     monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
-    small = channel_uses_sweep.study(
-        channel_uses_sweep.Plan(TINY, snrs_db=(10.0,), symbols=(8, 64))
-    )
-    report = run(small, tmp_path, console)
+    small = channel_uses_sweep.Plan(TINY, snrs_db=(10.0,), symbols=(8, 64))
+    report = experiment("rate", small).run(tmp_path, console)
     _check_rows(report.rows)
     joint = pick(report.rows, metric="map", method="deepsc-mimo")
     assert sorted(row.symbols for row in joint) == [8, 64]
@@ -284,7 +283,7 @@ def test_rate_and_feedback_run_tiny(tmp_path, console, monkeypatch):
     plan = feedback_bits_sweep.Plan(
         TINY, speeds_kmh=(3.0,), user_counts=(2,), snrs_db=(25.0,), bits=(16, 64)
     )
-    report = run(feedback_bits_sweep.study(plan), tmp_path, console)
+    report = experiment("feedback", plan).run(tmp_path, console)
     _check_rows(report.rows)
     plain = pick(report.rows, metric="map", quantizer="rvq", variant="2 users")
     assert sorted(row.bits for row in plain) == [16, 64]
@@ -297,7 +296,7 @@ def test_csi_rate_runs_tiny(tmp_path, console):
     plan = csi_quantization.Plan(
         scenarios=("umi-los",), bits=(16, 64), seeds=2, drops=1, training_drops=3
     )
-    report = csi_quantization.run(plan, tmp_path, console)
+    report = experiment("csi-rate", plan).run(tmp_path, console)
     _check_rows(report.rows)
     assert read_rows(tmp_path / "csi-rate.json")[0].metric == report.rows[0].metric
     assert (tmp_path / "csi-rate.png").stat().st_size > 10_000

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from lab.evaluation.report import pick
 from lab.experiments import gpa
-from lab.experiments.gpa import QUICK, Plan, Ranks, recipe_of, run, runs, train_one
+from lab.experiments.gpa import QUICK, Plan, Ranks, recipe_of, runs, train_one
+from lab.experiments.registry import experiment
 from lab.training import prototypes
 from lab.training.prototypes import GpaRecipe
 from semlink.corpora.corpus import Corpus
@@ -51,14 +52,16 @@ def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gpa
 def test_each_training_is_asked_for_once_and_kept(
     tmp_path: Path, trainings: list[tuple[GpaRecipe, int]]
 ) -> None:
-    report = run(TINY, tmp_path, Console(quiet=True))
+    report = experiment("gpa", TINY).run(tmp_path, Console(quiet=True))
     assert len(trainings) == len(set(trainings)) == len(runs(TINY)) == 4 * 2
     rows = pick(report.rows, metric="r_at_1")
     assert {row.seeds for row in rows} == {2}
     assert len(rows) == 4 * 2 + 3, "both ways of table 1, one of table 4"
-    assert run(TINY, tmp_path, Console(quiet=True)).rows == report.rows
+    assert experiment("gpa", TINY).run(tmp_path, Console(quiet=True)).rows == report.rows
     assert len(trainings) == 8
-    assert run(TINY, tmp_path, Console(quiet=True), fresh=True).rows == report.rows
+    assert (
+        experiment("gpa", TINY).run(tmp_path, Console(quiet=True), fresh=True).rows == report.rows
+    )
     assert len(trainings) == 16
 
 
@@ -109,7 +112,7 @@ def test_nothing_is_trained_where_only_what_is_there_counts(
     train_one(TINY, first)
     plan = replace(TINY, trained_only=True)
     assert runs(plan) == [first]
-    report = run(plan, tmp_path, Console(quiet=True), fresh=True)
+    report = experiment("gpa", plan).run(tmp_path, Console(quiet=True), fresh=True)
     assert len({row.variant for row in pick(report.rows, metric="r_at_1")}) == 2
     assert len(trainings) == 2, "measured again, its model kept"
 

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from lab.evaluation.report import Report, Row, pick
 from lab.experiments import itrieval_kd
-from lab.experiments.itrieval_kd import QUICK, SERVED, Plan, chosen_rates, run, trainings
+from lab.experiments.itrieval_kd import QUICK, SERVED, Plan, chosen_rates, trainings
+from lab.experiments.registry import experiment
 from lab.training.alignment_heads import embed
 from lab.training.sentence_student import NoisySplit, Table
 from semlink.corpora.corpus import Item, Split
@@ -87,7 +88,7 @@ def bench(
 
 
 def measure(out: Path, **more: Any) -> Report:
-    return run(PLAN, out, Console(quiet=True), **more)
+    return experiment("itrieval", PLAN).run(out, Console(quiet=True), **more)
 
 
 def test_two_caches_give_the_same_rows_and_one_measures_once(

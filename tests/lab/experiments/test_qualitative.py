@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from lab.evaluation.report import Row, pick, read_rows
-from lab.experiments import method_comparison
+from lab.experiments import method_comparison, registry
 from lab.experiments.qualitative import experiment
-from lab.experiments.qualitative.experiment import QUICK, Plan, hit_rows, run
+from lab.experiments.qualitative.experiment import QUICK, Plan, hit_rows
 from lab.experiments.qualitative.figure import draw_picture
 from lab.experiments.qualitative.html_page import Group, Section, shown_query, write_page
 from lab.experiments.qualitative.run import KINDS, Candidate, Example, collect_examples
@@ -82,7 +82,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]
     with open("/dev/null", "w") as nowhere:
         for folder in folders:
             patch.setenv("SEMLINK_CACHE_DIR", str(folder / "cache"))
-            run(TINY, folder, Console(file=nowhere), fresh=True)
+            registry.experiment("fig11", TINY).run(folder, Console(file=nowhere), fresh=True)
         yield folders
     patch.undo()
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lab.evaluation.cache import ROOT
 from lab.evaluation.claims import Reports, judge_all
-from lab.evaluation.report import CSV_COLUMNS, Report, Row, csv_row, read_rows, sign
+from lab.evaluation.report import CSV_COLUMNS, Report, Row, csv_row, read_rows
 from lab.experiments import results_page
 from lab.experiments.results_page import (
     NAMES,
@@ -97,7 +97,7 @@ def test_measurements_are_adopted_but_no_quick_run(folder: Path, tmp_path: Path)
     assert read_rows(folder / "fig6.json") == read_rows(path)
     assert (folder.parent / "images" / "fig6.png").read_bytes() == b"new"
     assert not (folder.parent / "images" / "fig6.pdf").exists()
-    sign(path, {"size": 1}, quick=True)
+    Report("fig6", read_rows(path), quick=True).write(results, "fig6")
     with pytest.raises(InvalidField, match="quick run: no verdict"):
         adopt(results, folder)
     shutil.copyfile(path, folder / "fig6.json")

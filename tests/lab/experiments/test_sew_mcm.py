@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lab.evaluation.report import Report, read_rows
 from lab.experiments import sew_mcm
+from lab.experiments.registry import experiment
 from lab.experiments.sew_mcm import (
     CLAIMS,
     KINDS,
@@ -24,7 +25,6 @@ from lab.experiments.sew_mcm import (
     VARIANTS,
     Plan,
     query_figures,
-    run,
     runs,
 )
 from lab.training.data import SplitData, describe_data
@@ -105,7 +105,7 @@ PLAN = replace(Plan(), train_people=1, val_people=1, test_people=PEOPLE)
 
 
 def measure(plan: Plan, out: Path) -> Report:
-    return run(plan, out, Console(quiet=True))
+    return experiment("sew-mcm", plan).run(out, Console(quiet=True))
 
 
 def test_rows_tables_and_claims(measured: tuple[Path, list[Any]]) -> None:

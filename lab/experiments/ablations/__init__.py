@@ -1,1 +1,0 @@
-"""One design choice each, measured with and without it: ``python -m lab.experiments.ablations.NAME``."""
