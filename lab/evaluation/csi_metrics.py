@@ -9,8 +9,10 @@ from typing import Final
 import torch
 
 from lab.evaluation.csi_samples import Condition, CsiSamples
-from lab.evaluation.feedback_memory import reconstruct
 from semlink.decibels import db_to_lin, lin_to_db
+from semlink.settings import Settings
+from semlink.signal.csi import content_of, doppler_hz, quantizer_for
+from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.metrics import (
     direction_gain_db,
     direction_similarity,
@@ -18,6 +20,8 @@ from semlink.signal.metrics import (
     phase_aligned_nmse_db,
 )
 from semlink.signal.precoding import open_loop_precoder
+from semlink.signal.tracking import fuse_reports
+from semlink.v1 import common_pb2
 
 ESTIMATE, CHANNEL, WHEN_USED = (
     "against the estimate",
@@ -56,6 +60,38 @@ def references(samples: CsiSamples) -> list[Reference]:
         Reference.from_channel(CHANNEL, samples.channels),
         Reference.from_channel(WHEN_USED, samples.when_used),
     ]
+
+
+def reconstruct(config: common_pb2.LinkConfig, samples: CsiSamples, age_slots: int) -> torch.Tensor:
+    """What the transmitter takes for the channel ``age_slots`` after each judged report, which is the newest it has.
+
+    Only the fuser carries on to a later slot; other reports are held. Returns complex64
+    ``[users, judged, num_subbands, num_rx_ant, num_tx_ant]``.
+    """
+    quantizer = quantizer_for(config, Settings().weights)
+    if quantizer.chained:
+        payload = quantizer.encode_group(samples.estimates, samples.report_index)
+        present = torch.ones(payload.shape[:2], dtype=torch.bool)
+        return quantizer.decode_group(payload, present, samples.report_index)[:, samples.judged]
+    history = HISTORY_REPORTS if config.feedback.memory == "fused" else 1
+    # [judged, history]: the positions of each judged report and of those before it, oldest first
+    positions = samples.judged[:, None] + torch.arange(1 - history, 1)
+    reports = samples.estimates[:, positions]
+    index = samples.report_index[positions].expand(reports.shape[:3])
+    payload = quantizer.encode(reports.flatten(0, 2), index.flatten())
+    decoded = quantizer.decode(payload, index.flatten()).view(reports.shape)
+    if history == 1:
+        return decoded[:, :, 0]
+    ages = (samples.judged[:, None] - positions) * config.feedback.report_period_slots + age_slots
+    users = len(decoded)
+    fused = fuse_reports(
+        decoded.flatten(0, 1)[:, None],
+        torch.ones((users * len(positions), 1, history), dtype=torch.bool),
+        ages.repeat(users, 1),
+        doppler_hz(config),
+        content_of(config),
+    )
+    return fused.view(users, len(positions), *quantizer.shape)
 
 
 def figures_of(h_hat: torch.Tensor, reference: Reference, *, is_channel: bool) -> dict[str, float]:

@@ -3,6 +3,10 @@
 Every task is computed by one thread wherever it runs, so that a figure does not depend on how many workers there were.
 Tasks that follow each other share much (a seed's channels); each worker takes a run of consecutive ones, and one that
 has finished takes over from the end of the longest run that is left. Our definition.
+
+Not joblib: it hands out tasks in turn, so that every worker draws every seed's channels (fig6, 42 parts of 3 seeds:
+sets of channels drawn 6 times in place of 4 on two workers, 42 in place of 26 on sixteen), and Ray's backend of it
+gives results only at the end (an interrupted run would lose them) and does not compare programs and weights.
 """
 
 from __future__ import annotations

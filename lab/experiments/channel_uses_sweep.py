@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lab.experiments.interface import Measured, Run
-from lab.experiments.plotting import Figure, Panel, drawn
-from lab.experiments.runner import Figures, Study, line
+from lab.experiments.plotting import Figure
+from lab.experiments.runner import Figures, Study, panel
 from lab.experiments.sweep import (
     DEFAULT_SAMPLING,
     IDEAL,
@@ -91,19 +91,16 @@ def study(plan: Plan) -> Study:
 
 def _figures(plan: Plan, figures: Figures) -> list[Figure]:
     panels = [
-        Panel(
+        panel(
             f"{plan.sampling.task}, {snr_db:g} dB",
             "channel uses k",
-            y_label,
-            drawn(
-                line(s.label, plan.points(s, snr_db), metric, figures, bound=s == IDEAL)
-                for s in (IDEAL, *SCHEMES)
-            ),
+            metric,
+            [(s.label, plan.points(s, snr_db), s == IDEAL) for s in (IDEAL, *SCHEMES)],
+            figures,
             log_x=True,
-            y_limits=(0, 1),
         )
         for snr_db in plan.snrs_db
-        for metric, y_label in (("map", "mAP"), ("r_at_1", "R@1"))
+        for metric in ("map", "r_at_1")
     ]
     title = (
         f"Joint and digital coding against channel uses: {plan.scenario}, "

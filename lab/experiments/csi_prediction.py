@@ -17,8 +17,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from kb_service.prediction import predictors_for
 from lab.evaluation.bootstrap import interval, paired_difference, resampled_means
@@ -35,6 +33,7 @@ from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Row, over_seeds, pick
 from lab.experiments.interface import Measured, Run
 from lab.experiments.plotting import Figure, Line, Panel, drawn
+from lab.experiments.tables import print_panel
 from semlink.decibels import lin_to_db
 from semlink.settings import Settings
 from semlink.v1 import common_pb2
@@ -148,8 +147,13 @@ def measure(plan: Plan, run: Run) -> Measured:
     rows = [row for place, by_name in found.items() for row in _rows(place, by_name)]
     rows += _claims(found, plan)
     title = f"CSI prediction: RVQ reports every 5 ms, 10 dB, {plan.seeds} seeds of {plan.drops} drops of 32 users"
-    figure = Figure("", title, panels_of(plan, rows), len(plan.speeds_kmh))
-    return Measured(rows, [figure], lambda: _print(plan, rows, run.console))
+    panels = panels_of(plan, rows)
+
+    def show() -> None:
+        for panel in panels:
+            print_panel(panel, run.console, percent=False)
+
+    return Measured(rows, [Figure("", title, panels, len(plan.speeds_kmh))], show)
 
 
 # --- measuring ---------------------------------------------------------------------------------
@@ -336,22 +340,3 @@ def panels_of(plan: Plan, rows: Sequence[Row]) -> list[Panel]:
             Panel(title, "age of the newest report [ms]", LABELS["nmse_db"], drawn(lines))
         )
     return panels
-
-
-def _print(plan: Plan, rows: Sequence[Row], console: Console) -> None:
-    """SGCS / NMSE at the middle delay."""
-    names = _names(rows)
-    delay = plan.middle_delay
-    table = Table(title=f"SGCS / NMSE dB, {delay_variant(delay)}")
-    for column in ("scenario", "km/h", "bits", *names):
-        table.add_column(column)
-    for scenario, speed, bits in itertools.product(plan.scenarios, plan.speeds_kmh, plan.bits):
-        at = {"scenario": scenario, "speed_kmh": speed, "bits": bits}
-        at["variant"] = delay_variant(delay)
-        cells = [
-            f"{pick(rows, metric='sgcs', method=n, **at)[0].mean:.3f} / "
-            f"{pick(rows, metric='nmse_db', method=n, **at)[0].mean:.2f}"
-            for n in names
-        ]
-        table.add_row(scenario, f"{speed:g}", str(bits), *cells)
-    console.print(table)

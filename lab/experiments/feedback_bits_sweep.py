@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lab.experiments.interface import Measured, Run
-from lab.experiments.plotting import Figure, Panel, drawn
-from lab.experiments.runner import Figures, Study, line
+from lab.experiments.plotting import Figure, Panel
+from lab.experiments.runner import Curve, Figures, Study, panel
 from lab.experiments.sweep import (
     DEFAULT_SAMPLING,
     NO_FEEDBACK,
@@ -135,18 +135,15 @@ def _label(quantizer: str, memory: str) -> str:
 
 def _panel(plan: Plan, link: tuple[float, int, float], figures: Figures) -> Panel:
     speed_kmh, num_users, snr_db = link
-    bounds = [
-        line(s.label, [(b, plan.point(s, link)) for b in plan.bits], "map", figures, bound=True)
+    bounds: list[Curve] = [
+        (s.label, [(b, plan.point(s, link)) for b in plan.bits], True)
         for s in (PERFECT, NO_FEEDBACK)
     ]
-    curves = [line(_label(*form), plan.points(*form, link), "map", figures) for form in plan.forms]
+    curves: list[Curve] = [(_label(*form), plan.points(*form, link), False) for form in plan.forms]
     users = "1 user" if num_users == 1 else f"{num_users} users"
-    return Panel(
-        f"{users}, {snr_db:g} dB, {speed_kmh:g} km/h",
-        "bits of one report",
-        "mAP",
-        drawn([*bounds, *curves]),
-        log_x=True,
+    title = f"{users}, {snr_db:g} dB, {speed_kmh:g} km/h"
+    return panel(
+        title, "bits of one report", "map", [*bounds, *curves], figures, log_x=True, y_limits=None
     )
 
 

@@ -50,7 +50,7 @@ from semlink.models import MODELS, file_sha256
 from semlink.progress import track
 from semlink.semantics.encoders import load_heads, semantic_encoder
 from semlink.semantics.fusion import fuse
-from semlink.semantics.metrics import average_precision, ranked_relevance
+from semlink.semantics.metrics import per_query
 from semlink.semantics.spaces import weights_of
 from semlink.tasks import TASKS, Task
 from semlink.v1 import knowledge_pb2
@@ -204,10 +204,8 @@ def fused_features(queries: Asked, way: Way, alpha: float) -> NDArray[np.float32
 
 def outcomes(queries: Asked, way: Way, alpha: float) -> dict[str, NDArray[np.float64]]:
     """R@1 and average precision of each query over the ideal link."""
-    ranked = ranked_relevance(
-        fused_features(queries, way, alpha) @ queries.gallery.T, queries.relevant
-    )
-    return {"r_at_1": ranked[:, 0].astype(np.float64), "map": average_precision(ranked)}
+    scores = fused_features(queries, way, alpha) @ queries.gallery.T
+    return per_query(scores, queries.relevant, ("r_at_1", "map"))
 
 
 def chosen_temperature(val: Mapping[Task, Asked], alpha: float, *, complete: bool) -> float:

@@ -10,8 +10,8 @@ from kb_service.rewriting import task_of
 from lab.evaluation.report import Row
 from lab.evaluation.rewrite_cache import RewriteCache, item_of, load_rewriter
 from lab.experiments.interface import Measured, Run
-from lab.experiments.plotting import Figure, Line, Panel, drawn
-from lab.experiments.runner import Figures, Study, line
+from lab.experiments.plotting import Figure, Line, Panel
+from lab.experiments.runner import Y_LABELS, Figures, Study, panel
 from lab.experiments.sweep import DEFAULT_SAMPLING, IDEAL, PERFECT, Point, Sampling, Scheme
 from semlink.errors import InvalidField
 from semlink.methods import METHODS
@@ -137,39 +137,25 @@ def _rewrites(texts: Iterable[str]) -> dict[str, bytes]:
 
 
 def _panels(plan: Plan, metric: str, figures: Figures) -> list[Panel]:
-    y_label = {"map": "mAP", "r_at_1": "R@1"}[metric]
     ideal = Point(IDEAL)
     panels = []
     if plan.snrs_db:
-        bounds = [
-            line(IDEAL.label, [(s, ideal) for s in plan.snrs_db], metric, figures, bound=True),
-            line(
-                PERFECT.label,
-                [(s, plan.bound(PERFECT, s)) for s in plan.snrs_db],
-                metric,
-                figures,
-                bound=True,
-            ),
+        curves = [
+            (IDEAL.label, [(s, ideal) for s in plan.snrs_db], True),
+            (PERFECT.label, [(s, plan.bound(PERFECT, s)) for s in plan.snrs_db], True),
+            *((ROWS[m], plan.over_snr(m), False) for m in plan.methods),
         ]
-        curves = [line(ROWS[m], plan.over_snr(m), metric, figures) for m in plan.methods]
-        title = f"{plan.bits}-bit reports"
-        panels.append(Panel(title, "SNR [dB]", y_label, drawn([*bounds, *curves]), y_limits=(0, 1)))
+        panels.append(panel(f"{plan.bits}-bit reports", "SNR [dB]", metric, curves, figures))
     if plan.sweep_bits:
         perfect = plan.bound(PERFECT, plan.sweep_snr_db)
-        bounds = [
-            line(s.label, [(b, p) for b in plan.sweep_bits], metric, figures, bound=True)
-            for s, p in ((IDEAL, ideal), (PERFECT, perfect))
+        curves = [
+            (IDEAL.label, [(b, ideal) for b in plan.sweep_bits], True),
+            (PERFECT.label, [(b, perfect) for b in plan.sweep_bits], True),
+            *((ROWS[m], plan.over_bits(m), False) for m in plan.methods),
         ]
-        curves = [line(ROWS[m], plan.over_bits(m), metric, figures) for m in plan.methods]
-        panels.append(
-            Panel(
-                f"{plan.sweep_snr_db:g} dB",
-                "bits of one report",
-                y_label,
-                drawn([*bounds, *curves]),
-                log_x=True,
-            )
-        )
+        at = f"{plan.sweep_snr_db:g} dB"
+        x_label = "bits of one report"
+        panels.append(panel(at, x_label, metric, curves, figures, log_x=True, y_limits=None))
     return panels
 
 
@@ -179,7 +165,8 @@ def difference_figures(rows: Sequence[Row]) -> list[Figure]:
     Digital coding is left out: beside its distance those of the others would not be seen.
     """
     panels = []
-    for metric, title in (("r_at_1", "R@1"), ("map", "mAP")):
+    for metric in METRICS:
+        title = Y_LABELS[metric]
         found = [r for r in rows if r.metric == f"{metric}_difference" and r.method == OURS]
         by_bits = len({r.bits for r in found}) > len({r.snr_db for r in found})
         lines = []
@@ -203,5 +190,5 @@ def _figures(plan: Plan, figures: Figures) -> list[Figure]:
         f"{plan.sampling.task}, {plan.scenario}, {plan.num_users} users, {plan.speed_kmh:g} km/h, k = 64, "
         f"{plan.sampling.seeds} seeds"
     )
-    panels = [panel for metric in METRICS for panel in _panels(plan, metric, figures)]
+    panels = [one for metric in METRICS for one in _panels(plan, metric, figures)]
     return [Figure("", title, panels)]

@@ -37,7 +37,7 @@ from semlink.corpora.registry import (
 )
 from semlink.errors import InvalidField, NotFound
 from semlink.semantics.encoders import load_heads, load_scorer, semantic_encoder
-from semlink.semantics.metrics import CUTOFFS, MAP_CUTOFF, average_precision, ranked_relevance
+from semlink.semantics.metrics import per_query
 from semlink.semantics.reranking import WEIGHTS, nearest, reranked
 from semlink.semantics.sentences import extract
 from semlink.semantics.spaces import space_of
@@ -45,6 +45,8 @@ from semlink.semantics.spaces import space_of
 Directions = dict[str, NDArray[np.float32] | NDArray[np.float64]]
 """Scores: ``text_to_media`` [captions, items], ``media_to_text`` [items, captions], either where it is answered."""
 
+Values = dict[str, NDArray[np.float64]]
+"""A metric of each query by its name."""
 METHODS: Final = ("global", "dp", "sew-mcm", "gpa", "itrieval-kd", "linear-probe")
 """``dp``, dual-path, is GPA's name for the cosine of global features."""
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
@@ -99,25 +101,14 @@ def run(
     return report
 
 
-def per_query(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Metrics of :func:`semlink.semantics.metrics.retrieval_metrics` for each query, and ``sum``: R@1 + R@5 + R@10."""
-    ranked = ranked_relevance(scores, relevant)
-    num_relevant = ranked.sum(axis=1)
-    found: dict[str, NDArray[np.float64]] = {
-        f"r_at_{k}": np.asarray(ranked[:, :k].any(axis=1), dtype=np.float64) for k in CUTOFFS
-    }
-    found["sum"] = found["r_at_1"] + found["r_at_5"] + found["r_at_10"]
-    found["map"] = average_precision(ranked)
-    last = ranked.shape[1] - np.argmax(ranked[:, ::-1], axis=1)
-    found["minp"] = num_relevant / last
-    top = ranked[:, :MAP_CUTOFF]
-    precision = top * np.cumsum(top, axis=1) / np.arange(1, top.shape[1] + 1)
-    found["map_at_10"] = precision.sum(axis=1) / np.minimum(num_relevant, MAP_CUTOFF)
-    return found
+def _per_query(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> Values:
+    """Every metric of each query, and ``sum``: R@1 + R@5 + R@10."""
+    found = per_query(scores, relevant)
+    return found | {"sum": found["r_at_1"] + found["r_at_5"] + found["r_at_10"]}
 
 
 def rows_of(
-    values: dict[str, NDArray[np.float64]],
+    values: Values,
     clusters: NDArray[np.int64],
     columns: tuple[str, ...],
     here: Row,
@@ -184,7 +175,7 @@ def _retrieval(method: str, data: Corpus, corpus: str, split: Split, here: Row) 
             owner = measured.caption_item.numpy()
             relevant = group[owner][:, None] == group[None, :]
             to_media = direction == "text_to_media"
-            values = per_query(scores, relevant if to_media else relevant.T)
+            values = _per_query(scores, relevant if to_media else relevant.T)
             clusters = owner if to_media else np.arange(len(group))
             place = replace(here, variant=f"{variant}, {direction.replace('_', ' ')}")
             rows += rows_of(values, clusters, COLUMNS[task], place)
@@ -293,7 +284,7 @@ def _noisy(
         starts = np.cumsum([0, *(len(sentences) for sentences in said[:-1])])
         features = np.add.reduceat(vectors, starts, axis=0)
         features /= np.linalg.norm(features, axis=1, keepdims=True)
-        values = per_query(features @ media.T, relevant)
+        values = _per_query(features @ media.T, relevant)
         place = replace(here, variant=f"{name}, {noise}")
         rows += rows_of(values, np.arange(len(texts)), COLUMNS["image"], place)
     return rows

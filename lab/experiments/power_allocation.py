@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lab.experiments.interface import Measured, Run
-from lab.experiments.plotting import Figure, Panel, drawn
-from lab.experiments.runner import Figures, Study, line
+from lab.experiments.plotting import Figure
+from lab.experiments.runner import Figures, Study, panel
 from lab.experiments.sweep import DEFAULT_SAMPLING, JSCC, Point, Sampling
 
 EQUAL: Final = replace(JSCC, label="equal power")
@@ -62,15 +62,15 @@ def measure(plan: Plan, run: Run) -> Measured:
 
     def figures(found: Figures) -> list[Figure]:
         panels = [
-            Panel(
+            panel(
                 f"{scenario}, {users} users × {layers} layers",
                 "SNR [dB]",
-                "mAP",
-                drawn(
-                    line(points[0].scheme.label, [(p.snr_db, p) for p in points], "map", found)
+                "map",
+                [
+                    (points[0].scheme.label, [(p.snr_db, p) for p in points], False)
                     for points in (plan.points(w, scenario, (users, layers)) for w in (True, False))
-                ),
-                y_limits=(0, 1),
+                ],
+                found,
             )
             for scenario, (users, layers) in links
         ]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lab.evaluation.bootstrap import paired_difference, share_of_gap
 from lab.evaluation.report import Row, over_seeds
-from lab.experiments.retrieval_sweep import Outcome
+from lab.experiments.retrieval_sweep import METRICS, Outcome
 from lab.experiments.sweep import Point, Sampling
 from semlink.corpora.registry import gallery_split
-
-METRICS: Final = ("r_at_1", "r_at_10", "map", "erased")
 
 
 def _coordinates(point: Point, sampling: Sampling) -> dict[str, object]:
@@ -60,7 +57,7 @@ def against_ideal_rows(
     resource elements.
     """
     coordinates = _coordinates(point, sampling)
-    lost = (ideal.hit_at_10 > outcome.hit_at_10).mean(axis=1)
+    lost = (ideal.per_query("r_at_10") > outcome.per_query("r_at_10")).mean(axis=1)
     per_khz = 1000.0 * point.num_users / point.symbols
     return [
         share_of_ideal_row(point, outcome, ideal, sampling),
@@ -112,7 +109,7 @@ def gap_closed_row(
 ) -> Row:
     """Which share of the mAP gap from ``worse`` to ``best`` a point closes: metric ``map_gap_closed``."""
     of_point, of_worse, of_best = (
-        outcomes[p].average_precision.ravel() for p in (point, worse, best)
+        outcomes[p].per_query("map").ravel() for p in (point, worse, best)
     )
     mean, ci95 = share_of_gap(of_point, of_worse, of_best, _clusters(sampling))
     coordinates = _coordinates(point, sampling) | {

@@ -28,7 +28,7 @@ from semlink.corpora.registry import (
 from semlink.errors import InvalidField
 from semlink.progress import progress
 from semlink.semantics.gallery import GalleryEmbeddings
-from semlink.semantics.metrics import average_precision, ranked_relevance
+from semlink.semantics.metrics import per_query
 from semlink.semantics.spaces import space_of
 from semlink.settings import Settings
 from semlink.v1 import transmitter_pb2
@@ -99,23 +99,25 @@ def draw_queries(sampling: Sampling, seed: int) -> Queries:
     )
 
 
+MEASURED: Final = ("map", "r_at_1", "r_at_10")
+"""Of :data:`semlink.semantics.metrics.METRICS`, in the order in which they are stored; then ``erased``."""
+METRICS: Final = ("r_at_1", "r_at_10", "map", "erased")
+"""In the order of a report's rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of each query at one point, float32 ``[seeds, queries]``, in the same order at every point."""
+    """What became of each query at one point: float32 ``[metrics, seeds, queries]``, in the same order at every point.
 
-    average_precision: NDArray[np.float32]
-    hit_at_1: NDArray[np.float32]
-    hit_at_10: NDArray[np.float32]
-    erased: NDArray[np.float32]
+    ``figures``: those of :data:`MEASURED`, then 1 for each query that was erased.
+    """
+
+    figures: NDArray[np.float32]
 
     def per_query(self, metric: str) -> NDArray[np.float32]:
         """A metric of every query, ``[seeds, queries]``."""
-        return {
-            "map": self.average_precision,
-            "r_at_1": self.hit_at_1,
-            "r_at_10": self.hit_at_10,
-            "erased": self.erased,
-        }[metric]
+        found: NDArray[np.float32] = self.figures[(*MEASURED, "erased").index(metric)]
+        return found
 
     def per_seed(self, metric: str) -> list[float]:
         """A metric's value for each seed."""
@@ -125,13 +127,12 @@ class Outcome:
 def judge(
     features: NDArray[np.float32], erased: NDArray[np.bool_], queries: Queries
 ) -> NDArray[np.float32]:
-    """Average precision, hit at 1, hit at 10 and whether erased, of each query: float32 ``[4, queries]``.
+    """:data:`MEASURED` of each query, and whether it was erased: float32 ``[metrics, queries]``.
 
     An erased query has no result: it is a miss in every metric.
     """
-    ranked = ranked_relevance(features @ queries.gallery.T, queries.relevant)
-    figures = np.stack([average_precision(ranked), ranked[:, 0], ranked[:, :10].any(axis=1)])
-    return np.concatenate([figures * ~erased, erased[None]]).astype(np.float32)
+    found = per_query(features @ queries.gallery.T, queries.relevant, MEASURED)
+    return np.stack([*(values * ~erased for values in found.values()), erased]).astype(np.float32)
 
 
 def _message(
@@ -189,7 +190,7 @@ def _to_text(figures: NDArray[np.float32]) -> str:
 
 
 def _from_text(text: str) -> NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(text), dtype=np.float32).reshape(4, -1)
+    return np.frombuffer(base64.b64decode(text), dtype=np.float32).reshape(len(METRICS), -1)
 
 
 def _key(point: Point, seed: int) -> str:
@@ -250,7 +251,7 @@ def measure(
     _sweep(missing, sampling, done, title, prepare, workers)
     outcomes = {
         point: Outcome(
-            *np.stack([_from_text(done.get(_key(point, s))) for s in range(sampling.seeds)], axis=1)
+            np.stack([_from_text(done.get(_key(point, s))) for s in range(sampling.seeds)], axis=1)
         )
         for point in needed
     }
@@ -337,7 +338,7 @@ _SESSIONS: Final[dict[tuple[object, ...], Session]] = {}
 
 
 def measure_part(part: Part) -> list[NDArray[np.float32]]:
-    """Outcomes of the part's points, float32 ``[4, queries]`` each; parts of one seed and channels share the rooms."""
+    """Outcomes of the part's points, see :func:`judge`; parts of one seed and channels share the services."""
     key = (part.sampling, part.seed, *_channels(part.points[0]))
     if key not in _SESSIONS:
         _close_sessions()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from lab.evaluation.report import Row
 from lab.experiments.interface import Measured, Run
-from lab.experiments.plotting import Figure, Line
+from lab.experiments.plotting import Figure, Line, Panel
 from lab.experiments.retrieval_metrics import (
     against_ideal_rows,
     difference_row,
@@ -28,6 +29,7 @@ from lab.experiments.tables import print_claims, print_panel
 
 Figures = Mapping[tuple[Point, str], Row]
 """The row of each measured point and metric."""
+Y_LABELS: Final = {"map": "mAP", "r_at_1": "R@1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +102,24 @@ def _claim_rows(study: Study, outcomes: Mapping[Point, Outcome]) -> list[Row]:
     return rows + [row for row in shares if np.isfinite([row.mean, *(row.ci95 or ())]).all()]
 
 
-def line(
-    label: str,
-    points: Iterable[tuple[float, Point]],
+Curve = tuple[str, Iterable[tuple[float, Point]], bool]
+"""A line's label, its points by the horizontal axis, and whether it is a bound."""
+
+
+def panel(
+    title: str,
+    x_label: str,
     metric: str,
+    curves: Iterable[Curve],
     figures: Figures,
     *,
-    bound: bool = False,
-) -> Line:
-    """A line through the measured of ``(x, point)``."""
-    found = [(x, figures[point, metric]) for x, point in points if (point, metric) in figures]
-    return Line(label, [x for x, _ in found], [row for _, row in found], bound)
+    log_x: bool = False,
+    y_limits: tuple[float, float] | None = (0.0, 1.0),
+) -> Panel:
+    """A panel of what is measured of some curves."""
+    lines = []
+    for label, points, bound in curves:
+        found = [(x, figures[point, metric]) for x, point in points if (point, metric) in figures]
+        if found:
+            lines.append(Line(label, [x for x, _ in found], [row for _, row in found], bound))
+    return Panel(title, x_label, Y_LABELS[metric], lines, log_x, y_limits)

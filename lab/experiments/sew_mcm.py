@@ -31,14 +31,13 @@ from semlink.corpora.corpus import Corpus
 from semlink.corpora.pedestrians import Pedestrians
 from semlink.corpora.pedestrians.corpus import DEFAULT_IDENTITIES
 from semlink.errors import InvalidField
-from semlink.semantics.metrics import CUTOFFS, average_precision, ranked_relevance
+from semlink.semantics.metrics import CUTOFFS, per_query
 from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS, nearest, reranked
 
 NAME: Final = "sew-mcm"
 HEADS: Final = Cache(NAME, train, alignment_heads.run)
 FIGURES: Final = Cache(f"{NAME}-figures", __name__)
 METRICS: Final = (*(f"r_at_{k}" for k in CUTOFFS), "map", "minp")
-"""Raised whenever the same heads would give other figures."""
 PLAIN: Final = "plain"
 """What files call candidates as they come."""
 RERANKED: Final = "re-ranked"
@@ -262,14 +261,7 @@ def query_figures(
 
 
 def _figures(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
-    ranked = ranked_relevance(scores, relevant)
-    last = ranked.shape[1] - np.argmax(ranked[:, ::-1], axis=1)
-    figures = np.empty((len(ranked), len(METRICS)))
-    for column, k in enumerate(CUTOFFS):
-        figures[:, column] = ranked[:, :k].any(axis=1)
-    figures[:, METRICS.index("map")] = average_precision(ranked)
-    figures[:, METRICS.index("minp")] = ranked.sum(axis=1) / last
-    return figures
+    return np.stack(list(per_query(scores, relevant, METRICS).values()), axis=1)
 
 
 def _clusters(corpus: Corpus) -> NDArray[np.int64]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lab.experiments.interface import Measured, Run
-from lab.experiments.plotting import Figure, Panel, drawn
-from lab.experiments.runner import Figures, Study, line
+from lab.experiments.plotting import Figure, Panel
+from lab.experiments.runner import Figures, Study, panel
 from lab.experiments.sweep import (
     DEFAULT_SAMPLING,
     IDEAL,
@@ -133,16 +133,9 @@ def _panel(
     plan: Plan, title: str, metric: str, schemes: Sequence[Scheme], users: int, figures: Figures
 ) -> Panel:
     # The ideal link knows no other users: measured once.
-    ideal = line(IDEAL.label, plan.points(IDEAL, plan.num_users), metric, figures, bound=True)
-    curves = [
-        ideal,
-        *(
-            line(s.label, plan.points(s, users), metric, figures, bound=s == PERFECT)
-            for s in schemes
-        ),
-    ]
-    y_label = {"map": "mAP", "r_at_1": "R@1"}[metric]
-    return Panel(title, "SNR [dB]", y_label, drawn(curves), y_limits=(0, 1))
+    ideal = (IDEAL.label, plan.points(IDEAL, plan.num_users), True)
+    curves = [(s.label, plan.points(s, users), s == PERFECT) for s in schemes]
+    return panel(title, "SNR [dB]", metric, [ideal, *curves], figures)
 
 
 def _figures(plan: Plan, figures: Figures) -> list[Figure]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -51,6 +53,37 @@ def _precision_at_hits(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
     return precision
 
 
+def _hit(ranked: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    return np.asarray(ranked[:, :k].any(axis=1), dtype=np.float64)
+
+
+def _inverse_negative_penalty(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    last = ranked.shape[1] - np.argmax(ranked[:, ::-1], axis=1)
+    return np.asarray(ranked.sum(axis=1) / last, dtype=np.float64)
+
+
+def _precision_to_cutoff(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    top = _precision_at_hits(ranked[:, :MAP_CUTOFF]).sum(axis=1)
+    return np.asarray(top / np.minimum(ranked.sum(axis=1), MAP_CUTOFF), dtype=np.float64)
+
+
+METRICS: Final[Mapping[str, Callable[[NDArray[np.bool_]], NDArray[np.float64]]]] = {
+    **{f"r_at_{k}": partial(_hit, k=k) for k in CUTOFFS},
+    "map": average_precision,
+    "minp": _inverse_negative_penalty,
+    "map_at_10": _precision_to_cutoff,
+}
+"""Of each query, float64 ``[num_queries]``, by name; what they are: :func:`retrieval_metrics`."""
+
+
+def per_query(
+    scores: NDArray[Any], relevant: NDArray[np.bool_], names: Iterable[str] = tuple(METRICS)
+) -> dict[str, NDArray[np.float64]]:
+    """Some of :data:`METRICS` of each query; arguments and errors as of :func:`ranked_relevance`."""
+    ranked = ranked_relevance(scores, relevant)
+    return {name: METRICS[name](ranked) for name in names}
+
+
 def retrieval_metrics(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> dict[str, float]:
     """R@1/5/10, mAP, mINP and mAP@10 over all queries; arguments as in :func:`ranked_relevance`.
 
@@ -61,13 +94,4 @@ def retrieval_metrics(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> dict
     - ``map_at_10``: Σ of the precision at hits among the first 10, divided by the number of relevant items (at most
       10): 1/rank for one relevant item, /5 for five captions.
     """
-    ranked = ranked_relevance(scores, relevant)
-    num_relevant = ranked.sum(axis=1)
-    precision_at_hits = _precision_at_hits(ranked)
-    last = ranked.shape[1] - np.argmax(ranked[:, ::-1], axis=1)
-    metrics = {f"r_at_{k}": float(ranked[:, :k].any(axis=1).mean()) for k in CUTOFFS}
-    metrics["map"] = float(average_precision(ranked).mean())
-    metrics["minp"] = float((num_relevant / last).mean())
-    top = precision_at_hits[:, :MAP_CUTOFF].sum(axis=1) / np.minimum(num_relevant, MAP_CUTOFF)
-    metrics["map_at_10"] = float(top.mean())
-    return metrics
+    return {name: float(values.mean()) for name, values in per_query(scores, relevant).items()}

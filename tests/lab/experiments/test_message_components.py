@@ -12,7 +12,7 @@ from lab.experiments import power_allocation, site_adaptation
 from lab.experiments.message_components import transmitted
 from lab.experiments.power_allocation import EQUAL, WATER_FILLING
 from lab.experiments.retrieval_metrics import metric_rows
-from lab.experiments.retrieval_sweep import Outcome, _key
+from lab.experiments.retrieval_sweep import METRICS, Outcome, _key
 from lab.experiments.sweep import DEFAULT_SAMPLING, Point
 from semlink.corpora.registry import default_corpus
 from semlink.errors import InvalidField
@@ -43,8 +43,8 @@ def test_points_of_powers_differ_in_their_links_alone() -> None:
     assert (water.refusal(), equal.refusal()) == (None, None)
     assert water.link(7).power_allocation != equal.link(7).power_allocation
     assert (water.link(7).num_layers, equal.link(7).num_layers) == (2, 2)
-    zeros = torch.zeros((3, 4)).numpy()
-    row = metric_rows(water, Outcome(zeros, zeros, zeros, zeros), DEFAULT_SAMPLING)[0]
+    zeros = torch.zeros((len(METRICS), 3, 4)).numpy()
+    row = metric_rows(water, Outcome(zeros), DEFAULT_SAMPLING)[0]
     assert row.condition == "power_allocation water-filling, num_layers 2"
     assert plan.report == "power-person"
 

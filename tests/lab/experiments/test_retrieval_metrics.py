@@ -14,9 +14,8 @@ POINT = Point(JSCC, num_users=4, symbols=16, snr_db=0.0)
 def _outcome(seed: int, better: float = 0.0) -> Outcome:
     rng = np.random.default_rng(seed)
     rank = rng.integers(1, 30, (3, 40)) * (1.0 - better)
-    return Outcome(
-        *(v.astype(np.float32) for v in (1 / np.maximum(rank, 1), rank <= 1, rank <= 10, rank < 0))
-    )
+    figures = (1 / np.maximum(rank, 1), rank <= 1, rank <= 10, rank < 0)
+    return Outcome(np.stack(figures).astype(np.float32))
 
 
 def test_outage_counts_what_the_link_lost_of_the_first_ten() -> None:
@@ -24,7 +23,7 @@ def test_outage_counts_what_the_link_lost_of_the_first_ten() -> None:
     rows = {r.metric: r for r in against_ideal_rows(POINT, here, ideal, SAMPLING)}
     counted = [
         sum(bool(i) and not bool(h) for i, h in zip(*pair, strict=True)) / 40
-        for pair in zip(ideal.hit_at_10, here.hit_at_10, strict=True)
+        for pair in zip(ideal.per_query("r_at_10"), here.per_query("r_at_10"), strict=True)
     ]
     assert rows["outage"].values == pytest.approx(counted)
     assert 0 < rows["outage"].mean < 1
