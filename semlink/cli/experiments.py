@@ -64,7 +64,8 @@ def asked(name: str, arguments: list[str]) -> Asked[Any]:
             field=twice[0].removeprefix("--"),
         )
     # These three say which defaults the plan has.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    prog = f"semlink experiment {name}"
+    first = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False)
     first.add_argument("--quick", action="store_true")
     first.add_argument("--corpus", default="")
     first.add_argument("--root", type=Path)
@@ -76,7 +77,7 @@ def asked(name: str, arguments: list[str]) -> Asked[Any]:
         form,
         args=arguments,
         default=Asked(plan),
-        prog=f"semlink experiment {name}",
+        prog=prog,
         description=_help(name),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )

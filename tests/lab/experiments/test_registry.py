@@ -76,7 +76,7 @@ def test_options_change_a_plan_and_mistakes_are_refused(capsys: pytest.CaptureFi
     quick = asked("fig6", ["--quick", "--queries", "9"])
     assert quick.run.quick
     assert quick.plan == changed(plan_of("fig6", quick=True), {"queries": 9})
-    for wrong in (["--magic", "1"], ["loose"], ["--bits", "few"], ["--bits", "8,16"]):
+    for wrong in (["--magic", "1"], ["loose"], ["--bits", "few"], ["--bits", "8,16"], ["--corpus"]):
         with pytest.raises(SystemExit) as left:
             asked("fig6", wrong)
         assert left.value.code == 2
