@@ -27,6 +27,24 @@ def check_split(name: str, *, field: str = "split") -> Split:
     raise InvalidField(f"{field} is {name!r}, allowed: {', '.join(SPLITS)}", field=field)
 
 
+def checked_sizes(
+    field: str,
+    given: Mapping[Split, int] | None,
+    default: Mapping[Split, int],
+    least: int,
+    most: int,
+) -> dict[Split, int]:
+    """How many each split has: ``default`` where ``given`` says nothing. Raises InvalidField naming ``field``."""
+    sizes = {**default, **(given or {})}
+    for split, size in sizes.items():
+        check_split(split, field=field)
+        if not least <= size <= most:
+            raise InvalidField(
+                f"{field}.{split} is {size}, allowed: {least}…{most}", field=f"{field}.{split}"
+            )
+    return sizes
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusInfo:
     """What `semlink corpora` and ``GET /v1/corpora`` say of a corpus."""

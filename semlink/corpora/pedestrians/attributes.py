@@ -7,7 +7,8 @@ A :class:`Person` is fixed for an identity; a :class:`Shot` is one picture of th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from semlink.corpora.pedestrians.draws import Draws
@@ -46,16 +47,8 @@ SKIN_TONES: dict[str, tuple[int, int, int]] = {
 PATTERNS = ("plain", "striped", "checked", "dotted", "print")
 BACKGROUNDS = ("street", "wall", "park", "crossing", "shop", "station")
 LIGHTS = ("day", "overcast", "dusk", "warm")
-OCCLUSIONS = ("none", "pole", "car", "bush", "passer-by")
 
-FULL_LENGTH_GARMENTS = frozenset({"dress"})
-SLEEVE_LENGTH = {
-    "t-shirt": "short",
-    "polo shirt": "short",
-    "tank top": "none",
-    "dress": "short",
-    "blouse": "long",
-}
+SLEEVE_LENGTH = {"t-shirt": "short", "polo shirt": "short", "tank top": "none", "dress": "short"}
 """Upper garments without a long sleeve; all others have one."""
 
 
@@ -67,15 +60,6 @@ class Garment:
     colour: str
     pattern: str = "plain"
     pattern_colour: str | None = None
-
-    def as_mapping(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {
-            "kind": self.kind,
-            "colour": self.colour,
-            "pattern": self.pattern,
-            "pattern_colour": self.pattern_colour,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,49 +105,32 @@ class Shot:
     occlusion: str
 
 
-_ANY_COLOUR = tuple((name, 1.0) for name in COLOURS)
-_LOWER_COLOUR = (
-    ("black", 2.2),
-    ("grey", 1.6),
-    ("beige", 1.5),
-    ("brown", 1.3),
-    ("white", 1.2),
-    ("green", 1.0),
-    ("red", 0.9),
-    ("blue", 1.0),
-    ("purple", 0.5),
-    ("pink", 0.4),
-)
-_SHOE_COLOUR = (
-    ("black", 2.4),
-    ("white", 2.2),
-    ("brown", 2.0),
-    ("red", 1.0),
-    ("grey", 1.0),
-    ("blue", 0.9),
-    ("green", 0.5),
-    ("yellow", 0.4),
-    ("pink", 0.4),
-)
-_BAG_COLOUR = (
-    ("black", 2.2),
-    ("brown", 1.6),
-    ("red", 1.4),
-    ("blue", 1.3),
-    ("green", 1.1),
-    ("grey", 1.1),
-    ("yellow", 1.0),
-    ("orange", 0.8),
-    ("pink", 0.7),
-    ("purple", 0.6),
-    ("white", 0.6),
-)
+Shares = Mapping[str, float]
+"""How often each choice is drawn, relative to the others."""
+
+_PLAIN: Shares = {"plain": 1.0}
+_ANY_COLOUR: Shares = dict.fromkeys(COLOURS, 1.0)
+_LOWER_COLOUR: Shares = {
+    **{"black": 2.2, "grey": 1.6, "beige": 1.5, "brown": 1.3, "white": 1.2, "green": 1.0},
+    **{"red": 0.9, "blue": 1.0, "purple": 0.5, "pink": 0.4},
+}
+_SHOE_COLOUR: Shares = {
+    **{"black": 2.4, "white": 2.2, "brown": 2.0, "red": 1.0, "grey": 1.0, "blue": 0.9},
+    **{"green": 0.5, "yellow": 0.4, "pink": 0.4},
+}
+_BAG_COLOUR: Shares = {
+    **{"black": 2.2, "brown": 1.6, "red": 1.4, "blue": 1.3, "green": 1.1, "grey": 1.1},
+    **{"yellow": 1.0, "orange": 0.8, "pink": 0.7, "purple": 0.6, "white": 0.6},
+}
 
 
-def _pattern(
-    draws: Draws, colour: str, kinds: tuple[tuple[str, float], ...]
-) -> tuple[str, str | None]:
-    pattern = draws.weighted(kinds)
+def _one_of(draws: Draws, **shares: float) -> str:
+    """One of the names, which are written with _ for a space."""
+    return draws.weighted(tuple(shares.items())).replace("_", " ")
+
+
+def _pattern(draws: Draws, colour: str, kinds: Shares) -> tuple[str, str | None]:
+    pattern = draws.weighted(tuple(kinds.items()))
     if pattern == "plain":
         return pattern, None
     light = colour in ("white", "beige", "yellow", "pink")
@@ -175,40 +142,32 @@ def _pattern(
 def _garment(
     draws: Draws,
     kind: str,
-    colours: tuple[tuple[str, float], ...] = _ANY_COLOUR,
-    patterns: tuple[tuple[str, float], ...] = (("plain", 1.0),),
+    colours: Shares = _ANY_COLOUR,
+    patterns: Shares = _PLAIN,
     avoid: tuple[str | None, ...] = (),
 ) -> Garment:
-    colour = draws.weighted([pair for pair in colours if pair[0] not in avoid])
+    colour = draws.weighted([pair for pair in colours.items() if pair[0] not in avoid])
     pattern, second = _pattern(draws, colour, patterns)
     return Garment(kind, colour, pattern, second)
 
 
-_TOP_PATTERNS: dict[str, tuple[tuple[str, float], ...]] = {
-    "t-shirt": (("plain", 5), ("striped", 2.5), ("print", 3), ("dotted", 0.7)),
-    "shirt": (("plain", 5), ("checked", 3.5), ("striped", 2)),
-    "polo shirt": (("plain", 6), ("striped", 3)),
-    "sweater": (("plain", 6), ("striped", 3), ("dotted", 0.5)),
-    "hoodie": (("plain", 6), ("print", 3)),
-    "blouse": (("plain", 5), ("dotted", 3), ("striped", 1.5)),
-    "dress": (("plain", 5), ("dotted", 3), ("striped", 2), ("checked", 1)),
-    "jacket": (("plain", 7), ("checked", 1)),
-    "tank top": (("plain", 6), ("striped", 2)),
+_TOP_PATTERNS: dict[str, Shares] = {
+    "t-shirt": {"plain": 5, "striped": 2.5, "print": 3, "dotted": 0.7},
+    "shirt": {"plain": 5, "checked": 3.5, "striped": 2},
+    "polo shirt": {"plain": 6, "striped": 3},
+    "sweater": {"plain": 6, "striped": 3, "dotted": 0.5},
+    "hoodie": {"plain": 6, "print": 3},
+    "blouse": {"plain": 5, "dotted": 3, "striped": 1.5},
+    "dress": {"plain": 5, "dotted": 3, "striped": 2, "checked": 1},
+    "jacket": {"plain": 7, "checked": 1},
+    "tank top": {"plain": 6, "striped": 2},
 }
-_PLAIN = (("plain", 1.0),)
 
 
 def _clothes(draws: Draws, woman: bool) -> tuple[Garment | None, Garment, Garment | None]:
     """``(outer, upper, lower)``."""
-    style = draws.weighted(
-        (
-            ("light", 3.2),
-            ("layered", 3.0),
-            ("warm", 2.2),
-            ("coat", 1.2),
-            ("dress", 1.5 if woman else 0.0),
-        )
-    )
+    dress = 1.5 if woman else 0.0
+    style = _one_of(draws, light=3.2, layered=3.0, warm=2.2, coat=1.2, dress=dress)
     light_tops = (("t-shirt", 4.0), ("blouse" if woman else "polo shirt", 1.8), ("tank top", 0.9))
     outer: Garment | None = None
     if style == "dress":
@@ -221,101 +180,59 @@ def _clothes(draws: Draws, woman: bool) -> tuple[Garment | None, Garment, Garmen
         kind = draws.weighted((*light_tops, ("shirt", 2.4)))
     elif style == "layered":
         kind = draws.weighted((("t-shirt", 3.0), ("shirt", 2.5), ("sweater", 1.2)))
-        outer_kind = draws.weighted(
-            (("jacket", 4.0), ("cardigan", 1.6 if woman else 0.5), ("blazer", 1.3), ("coat", 1.0))
-        )
+        cardigan = 1.6 if woman else 0.5
+        outer_kind = _one_of(draws, jacket=4.0, cardigan=cardigan, blazer=1.3, coat=1.0)
         outer = _garment(draws, outer_kind, patterns=_TOP_PATTERNS.get(outer_kind, _PLAIN))
     elif style == "warm":
-        kind = draws.weighted((("hoodie", 3.0), ("sweater", 2.6), ("jacket", 2.6)))
+        kind = _one_of(draws, hoodie=3.0, sweater=2.6, jacket=2.6)
     else:
         kind = "coat"
-    upper = _garment(
-        draws,
-        kind,
-        patterns=_TOP_PATTERNS.get(kind, _PLAIN),
-        avoid=(outer.colour,) if outer else (),
-    )
+    avoid = (outer.colour,) if outer else ()
+    upper = _garment(draws, kind, patterns=_TOP_PATTERNS.get(kind, _PLAIN), avoid=avoid)
     bare = style == "light"
-    lower_kind = draws.weighted(
-        (
-            ("trousers", 3.4),
-            ("jeans", 3.0),
-            ("shorts", 1.9 if bare else 0.25),
-            ("skirt", (2.0 if bare else 1.1) if woman else 0.0),
-            ("leggings", 1.2 if woman else 0.0),
-        )
+    lower_kind = _one_of(
+        draws,
+        **{"trousers": 3.4, "jeans": 3.0, "shorts": 1.9 if bare else 0.25},
+        **{"skirt": (2.0 if bare else 1.1) if woman else 0.0, "leggings": 1.2 if woman else 0.0},
     )
     if lower_kind == "jeans":
-        lower = Garment("jeans", draws.weighted((("blue", 5.0), ("black", 1.4), ("grey", 1.2))))
-    else:
-        patterns = (
-            (("plain", 4.0), ("checked", 1.0), ("dotted", 0.6)) if lower_kind == "skirt" else _PLAIN
-        )
-        lower = _garment(draws, lower_kind, _LOWER_COLOUR, patterns)
-    return outer, upper, lower
+        return outer, upper, Garment("jeans", _one_of(draws, blue=5.0, black=1.4, grey=1.2))
+    of_skirts = {"plain": 4.0, "checked": 1.0, "dotted": 0.6}
+    patterns = of_skirts if lower_kind == "skirt" else _PLAIN
+    return outer, upper, _garment(draws, lower_kind, _LOWER_COLOUR, patterns)
 
 
 def draw_person(draws: Draws) -> Person:
     """A person with plausible combinations (no headscarf on men, no scarf over a tank top, …)."""
     woman = draws.chance(0.5)
     age = draws.weighted((("young", 4.0), ("middle-aged", 3.2), ("elderly", 1.3)))
-    build = draws.weighted((("slim", 2.2), ("average", 5.0), ("heavy", 1.6)))
-    skin = draws.weighted((("light", 3.2), ("tan", 2.4), ("brown", 1.8), ("dark", 1.8)))
+    build = _one_of(draws, slim=2.2, average=5.0, heavy=1.6)
+    skin = _one_of(draws, light=3.2, tan=2.4, brown=1.8, dark=1.8)
     if age == "elderly":
         hair_colour = "grey"
     elif skin in ("dark", "brown"):
-        hair_colour = draws.weighted((("black", 5.0), ("brown", 1.6), ("blond", 0.3)))
+        hair_colour = _one_of(draws, black=5.0, brown=1.6, blond=0.3)
     else:
-        hair_colour = draws.weighted((("black", 2.4), ("brown", 2.8), ("blond", 2.4), ("red", 1.3)))
-    hair_style = draws.weighted(
-        (
-            ("long", 3.6),
-            ("ponytail", 2.2),
-            ("bun", 1.5),
-            ("bob", 2.0),
-            ("short", 1.0),
-            ("curly", 1.2),
-        )
-        if woman
-        else (("short", 5.2), ("bald", 1.3), ("curly", 1.2), ("bob", 0.5), ("bun", 0.25))
-    )
+        hair_colour = _one_of(draws, black=2.4, brown=2.8, blond=2.4, red=1.3)
+    of_women = {"long": 3.6, "ponytail": 2.2, "bun": 1.5, "bob": 2.0, "short": 1.0, "curly": 1.2}
+    of_men = {"short": 5.2, "bald": 1.3, "curly": 1.2, "bob": 0.5, "bun": 0.25}
+    hair_style = _one_of(draws, **(of_women if woman else of_men))
     outer, upper, lower = _clothes(draws, woman)
     summery = outer is None and SLEEVE_LENGTH.get(upper.kind, "long") != "long"
-    headwear_kind = draws.weighted(
-        (
-            ("none", 7.0),
-            ("cap", 1.3),
-            ("beanie", 0.2 if summery else 1.2),
-            ("hat", 0.7),
-            ("headscarf", 0.9 if woman else 0.0),
-        )
-    )
+    beanie, headscarf = 0.2 if summery else 1.2, 0.9 if woman else 0.0
+    headwear_kind = _one_of(draws, none=7.0, cap=1.3, beanie=beanie, hat=0.7, headscarf=headscarf)
     headwear = None if headwear_kind == "none" else _garment(draws, headwear_kind)
     scarf = None
     if not summery and headwear_kind != "headscarf" and draws.chance(0.17):
         scarf = _garment(draws, "scarf", avoid=(upper.colour, outer.colour if outer else None))
-    shoe_kind = draws.weighted(
-        (
-            ("trainers", 4.0),
-            ("boots", 0.6 if summery else 2.0),
-            ("leather shoes", 1.6),
-            ("sandals", 1.1 if summery else 0.0),
-        )
-    )
-    shoes = (
-        _garment(draws, shoe_kind, (("black", 3.0), ("brown", 3.0), ("beige", 0.6)))
-        if shoe_kind != "trainers"
-        else _garment(draws, shoe_kind, _SHOE_COLOUR)
-    )
-    bag_kind = draws.weighted(
-        (
-            ("none", 3.4),
-            ("backpack", 2.4),
-            ("shoulder bag", 2.0),
-            ("handbag", 1.8 if woman else 0.0),
-            ("briefcase", 0.3 if woman else 1.0),
-            ("suitcase", 0.7),
-        )
+    boots, sandals = (0.6, 1.1) if summery else (2.0, 0.0)
+    shoe_kind = _one_of(draws, trainers=4.0, boots=boots, leather_shoes=1.6, sandals=sandals)
+    leather = {"black": 3.0, "brown": 3.0, "beige": 0.6}
+    shoes = _garment(draws, shoe_kind, _SHOE_COLOUR if shoe_kind == "trainers" else leather)
+    bag_kind = _one_of(
+        draws,
+        **{"none": 3.4, "backpack": 2.4, "shoulder_bag": 2.0, "handbag": 1.8 if woman else 0.0},
+        **{"briefcase": 0.3 if woman else 1.0, "suitcase": 0.7},
     )
     bag = None if bag_kind == "none" else _garment(draws, bag_kind, _BAG_COLOUR)
     return Person(
@@ -327,7 +244,7 @@ def draw_person(draws: Draws) -> Person:
         hair_style=hair_style,
         hair_colour=hair_colour,
         beard=not woman and draws.chance(0.28),
-        glasses=draws.weighted((("none", 7.0), ("glasses", 2.0), ("sunglasses", 1.2))),
+        glasses=_one_of(draws, none=7.0, glasses=2.0, sunglasses=1.2),
         headwear=headwear,
         scarf=scarf,
         outer=outer,
@@ -367,21 +284,17 @@ def draw_shot(draws: Draws, person: Person, view: str) -> Shot:
     """One picture of ``person`` in the named view."""
     low, high = _VIEW_YAW[view]
     yaw = draws.uniform(low, high) * (1 if draws.chance(0.5) else -1)
-    action = draws.weighted((("walking", 5.5), ("standing", 2.6), ("phone", 1.0), ("call", 0.8)))
+    action = _one_of(draws, walking=5.5, standing=2.6, phone=1.0, call=0.8)
     carried: Garment | None = None
     hands_full = person.bag is not None and person.bag.kind in ("handbag", "briefcase", "suitcase")
     if action in ("walking", "standing"):
-        kind = draws.weighted(
-            (("none", 7.5), ("umbrella", 1.0), ("cup", 0.8), ("shopping bag", 0.9))
-        )
+        kind = _one_of(draws, none=7.5, umbrella=1.0, cup=0.8, shopping_bag=0.9)
         if kind == "umbrella":
             carried = _garment(draws, kind)
         elif kind == "cup":
             carried = Garment("cup", "white")
         elif kind == "shopping bag" and not hands_full:
-            carried = _garment(
-                draws, kind, (("white", 2.0), ("beige", 2.0), ("red", 1.0), ("green", 1.0))
-            )
+            carried = _garment(draws, kind, {"white": 2.0, "beige": 2.0, "red": 1.0, "green": 1.0})
     else:
         carried = Garment("phone", "black")
     return Shot(
@@ -391,10 +304,8 @@ def draw_shot(draws: Draws, person: Person, view: str) -> Shot:
         carried=carried,
         phase=draws.uniform(0.0, 2.0 * math.pi),
         background=draws.choice(BACKGROUNDS),
-        light=draws.weighted((("day", 4.0), ("overcast", 2.6), ("warm", 1.7), ("dusk", 1.6))),
-        occlusion=draws.weighted(
-            (("none", 7.0), ("pole", 0.9), ("car", 0.7), ("bush", 0.8), ("passer-by", 0.9))
-        ),
+        light=_one_of(draws, day=4.0, overcast=2.6, warm=1.7, dusk=1.6),
+        occlusion=_one_of(draws, none=7.0, pole=0.9, car=0.7, bush=0.8, **{"passer-by": 0.9}),
     )
 
 
@@ -447,32 +358,8 @@ def pattern_is_visible(garment: Garment, shot: Shot) -> bool:
 
 
 def attributes_mapping(person: Person, shot: Shot) -> dict[str, Any]:
-    """The complete ground truth of one picture as plain values."""
-
-    def garment(value: Garment | None) -> dict[str, Any] | None:
-        return None if value is None else value.as_mapping()
-
-    return {
-        "gender": person.gender,
-        "age": person.age,
-        "build": person.build,
-        "skin": person.skin,
-        "hair_style": person.hair_style,
-        "hair_colour": person.hair_colour,
-        "beard": person.beard,
-        "glasses": person.glasses,
-        "headwear": garment(person.headwear),
-        "scarf": garment(person.scarf),
-        "outer": garment(person.outer),
-        "upper": garment(person.upper),
-        "lower": garment(person.lower),
-        "shoes": garment(person.shoes),
-        "bag": garment(person.bag),
-        "view": shot.view,
-        "action": shot.action,
-        "carried": garment(shot.carried),
-        "background": shot.background,
-        "light": shot.light,
-        "occlusion": shot.occlusion,
-        "visible": tuple(sorted(visible_attributes(person, shot))),
-    }
+    """The complete ground truth of one picture as plain values, ready for JSON."""
+    known = {**asdict(person), **asdict(shot)}
+    for name in ("stature", "bag_side", "yaw_deg", "phase"):  # how it is drawn, not what is there
+        del known[name]
+    return {**known, "visible": tuple(sorted(visible_attributes(person, shot)))}

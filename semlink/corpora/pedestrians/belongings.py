@@ -8,41 +8,23 @@ import numpy as np
 
 from semlink.corpora.pedestrians.attributes import Garment
 from semlink.corpora.pedestrians.canvas import Point
-from semlink.corpora.pedestrians.sitter import (
-    Sitter,
-    between,
-)
+from semlink.corpora.pedestrians.sitter import Sitter, between
 
 
 class BelongingsPainter(Sitter):
     """Paints what a person carries."""
 
     def _held(self, thing: Garment, hand: Point) -> None:
-        x, y = hand
-        s = self.scale
-        colour = self.shade_of(thing)
+        paint = self.canvas.paint
         if thing.kind == "phone":
             if self.shot.action == "call":
                 return
-            self.canvas.paint(
-                self.canvas.box(x - 2.6 * s, y - 7 * s, x + 2.6 * s, y + 2 * s, 1.0 * s),
-                (28, 28, 32),
-                round_=0,
-            )
-            self.canvas.paint(
-                self.canvas.box(x - 2.0 * s, y - 6.3 * s, x + 2.0 * s, y + 1.2 * s, 0.6 * s),
-                (120, 160, 200),
-                round_=0,
-                opacity=0.7,
-            )
+            paint(self.plate(hand, (-2.6, -7, 2.6, 2), 1.0), (28, 28, 32), round_=0)
+            screen = self.plate(hand, (-2.0, -6.3, 2.0, 1.2), 0.6)
+            paint(screen, (120, 160, 200), round_=0, opacity=0.7)
         elif thing.kind == "cup":
-            self.canvas.paint(
-                self.canvas.box(x - 2.9 * s, y - 8 * s, x + 2.9 * s, y + 2 * s, 1.0 * s), colour
-            )
-            self.canvas.paint(
-                self.canvas.box(x - 3.3 * s, y - 9.2 * s, x + 3.3 * s, y - 7.2 * s, 0.8 * s),
-                (86, 56, 38),
-            )
+            paint(self.plate(hand, (-2.9, -8, 2.9, 2), 1.0), self.shade_of(thing))
+            paint(self.plate(hand, (-3.3, -9.2, 3.3, -7.2), 0.8), (86, 56, 38))
         elif thing.kind == "shopping bag":
             self._hand_bag(thing, hand, 11.0, 27.0, 9.0)
 
@@ -51,19 +33,13 @@ class BelongingsPainter(Sitter):
         s = self.scale
         x, y = self.at(wrist[0], wrist[1], wrist[2])
         tip_x, tip_y = self.at(wrist[0] * 0.5, 205.0 - self.drop, wrist[2] * 0.6)
-        self.canvas.paint(
-            self.canvas.tube([(x, y + 5 * s), (tip_x, tip_y - 3 * s)], [0.8 * s, 0.7 * s]),
-            (70, 70, 74),
-        )
+        stick = self.limb([(x, y + 5 * s), (tip_x, tip_y - 3 * s)], [0.8, 0.7])
+        self.canvas.paint(stick, (70, 70, 74))
         colour = self.shade_of(thing)
-        half, base = 47.0 * s, tip_y + 25.0 * s
-        rows = [tip_y, tip_y + 2 * s, tip_y + 6 * s, tip_y + 12 * s, tip_y + 19 * s, base]
-        patch = self.canvas.stack(
-            rows,
-            [tip_x] * 6,
-            [1.0, half * 0.34, half * 0.62, half * 0.84, half * 0.96, half],
-            smooth=2,
-        )
+        half = 47.0 * s
+        rows = [tip_y, *(tip_y + down * s for down in (2, 6, 12, 19, 25.0))]
+        halves = [1.0, half * 0.34, half * 0.62, half * 0.84, half * 0.96, half]
+        patch = self.canvas.stack(rows, [tip_x] * 6, halves, smooth=2)
         if patch is None:
             return
         ribs = np.abs(np.sin(4.0 * np.arccos(np.clip(patch.across, -0.999, 0.999))))
@@ -92,20 +68,13 @@ class BelongingsPainter(Sitter):
             body = canvas.box(x - half, top, x + half, bottom, 7.0 * s)
             canvas.paint(body, colour, folds=0.05, seed=self.fold_seed, round_=0.8)
             if self.cos < 0.1:
-                pocket = canvas.box(
-                    x - half * 0.74, top + 27 * s, x + half * 0.74, bottom - 2.5 * s, 4.0 * s
-                )
-                canvas.darken(pocket, 0.22)
-                pocket = canvas.box(
-                    x - half * 0.72, top + 28 * s, x + half * 0.72, bottom - 3.0 * s, 4.0 * s
-                )
+                wide, y0, y1 = half * 0.74, top + 27 * s, bottom - 2.5 * s
+                canvas.darken(canvas.box(x - wide, y0, x + wide, y1, 4.0 * s), 0.22)
+                wide, y0, y1 = half * 0.72, top + 28 * s, bottom - 3.0 * s
+                pocket = canvas.box(x - wide, y0, x + wide, y1, 4.0 * s)
                 canvas.paint(pocket, colour * 1.04, round_=0.7, folds=0.04)
-                canvas.darken(
-                    canvas.box(
-                        x - half * 0.8, top + 11 * s, x + half * 0.8, top + 12.2 * s, 0.6 * s
-                    ),
-                    0.35,
-                )
+                wide, y0, y1 = half * 0.8, top + 11 * s, top + 12.2 * s
+                canvas.darken(canvas.box(x - wide, y0, x + wide, y1, 0.6 * s), 0.35)
         elif bag.kind == "shoulder bag":
             front = 1.0 if self.cos > 0 else -1.0
             deep = (self.build.chest_depth + 1.5) * front
@@ -115,16 +84,12 @@ class BelongingsPainter(Sitter):
                 self.at(side * 8.0, 112 - d, self.lean * 0.5 + deep),
                 self.at(side * 17.0, 94 - d, 2.0 + 0.5 * deep),
             ]
-            canvas.paint(canvas.tube(strap, [1.5 * s] * 4), colour * 0.85)
+            canvas.paint(self.limb(strap, [1.5] * 4), colour * 0.85)
             x, y = self.at(side * 18.5, 84.0 - d, 2.0 + 4.0 * front)
             half = math.hypot(11.5 * self.cos, 14.0 * self.sin) * s
             canvas.darken(canvas.box(x - half + 2, y - 9 * s, x + half + 3, y + 14 * s, 4 * s), 0.2)
-            canvas.paint(
-                canvas.box(x - half, y - 11 * s, x + half, y + 11.5 * s, 3.5 * s),
-                colour,
-                folds=0.04,
-                round_=0.6,
-            )
+            body = canvas.box(x - half, y - 11 * s, x + half, y + 11.5 * s, 3.5 * s)
+            canvas.paint(body, colour, folds=0.04, round_=0.6)
             canvas.darken(canvas.box(x - half, y - 1.0 * s, x + half, y + 0.4 * s, 0.6 * s), 0.3)
         else:
             wrist, elbow = self.arms[side][2], self.arms[side][1]
@@ -133,29 +98,14 @@ class BelongingsPainter(Sitter):
                 x, y = self.at(wrist[0] + side * 3.0, 0.0, wrist[2] - 16.0)
                 half = math.hypot(18.0 * self.cos, 12.0 * self.sin) * s
                 canvas.darken(canvas.ellipse(x, y, half * 1.25, 3.5 * s, soft=3 * s), 0.4)
-                canvas.paint(
-                    canvas.tube([hand, (x, y - 50 * s)], [0.9 * s, 0.9 * s]), (150, 150, 154)
-                )
-                canvas.paint(
-                    canvas.box(x - half, y - 56 * s, x + half, y - 2.5 * s, 4 * s),
-                    colour,
-                    round_=0.7,
-                )
+                canvas.paint(self.limb([hand, (x, y - 50 * s)], [0.9, 0.9]), (150, 150, 154))
+                body = canvas.box(x - half, y - 56 * s, x + half, y - 2.5 * s, 4 * s)
+                canvas.paint(body, colour, round_=0.7)
                 for k in (-0.45, 0.0, 0.45):
-                    canvas.darken(
-                        canvas.box(
-                            x + k * half - 0.6 * s,
-                            y - 52 * s,
-                            x + k * half + 0.6 * s,
-                            y - 6 * s,
-                            0.5 * s,
-                        ),
-                        0.25,
-                    )
+                    groove = self.plate((x + k * half, y), (-0.6, -52, 0.6, -6), 0.5)
+                    canvas.darken(groove, 0.25)
                 for k in (-0.7, 0.7):
-                    canvas.paint(
-                        canvas.ellipse(x + k * half, y - 1.5 * s, 2.2 * s, 2.2 * s), (34, 34, 36)
-                    )
+                    self.blob(x + k * half, y - 1.5 * s, 2.2, 2.2, (34, 34, 36))
             elif bag.kind == "briefcase":
                 self._hand_bag(bag, hand, 19.0, 25.0, 4.5)
             else:
@@ -170,23 +120,9 @@ class BelongingsPainter(Sitter):
         colour = self.shade_of(thing)
         half = math.hypot(length * 0.62 * self.cos, length * self.sin) * s
         for k in (-0.5, 0.5):
-            canvas.paint(
-                canvas.tube([(x, y), (x + k * half, y + gap * s)], [0.8 * s, 0.8 * s]),
-                colour * 0.75,
-            )
-        canvas.paint(
-            canvas.box(x - half, y + gap * s, x + half, y + (gap + height) * s, 2.6 * s),
-            colour,
-            folds=0.03,
-            round_=0.6,
-        )
-        canvas.darken(
-            canvas.box(
-                x - half,
-                y + (gap + height * 0.3) * s,
-                x + half,
-                y + (gap + height * 0.36) * s,
-                0.5 * s,
-            ),
-            0.28,
-        )
+            handle = self.limb([hand, (x + k * half, y + gap * s)], [0.8, 0.8])
+            canvas.paint(handle, colour * 0.75)
+        body = canvas.box(x - half, y + gap * s, x + half, y + (gap + height) * s, 2.6 * s)
+        canvas.paint(body, colour, folds=0.03, round_=0.6)
+        y0, y1 = y + (gap + height * 0.3) * s, y + (gap + height * 0.36) * s
+        canvas.darken(canvas.box(x - half, y0, x + half, y1, 0.5 * s), 0.28)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from semlink.corpora.pedestrians.draws import stable_generator
 
 Array = NDArray[np.float32]
 Point = tuple[float, float]
+Colour = Array | tuple[float, float, float]
+"""One RGB, or one a pixel: ``[height, width, 3]``."""
 
 _FOLD_SIZE = 512
 
@@ -63,6 +66,15 @@ class Patch:
         return np.arcsin(np.clip(self.across, -0.999, 0.999))
 
 
+class Look(TypedDict, total=False):
+    """How a solid is painted: relative depth of cloth folds and which ones, roundness (0: flat), opacity."""
+
+    folds: float
+    seed: int
+    round_: float
+    opacity: float
+
+
 class Canvas:
     """RGB float32 picture ``[height, width, 3]`` in 0…255 that solids are painted onto."""
 
@@ -95,12 +107,7 @@ class Canvas:
         p = np.asarray(points, dtype=np.float32)
         r = np.asarray(radii, dtype=np.float32)
         reach = float(r.max())
-        grid = self._grid(
-            p[:, 0].min() - reach,
-            p[:, 1].min() - reach,
-            p[:, 0].max() + reach,
-            p[:, 1].max() + reach,
-        )
+        grid = self._grid(*(p.min(axis=0) - reach), *(p.max(axis=0) + reach))
         if grid is None:
             return None
         rows, cols, xs, ys = grid
@@ -144,9 +151,8 @@ class Canvas:
         ``sag`` (px) rounds the lower edge: its middle hangs that much below its sides.
         """
         top, bottom = ys_px[0], ys_px[-1]
-        left = min(c - w for c, w in zip(centres, widths, strict=True))
-        right = max(c + w for c, w in zip(centres, widths, strict=True))
-        grid = self._grid(left, top, right, bottom)
+        sides = list(zip(centres, widths, strict=True))
+        grid = self._grid(min(c - w for c, w in sides), top, max(c + w for c, w in sides), bottom)
         if grid is None or bottom - top < 1.0:
             return None
         rows, cols, xs, ys = grid
@@ -155,24 +161,16 @@ class Canvas:
             [flat[:1] - np.arange(smooth, 0, -1), flat, flat[-1:] + np.arange(1, smooth + 1)]
         )
         kernel = np.full(2 * smooth + 1, 1.0 / (2 * smooth + 1), dtype=np.float32)
-        centre = np.convolve(np.interp(pad, ys_px, centres), kernel, "valid").astype(np.float32)[
-            :, None
-        ]
-        width = np.convolve(np.interp(pad, ys_px, widths), kernel, "valid").astype(np.float32)[
-            :, None
-        ]
+        centre, width = (
+            np.convolve(np.interp(pad, ys_px, v), kernel, "valid").astype(np.float32)[:, None]
+            for v in (centres, widths)
+        )
         across = (xs - centre) / np.maximum(width, 0.5)
         inside = np.minimum(
             width - np.abs(xs - centre), np.minimum(ys - top, bottom - sag * across**2 - ys)
         )
-        along = np.broadcast_to((ys - top) / (bottom - top), across.shape)
-        return Patch(
-            rows,
-            cols,
-            np.clip(inside + 0.5, 0.0, 1.0),
-            np.clip(across, -1.0, 1.0),
-            np.clip(along, 0.0, 1.0),
-        )
+        along = np.clip(np.broadcast_to((ys - top) / (bottom - top), across.shape), 0.0, 1.0)
+        return Patch(rows, cols, np.clip(inside + 0.5, 0.0, 1.0), np.clip(across, -1.0, 1.0), along)
 
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, *, soft: float = 0.5
@@ -198,46 +196,29 @@ class Canvas:
         if grid is None:
             return None
         rows, cols, xs, ys = grid
-        cx, cy, hw, hh = (
-            (left + right) / 2,
-            (top + bottom) / 2,
-            (right - left) / 2,
-            (bottom - top) / 2,
-        )
+        cx, cy = (left + right) / 2, (top + bottom) / 2
+        hw, hh = (right - left) / 2, (bottom - top) / 2
         radius = min(radius, hw, hh)
         qx, qy = np.abs(xs - cx) - (hw - radius), np.abs(ys - cy) - (hh - radius)
         outside = np.hypot(np.maximum(qx, 0.0), np.maximum(qy, 0.0))
         inside = radius - outside - np.minimum(np.maximum(qx, qy), 0.0)
         across = np.broadcast_to(np.clip((xs - cx) / max(hw, 0.5), -1.0, 1.0), inside.shape)
-        along = np.broadcast_to(
-            np.clip((ys - top) / max(bottom - top, 1.0), 0.0, 1.0), inside.shape
-        )
+        down = np.clip((ys - top) / max(bottom - top, 1.0), 0.0, 1.0)
+        along = np.broadcast_to(down, inside.shape)
         return Patch(rows, cols, np.clip(inside + 0.5, 0.0, 1.0).astype(np.float32), across, along)
 
-    def paint(
-        self,
-        patch: Patch | None,
-        colour: Array | tuple[float, float, float],
-        *,
-        folds: float = 0.0,
-        seed: int = 0,
-        round_: float = 1.0,
-        opacity: float = 1.0,
-    ) -> None:
-        """Blend ``colour`` (one RGB or ``[height, width, 3]``), shaded as a round surface, into the picture.
-
-        ``folds`` is the relative depth of cloth folds, ``seed`` chooses which; ``round_`` 0 leaves it flat.
-        """
+    def paint(self, patch: Patch | None, colour: Colour, **look: Unpack[Look]) -> None:
+        """Blend ``colour``, shaded as a round surface, into the picture."""
         if patch is None:
             return
         base = np.asarray(colour, dtype=np.float32)
+        folds, seed, round_ = look.get("folds", 0.0), look.get("seed", 0), look.get("round_", 1.0)
         if round_ > 0.0:
             u = patch.across
             facing = np.sqrt(np.maximum(1.0 - u * u, 0.0))
             lamp = self.lamp
-            lit = lamp.ambient + lamp.diffuse * np.maximum(
-                u * lamp.right + facing * lamp.front, -0.2
-            )
+            towards = np.maximum(u * lamp.right + facing * lamp.front, -0.2)
+            lit = lamp.ambient + lamp.diffuse * towards
             shade = 1.0 + round_ * (lit - 1.0) - 0.10 * round_ * u**4
         else:
             shade = np.ones_like(patch.alpha)
@@ -251,7 +232,7 @@ class Canvas:
         # A little light stays on black cloth, otherwise its folds drown.
         rgb = base * shade[..., None] + 3.0 * (shade[..., None] - 0.7)
         target = self.pixels[patch.rows, patch.cols]
-        alpha = (patch.alpha * opacity)[..., None]
+        alpha = (patch.alpha * look.get("opacity", 1.0))[..., None]
         target += alpha * (np.clip(rgb, 0.0, 255.0) - target)
 
     def darken(self, patch: Patch | None, amount: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from semlink.corpora.pedestrians.attributes import (
+    COLOURS,
     Garment,
     Person,
     Shot,
@@ -20,17 +21,10 @@ from semlink.corpora.pedestrians.draws import Draws
 MIN_WORDS, MAX_WORDS = 12, 40
 
 COLOUR_WORDS: dict[str, tuple[str, ...]] = {
-    "black": ("black",),
-    "white": ("white",),
+    **{name: (name,) for name in COLOURS},
     "grey": ("grey", "gray"),
     "red": ("red", "red", "crimson"),
-    "orange": ("orange",),
-    "yellow": ("yellow",),
-    "green": ("green",),
-    "blue": ("blue",),
     "purple": ("purple", "purple", "violet"),
-    "pink": ("pink",),
-    "brown": ("brown",),
     "beige": ("beige", "beige", "tan"),
 }
 HAIR_COLOUR_WORDS: dict[str, tuple[str, ...]] = {
@@ -40,41 +34,33 @@ HAIR_COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red", "ginger"),
     "grey": ("grey", "gray"),
 }
+_PLAIN_NAMES = (
+    *("blouse", "jacket", "cardigan", "dress", "jeans", "shorts", "skirt", "boots", "sandals"),
+    *("briefcase", "scarf", "umbrella", "shopping bag"),
+)
 GARMENT_WORDS: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in _PLAIN_NAMES},
     "t-shirt": ("t-shirt", "t-shirt", "tee"),
     "shirt": ("shirt", "shirt", "button-up shirt"),
     "polo shirt": ("polo shirt", "polo"),
     "sweater": ("sweater", "jumper", "pullover"),
     "hoodie": ("hoodie", "hooded sweatshirt"),
     "tank top": ("tank top", "sleeveless top"),
-    "blouse": ("blouse",),
-    "jacket": ("jacket",),
     "coat": ("coat", "long coat", "overcoat"),
-    "cardigan": ("cardigan",),
     "blazer": ("blazer", "suit jacket"),
-    "dress": ("dress",),
     "trousers": ("trousers", "pants", "slacks"),
-    "jeans": ("jeans",),
-    "shorts": ("shorts",),
-    "skirt": ("skirt",),
     "leggings": ("leggings", "tights"),
     "trainers": ("trainers", "sneakers", "sports shoes"),
-    "boots": ("boots",),
     "leather shoes": ("leather shoes", "dress shoes"),
-    "sandals": ("sandals",),
     "backpack": ("backpack", "rucksack"),
     "shoulder bag": ("shoulder bag", "crossbody bag", "messenger bag"),
     "handbag": ("handbag", "purse"),
-    "briefcase": ("briefcase",),
     "suitcase": ("suitcase", "trolley case"),
     "cap": ("cap", "baseball cap"),
     "beanie": ("beanie", "knitted beanie"),
     "hat": ("hat", "brimmed hat"),
     "headscarf": ("headscarf", "hijab"),
-    "scarf": ("scarf",),
-    "umbrella": ("umbrella",),
     "cup": ("paper cup", "cup of coffee"),
-    "shopping bag": ("shopping bag",),
     "phone": ("phone", "mobile phone", "smartphone"),
 }
 PATTERN_WORDS: dict[str, tuple[str, ...]] = {
@@ -153,25 +139,18 @@ class _Writer:
         self.used.append(name)
         noun = draws.choice(GARMENT_WORDS[garment.kind])
         colour = draws.choice(COLOUR_WORDS[garment.colour])
-        tail = ""
-        adjectives = colour
-        if (
-            garment.pattern_colour is not None
-            and pattern_is_visible(garment, self.shot)
-            and draws.chance(0.72)
-        ):
+        tail, adjectives, other = "", colour, garment.pattern_colour
+        if other is not None and pattern_is_visible(garment, self.shot) and draws.chance(0.72):
             self.used.append(f"{name}.pattern")
-            second = draws.choice(COLOUR_WORDS[garment.pattern_colour])
+            second = draws.choice(COLOUR_WORDS[other])
             word = draws.choice(PATTERN_WORDS[garment.pattern])
             if garment.pattern in ("striped", "checked"):
-                adjectives = (
-                    f"{colour} and {second} {word}" if draws.chance(0.7) else f"{word} {colour}"
-                )
+                both = draws.chance(0.7)
+                adjectives = f"{colour} and {second} {word}" if both else f"{word} {colour}"
             elif garment.pattern == "dotted":
                 tail = f" with {second} {word}"
             else:
-                tail = f" with a {second} {word} on the chest"
-                tail = tail.replace(" a orange", " an orange")
+                tail = f" with {_article(second)} {word} on the chest"
         phrase = f"{adjectives} {noun}{tail}"
         if garment.kind in _PLURAL:
             return f"a pair of {phrase}" if draws.chance(0.12) else phrase
@@ -182,12 +161,9 @@ class _Writer:
         draws, person = self.draws, self.person
         self.used.append("hair")
         colour = draws.choice(HAIR_COLOUR_WORDS[person.hair_colour])
+        short = f"short {colour} hair"
         options = {
-            "short": (
-                f"short {colour} hair",
-                f"short {colour} hair",
-                f"short-cropped {colour} hair",
-            ),
+            "short": (short, short, f"short-cropped {colour} hair"),
             "long": (f"long {colour} hair",),
             "ponytail": (f"a {colour} ponytail", f"{colour} hair tied in a ponytail"),
             "bun": (f"{colour} hair in a bun", f"{colour} hair tied up in a bun"),
@@ -204,25 +180,17 @@ class _Writer:
         words: list[str] = []
         if "build" in wanted and person.build != "average":
             self.used.append("build")
-            words.append(
-                draws.choice(("slim", "thin") if person.build == "slim" else ("heavyset", "stocky"))
-            )
+            slim = person.build == "slim"
+            words.append(draws.choice(("slim", "thin") if slim else ("heavyset", "stocky")))
         elderly = False
         if "age" in wanted:
             self.used.append("age")
             elderly = person.age == "elderly"
             words.append(draws.choice(("elderly", "old")) if elderly else person.age)
-        if person.gender == "man":
-            noun = draws.weighted(
-                (
-                    ("man", 6.0),
-                    ("gentleman", 1.2 if elderly else 0.2),
-                    ("guy", 0.0 if elderly else 0.7),
-                )
-            )
-        else:
-            noun = draws.weighted((("woman", 6.0), ("lady", 1.2)))
-        return " ".join([*words, noun])
+        gentleman, guy = (1.2, 0.0) if elderly else (0.2, 0.7)
+        men = (("man", 6.0), ("gentleman", gentleman), ("guy", guy))
+        women = (("woman", 6.0), ("lady", 1.2))
+        return " ".join([*words, draws.weighted(men if person.gender == "man" else women)])
 
     def features(self, wanted: set[str]) -> list[str]:
         """Hair, beard, glasses: what follows "with" or "has"."""
@@ -271,26 +239,16 @@ class _Writer:
         self.used.append("action")
         if shot.action == "walking":
             verb = draws.choice(("is walking", "walks", "strolls", "is strolling"))
-            return (
-                f"{verb} {draws.choice(walking)}"
-                if place
-                else f"{verb} {draws.choice(('along', 'by', 'past'))}"
-            )
+            return f"{verb} {draws.choice(walking if place else ('along', 'by', 'past'))}"
         if shot.action == "standing":
             verb = draws.choice(("is standing", "stands", "is waiting"))
             alone = verb if verb == "is waiting" else f"{verb} still"
             return f"{verb} {draws.choice(standing)}" if place else alone
         self.used.append("carried")
         phone = draws.choice(GARMENT_WORDS["phone"])
-        if shot.action == "phone":
-            verb = (
-                draws.choice(("is looking at", "is checking", "looks at")) + f" {self.his} {phone}"
-            )
-        else:
-            verb = (
-                draws.choice(("is talking on", "talks on", "is speaking on"))
-                + f" {self.his} {phone}"
-            )
+        looks = ("is looking at", "is checking", "looks at")
+        talks = ("is talking on", "talks on", "is speaking on")
+        verb = f"{draws.choice(looks if shot.action == 'phone' else talks)} {self.his} {phone}"
         return f"{verb} {draws.choice(standing)}" if place else verb
 
     def circumstance(self, wanted: set[str]) -> str:
@@ -310,12 +268,8 @@ class _Writer:
         parts: list[str] = []
         if "bag" in wanted and self.person.bag is not None:
             parts.append(self.garment("bag", self.person.bag))
-        if (
-            "carried" in wanted
-            and self.shot.carried is not None
-            and self.shot.carried.kind != "phone"
-        ):
-            thing = self.shot.carried
+        thing = self.shot.carried
+        if "carried" in wanted and thing is not None and thing.kind != "phone":
             if thing.kind == "cup":
                 self.used.append("carried")
                 parts.append(f"a {self.draws.choice(GARMENT_WORDS['cup'])}")
@@ -351,30 +305,22 @@ class _Writer:
             late.append(f"{draws.choice(('carries', 'is carrying'))} {_listed(burdens)}")
         first = self._first(subject, clothes, deed, carrying + self.circumstance(wanted))
         if wordy:
-            opening = draws.choice(
-                ("In this picture from a street camera", "On the footage of a street camera")
-            )
-            first = f"{opening}, {first}"
+            openings = ("In this picture from a street camera", "On the footage of a street camera")
+            first = f"{draws.choice(openings)}, {first}"
         return first[0].upper() + first[1:] + self._rest(late)
 
     def _first(self, subject: str, clothes: list[str], deed: str, carrying: str) -> str:
-        draws = self.draws
         dress = _listed(clothes)
-        if deed:
-            shape = draws.integer(4)
-            if shape == 0:
-                text = f"{subject} in {dress} {deed}"
-            elif shape == 1:
-                text = f"{subject}, dressed in {dress}, {deed}"
-            elif shape == 2:
-                text = f"wearing {dress}, {subject} {deed}"
-            else:
-                text = f"{subject} wearing {dress} {deed}"
-        else:
-            shape = draws.integer(5)
-            verb = ("is wearing", "wears", "is dressed in", "has on", "is wearing")[shape]
-            text = f"{subject} {verb} {dress}"
-        return text + carrying
+        if not deed:
+            verbs = ("is wearing", "wears", "is dressed in", "has on", "is wearing")
+            return f"{subject} {self.draws.choice(verbs)} {dress}{carrying}"
+        shapes = (
+            f"{subject} in {dress} {deed}",
+            f"{subject}, dressed in {dress}, {deed}",
+            f"wearing {dress}, {subject} {deed}",
+            f"{subject} wearing {dress} {deed}",
+        )
+        return self.draws.choice(shapes) + carrying
 
     def _rest(self, late: list[str]) -> str:
         if not late:
@@ -385,24 +331,11 @@ class _Writer:
         return f". {he.capitalize()} {' and '.join(late)}."
 
 
-_WEIGHTS = (
-    ("lower", 3.2),
-    ("shoes", 1.5),
-    ("bag", 1.9),
-    ("hair", 1.6),
-    ("headwear", 1.8),
-    ("glasses", 1.0),
-    ("beard", 0.9),
-    ("scarf", 1.3),
-    ("carried", 1.3),
-    ("upper", 1.2),
-    ("age", 0.7),
-    ("build", 0.5),
-    ("action", 0.8),
-    ("background", 0.7),
-    ("light", 0.25),
-    ("view", 0.35),
-)
+_WEIGHTS = {
+    **{"lower": 3.2, "shoes": 1.5, "bag": 1.9, "hair": 1.6, "headwear": 1.8, "glasses": 1.0},
+    **{"beard": 0.9, "scarf": 1.3, "carried": 1.3, "upper": 1.2, "age": 0.7, "build": 0.5},
+    **{"action": 0.8, "background": 0.7, "light": 0.25, "view": 0.35},
+}
 
 
 def _select(draws: Draws, person: Person, seen: frozenset[str], fewer: frozenset[str]) -> set[str]:
@@ -414,9 +347,10 @@ def _select(draws: Draws, person: Person, seen: frozenset[str], fewer: frozenset
     elif "upper" in seen:
         wanted.add("upper")
     pool = {
-        name: weight * (0.5 if name in fewer else 1.0) for name, weight in _WEIGHTS if name in seen
+        name: weight * (0.5 if name in fewer else 1.0)
+        for name, weight in _WEIGHTS.items()
+        if name in seen and name not in wanted
     }
-    pool = {name: weight for name, weight in pool.items() if name not in wanted}
     if person.build == "average":
         pool.pop("build", None)
     # One is always left out, so that two captions can differ even of somebody in a plain dress.

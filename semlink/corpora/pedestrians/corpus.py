@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semlink.corpora.corpus import SPLITS, CorpusInfo, ImageCorpus, Item, Media, Split
+from semlink.corpora.corpus import (
+    SPLITS,
+    CorpusInfo,
+    ImageCorpus,
+    Item,
+    Media,
+    Split,
+    checked_sizes,
+)
 from semlink.corpora.pedestrians.attributes import (
     Person,
     Shot,
@@ -29,6 +37,7 @@ GENERATOR_VERSION = 3
 """Bumped whenever any item, caption or pixel changes for a given seed; features cached for another are stale."""
 
 DEFAULT_IDENTITIES: Mapping[Split, int] = {"train": 900, "val": 100, "test": 250}
+MAX_IDENTITIES = 9_999_999
 JPEG_QUALITY = 85
 
 
@@ -72,25 +81,16 @@ class Pedestrians(ImageCorpus):
         num_identities: Mapping[Split, int] | None = None,
         views_per_identity: int = 4,
     ) -> None:
-        sizes = {**DEFAULT_IDENTITIES, **(num_identities or {})}
-        for split, count in sizes.items():
-            if split not in SPLITS:
-                raise InvalidField(
-                    f"num_identities names the split {split!r}; allowed: {', '.join(SPLITS)}",
-                    field=f"num_identities.{split}",
-                )
-            if count < 0:
-                raise InvalidField(
-                    f"num_identities[{split!r}] is {count}; allowed: 0 or more",
-                    field=f"num_identities.{split}",
-                )
+        sizes = checked_sizes(
+            "num_identities", num_identities, DEFAULT_IDENTITIES, 0, MAX_IDENTITIES
+        )
         if views_per_identity < 1:
             raise InvalidField(
                 f"views_per_identity is {views_per_identity}; allowed: 1 or more",
                 field="views_per_identity",
             )
         self.seed = seed
-        self.num_identities: Mapping[Split, int] = sizes
+        self.num_identities = sizes
         self.views_per_identity = views_per_identity
         self._lock = threading.Lock()
         self._splits: dict[Split, tuple[Item, ...]] = {}
@@ -102,11 +102,8 @@ class Pedestrians(ImageCorpus):
             raise NotFound(f"split is {split!r}; allowed: {', '.join(SPLITS)}", field="split")
         with self._lock:
             if split not in self._splits:
-                records = [
-                    record
-                    for number in range(self.num_identities[split])
-                    for record in self._identity(split, number)
-                ]
+                numbers = range(self.num_identities[split])
+                records = [one for number in numbers for one in self._identity(split, number)]
                 self._records.update({record.item.item_id: record for record in records})
                 self._splits[split] = tuple(record.item for record in records)
             return self._splits[split]
@@ -128,9 +125,8 @@ class Pedestrians(ImageCorpus):
 
     def _record(self, item_id: str) -> _Record:
         parts = item_id.split("-")
-        split = next((name for name in SPLITS if len(parts) == 4 and parts[1] == name), None)
-        if split is not None:
-            self.items(split)
+        if len(parts) == 4 and parts[1] in SPLITS:
+            self.items(parts[1])
         record = self._records.get(item_id)
         if record is None:
             raise NotFound(f"pedestrians holds no item {item_id!r}", field="item_id")
@@ -147,15 +143,9 @@ class Pedestrians(ImageCorpus):
             shot_draws = Draws(self.seed, "shot", item_id)
             shot = draw_shot(shot_draws, person, view)
             captions = write_captions(shot_draws, person, shot)
-            item = Item(
-                item_id=item_id,
-                identity=identity,
-                split=split,
-                captions=tuple(caption.text for caption in captions),
-                attributes={
-                    **attributes_mapping(person, shot),
-                    "mentioned": tuple(caption.mentioned for caption in captions),
-                },
-            )
+            mentioned = tuple(caption.mentioned for caption in captions)
+            attributes = {**attributes_mapping(person, shot), "mentioned": mentioned}
+            texts = tuple(caption.text for caption in captions)
+            item = Item(item_id, identity, split, texts, attributes)
             records.append(_Record(item, person, shot))
         return records

@@ -23,22 +23,19 @@ class Figure(TorsoPainter, ArmPainter, HeadPainter):
         far_arms = [side for side in (1, -1) if self._arm_is_far(side)]
         for side in far_arms:
             self._paint_arm(side)
-        for side in sorted(
-            (1, -1), key=lambda s: self.near(self.legs[s][1]) + self.near(self.legs[s][2])
-        ):
+        sides = {side: self.near(leg[1]) + self.near(leg[2]) for side, leg in self.legs.items()}
+        for side in sorted(sides, key=sides.__getitem__):
             self._leg(side)
         self._pelvis()
         if person.lower is not None and person.lower.kind == "skirt":
             self._skirt(person.lower)
         self._neck()
         self._torso()
+        self._neckwear()
+        self._head()
         if behind:
-            self._neckwear()
-            self._head()
             self._long_hair()
         else:
-            self._neckwear()
-            self._head()
             self._front_locks()
         if person.bag is not None and bag_near:
             self._bag(person.bag)
@@ -54,20 +51,12 @@ class Figure(TorsoPainter, ArmPainter, HeadPainter):
 
     def _contact_shadow(self) -> None:
         lamp = self.canvas.lamp
+        s, canvas = self.scale, self.canvas
         x, y = self.at(0.0, 0.0, 0.0)
-        length = 26.0 * self.scale
-        shift = -lamp.right * 20.0 * self.scale
-        soft = 7.0 * self.scale
-        self.canvas.darken(
-            self.canvas.ellipse(
-                x + shift, y - 1.5 * self.scale, length + abs(shift), 6.5 * self.scale, soft=soft
-            ),
-            0.34,
-        )
+        shift = -lamp.right * 20.0 * s
+        width = 26.0 * s + abs(shift)
+        canvas.darken(canvas.ellipse(x + shift, y - 1.5 * s, width, 6.5 * s, soft=7.0 * s), 0.34)
         for leg in self.legs.values():
             fx, fy = self.at(leg[2][0], 0.0, leg[2][2] + 4.0)
             contact = max(0.0, 1.0 - (leg[2][1] - 8.0) / 14.0)
-            self.canvas.darken(
-                self.canvas.ellipse(fx, fy, 11 * self.scale, 3.6 * self.scale, soft=3 * self.scale),
-                0.42 * contact,
-            )
+            canvas.darken(canvas.ellipse(fx, fy, 11 * s, 3.6 * s, soft=3 * s), 0.42 * contact)

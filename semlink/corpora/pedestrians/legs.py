@@ -7,13 +7,8 @@ import math
 import numpy as np
 
 from semlink.corpora.pedestrians.attributes import Garment
-from semlink.corpora.pedestrians.canvas import Array, Patch
-from semlink.corpora.pedestrians.sitter import (
-    HEM_CM,
-    Joint,
-    Sitter,
-    between,
-)
+from semlink.corpora.pedestrians.canvas import Colour, Patch
+from semlink.corpora.pedestrians.sitter import HEM_CM, Joint, Sitter, between
 
 _SOLE = (226.0, 224.0, 220.0)
 
@@ -34,54 +29,34 @@ class LegPainter(Sitter):
         mid_thigh = between(hip, knee, 0.5)
         calf = between(knee, ankle, 0.38)
         path = [
-            self.at(*hip),
-            self.at(*mid_thigh),
-            self.at(*knee),
-            self.at(calf[0], calf[1], calf[2] - 1.2),
-            self.at(*ankle),
+            self.at(*joint) for joint in (hip, mid_thigh, knee, (*calf[:2], calf[2] - 1.2), ankle)
         ]
-        lower = person.lower
+        lower, seed = person.lower, self.fold_seed + 7 * side
         kind = "none" if lower is None else lower.kind
-        bare = [8.6, 7.6, 5.4, 5.4, 3.4]
-        skin = self.canvas.tube(path, [r * limb * s for r in bare])
-        if kind in ("none", "skirt", "shorts") or (kind == "leggings"):
-            self.canvas.paint(
-                skin, self.skin if kind != "leggings" else self._leg_cloth(skin, lower), folds=0.012
-            )
+        skin = self.limb(path, [r * limb for r in (8.6, 7.6, 5.4, 5.4, 3.4)])
+        if kind in ("none", "skirt", "shorts", "leggings"):
+            colour = self.skin if kind != "leggings" else self._leg_cloth(skin, lower)
+            self.canvas.paint(skin, colour, folds=0.012)
         self._foot(side, ankle)
-        if lower is not None and kind in ("trousers", "jeans"):
+        if kind in ("trousers", "jeans"):
             narrow = kind == "jeans"
-            radii = [9.0, 8.0, 6.4, 6.0, 5.3] if narrow else [9.2, 8.4, 7.2, 6.9, 6.6]
-            end = self.at(ankle[0], ankle[1] - 3.0, ankle[2])
-            patch = self.canvas.tube(
-                [*path[:-1], end], [r * limb * s for r in radii], flat_end=True
-            )
-            self.canvas.paint(
-                patch, self._leg_cloth(patch, lower), folds=0.06, seed=self.fold_seed + 7 * side
-            )
+            radii = (9.0, 8.0, 6.4, 6.0, 5.3) if narrow else (9.2, 8.4, 7.2, 6.9, 6.6)
+            path[-1] = self.at(ankle[0], ankle[1] - 3.0, ankle[2])
+            patch = self.limb(path, [r * limb for r in radii], flat_end=True)
+            self.canvas.paint(patch, self._leg_cloth(patch, lower), folds=0.06, seed=seed)
             self._crease(knee, ankle)
-        elif lower is not None and kind == "shorts":
-            knee_hem = between(hip, knee, 0.88)
-            patch = self.canvas.tube(
-                [path[0], path[1], self.at(*knee_hem)],
-                [9.6 * limb * s, 9.0 * limb * s, 8.6 * limb * s],
-                flat_end=True,
-            )
-            self.canvas.paint(
-                patch, self._leg_cloth(patch, lower), folds=0.07, seed=self.fold_seed + 7 * side
-            )
+        elif kind == "shorts":
+            path = [*path[:2], self.at(*between(hip, knee, 0.88))]
+            patch = self.limb(path, [r * limb for r in (9.6, 9.0, 8.6)], flat_end=True)
+            self.canvas.paint(patch, self._leg_cloth(patch, lower), folds=0.07, seed=seed)
         if person.shoes.kind == "boots":
-            shaft = between(knee, ankle, 0.45)
-            patch = self.canvas.tube(
-                [self.at(*shaft), self.at(*ankle), self.at(ankle[0], ankle[1] - 4, ankle[2])],
-                [6.9 * limb * s, 5.6 * limb * s, 5.4 * limb * s],
-                flat_start=True,
-            )
+            shaft, end = between(knee, ankle, 0.45), (ankle[0], ankle[1] - 4, ankle[2])
+            path = [self.at(*joint) for joint in (shaft, ankle, end)]
+            widths = [r * limb * s for r in (6.9, 5.6, 5.4)]
+            patch = self.canvas.tube(path, widths, flat_start=True)
             self.canvas.paint(patch, self.shade_of(person.shoes), folds=0.05, seed=self.fold_seed)
 
-    def _leg_cloth(
-        self, patch: Patch | None, lower: Garment | None
-    ) -> Array | tuple[float, float, float]:
+    def _leg_cloth(self, patch: Patch | None, lower: Garment | None) -> Colour:
         if patch is None or lower is None:
             return (0.0, 0.0, 0.0)
         base = self.shade_of(lower)
@@ -98,65 +73,35 @@ class LegPainter(Sitter):
 
     def _crease(self, knee: Joint, ankle: Joint) -> None:
         s = self.scale
-        for joint, up, amount in (
-            (knee, -2.0, 0.10),
-            (knee, 3.0, 0.07),
-            (ankle, 3.0, 0.14),
-            (ankle, 7.0, 0.08),
-        ):
+        of_knee, of_ankle = ((-2.0, 0.10), (3.0, 0.07)), ((3.0, 0.14), (7.0, 0.08))
+        for joint, up, amount in [(knee, *c) for c in of_knee] + [(ankle, *c) for c in of_ankle]:
             x, y = self.at(joint[0], joint[1] + up, joint[2])
             self.canvas.darken(self.canvas.ellipse(x, y, 5.2 * s, 0.8 * s, soft=0.9 * s), amount)
 
     def _foot(self, side: int, ankle: Joint) -> None:
-        shoes, s = self.person.shoes, self.scale
-        tilt = self.feet[side]
-        out = side * 2.2
-        heel = (ankle[0], ankle[1] - 5.0, ankle[2] - 3.5)
-        toe = (
-            ankle[0] + out,
-            ankle[1] - 5.4 + 17.0 * math.sin(tilt),
-            ankle[2] + 16.0 * math.cos(tilt),
-        )
-        ball = between(heel, toe, 0.6)
+        shoes, s, tilt = self.person.shoes, self.scale, self.feet[side]
+        x, y, z = ankle
+        heel = (x, y - 5.0, z - 3.5)
+        toe = (x + side * 2.2, y - 5.4 + 17.0 * math.sin(tilt), z + 16.0 * math.cos(tilt))
         colour = self.shade_of(shoes)
+        sole: Colour = _SOLE if shoes.kind == "trainers" else colour * 0.55
         if shoes.kind == "sandals":
-            self.canvas.paint(
-                self.canvas.tube([self.at(*heel), self.at(*toe)], [3.6 * s, 3.6 * s]),
-                self.skin,
-            )
+            self.canvas.paint(self.limb([self.at(*heel), self.at(*toe)], [3.6, 3.6]), self.skin)
             for part in (0.35, 0.75):
                 x, y = self.at(*between(heel, toe, part))
-                self.canvas.paint(self.canvas.ellipse(x, y - 0.6 * s, 3.8 * s, 2.0 * s), colour)
-            sole = np.asarray(colour * 0.7, dtype=np.float32)
-        else:
-            sole = np.asarray(
-                _SOLE if shoes.kind == "trainers" else colour * 0.55, dtype=np.float32
-            )
-        low = [(p[0], p[1] - 2.0, p[2]) for p in (heel, toe)]
-        self.canvas.paint(
-            self.canvas.tube([self.at(*low[0]), self.at(*low[1])], [3.7 * s, 3.5 * s]),
-            sole,
-            round_=0.5,
-        )
+                self.blob(x, y - 0.6 * s, 3.8, 2.0, colour)
+            sole = colour * 0.7
+        low = [self.at(p[0], p[1] - 2.0, p[2]) for p in (heel, toe)]
+        self.canvas.paint(self.limb(low, [3.7, 3.5]), sole, round_=0.5)
         if shoes.kind == "sandals":
             return
+        path = [self.at(*joint) for joint in (ankle, heel, between(heel, toe, 0.6), toe)]
         top = 4.4 if shoes.kind == "boots" else 4.0
-        self.canvas.paint(
-            self.canvas.tube(
-                [self.at(*ankle), self.at(*heel), self.at(*ball), self.at(*toe)],
-                [4.0 * s, top * s, 4.1 * s, 3.2 * s],
-            ),
-            colour,
-            round_=0.8,
-        )
+        self.canvas.paint(self.limb(path, [4.0, top, 4.1, 3.2]), colour, round_=0.8)
         if shoes.kind == "trainers":
             x, y = self.at(*between(heel, toe, 0.5))
-            mark = np.asarray(
-                _SOLE if float(colour.mean()) < 170 else (90, 92, 98), dtype=np.float32
-            )
-            self.canvas.paint(
-                self.canvas.ellipse(x, y - 0.8 * s, 2.4 * s, 1.1 * s), mark, opacity=0.85
-            )
+            mark = _SOLE if float(colour.mean()) < 170 else (90.0, 92.0, 98.0)
+            self.blob(x, y - 0.8 * s, 2.4, 1.1, mark, opacity=0.85)
 
     def _sag(self) -> float:
         """How far (px) a hem's middle hangs below its sides, seen from above."""
@@ -170,14 +115,10 @@ class LegPainter(Sitter):
         # It starts under the hem: a belly shifts the torso forward and would bare it behind.
         heights = [94.0, 91.0, 86.0, 79.0]
         grow = 0.8
-        halves = [
-            self.breadth(b.hip + grow, b.hip_depth + grow),
-            self.breadth(b.hip + grow, b.hip_depth + grow),
-            self.breadth(b.hip + grow, b.hip_depth),
-            self.breadth(b.hip * 0.62, b.hip_depth * 0.62),
-        ]
-        points = [self.at(0.0, h - self.drop, 0.0) for h in heights]
-        patch = self.canvas.stack([p[1] for p in points], [p[0] for p in points], halves)
+        halves = [self.breadth(b.hip + grow, b.hip_depth + grow)] * 2
+        halves.append(self.breadth(b.hip + grow, b.hip_depth))
+        halves.append(self.breadth(b.hip * 0.62, b.hip_depth * 0.62))
+        patch = self.slices([self.at(0.0, h - self.drop, 0.0) for h in heights], halves)
         if patch is None:
             return
         # Fades into the thighs: cloth has no edge there.
@@ -213,16 +154,12 @@ class LegPainter(Sitter):
     def _skirt(self, garment: Garment) -> None:
         heights = [95.0, 92.0, 88.0, 76.0, 64.0, 52.0]
         points = [self.at(0.0, h - self.drop, 0.0) for h in heights]
-        halves = self._skirt_halves(heights, 5.0)
-        patch = self.canvas.stack(
-            [p[1] for p in points], [p[0] for p in points], halves, sag=self._sag()
-        )
+        patch = self.slices(points, self._skirt_halves(heights, 5.0), sag=self._sag())
         if patch is None:
             return
         colour = np.array(self.cloth(garment, patch, self.body_angle(patch), 17.0))
         up = self.height_cm(patch)
         pleats = 1.0 + 0.08 * np.sin(7.0 * self.body_angle(patch) + self.sway) * patch.along
         shadow = 1.0 - 0.3 * np.exp(-np.maximum(self._hem() - up, 0.0) / 6.0)
-        self.canvas.paint(
-            patch, colour * (pleats * shadow)[..., None], folds=0.06, seed=self.fold_seed
-        )
+        colour = colour * (pleats * shadow)[..., None]
+        self.canvas.paint(patch, colour, folds=0.06, seed=self.fold_seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,38 +52,27 @@ def render(person: Person, shot: Shot, seed: int, identity: str, item_id: str) -
     Figure(canvas, person, shot, Draws(seed, "tint", identity), draws, ground, scale).paint()
 
     if shot.occlusion == "passer-by":
-        _passer_by(canvas, shot, draws, ground[1], scale)
+        _passer_by(canvas, draws, ground[1], scale)
     else:
         paint_occlusion(canvas, shot.occlusion, draws)
     return _camera(_reduce(canvas.pixels), shot.light, draws)
 
 
-def _passer_by(canvas: Canvas, shot: Shot, draws: Draws, ground_y: float, scale: float) -> None:
+def _passer_by(canvas: Canvas, draws: Draws, ground_y: float, scale: float) -> None:
     """A stranger cut by the picture's edge, a little nearer to the camera."""
     stranger = draw_person(draws)
     walk = draw_shot(draws, stranger, draws.choice(("front", "side", "back")))
     edge = draws.choice((-0.07, 1.07))
     ground = (canvas.width * (edge + draws.uniform(-0.02, 0.02)), ground_y + 0.03 * canvas.height)
     if walk.carried is not None and walk.carried.kind == "umbrella":
-        walk = Shot(
-            walk.view,
-            walk.yaw_deg,
-            "walking",
-            None,
-            walk.phase,
-            shot.background,
-            shot.light,
-            "none",
-        )
+        walk = replace(walk, action="walking", carried=None)
     Figure(canvas, stranger, walk, draws, draws, ground, scale * 1.06).paint()
 
 
 def _enlarge(picture: Array) -> Array:
     size = (WIDTH_PX * SUPERSAMPLING, HEIGHT_PX * SUPERSAMPLING)
-    image = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).resize(
-        size, Image.Resampling.BICUBIC
-    )
-    return np.array(image, dtype=np.float32)
+    image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+    return np.array(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def _reduce(picture: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
@@ -19,33 +20,19 @@ from semlink.corpora.pedestrians.attributes import (
     Person,
     Shot,
 )
-from semlink.corpora.pedestrians.canvas import Array, Canvas, Patch, Point
+from semlink.corpora.pedestrians.canvas import Array, Canvas, Colour, Look, Patch, Point
 from semlink.corpora.pedestrians.draws import Draws
 
 Joint = tuple[float, float, float]
 
 HEM_CM = {
-    "t-shirt": 87.0,
-    "shirt": 84.0,
-    "polo shirt": 87.0,
-    "sweater": 87.0,
-    "hoodie": 85.0,
-    "tank top": 88.0,
-    "blouse": 86.0,
-    "jacket": 85.0,
-    "blazer": 79.0,
-    "cardigan": 75.0,
-    "coat": 52.0,
-    "dress": 50.0,
+    **{"t-shirt": 87.0, "shirt": 84.0, "polo shirt": 87.0, "sweater": 87.0, "hoodie": 85.0},
+    **{"tank top": 88.0, "blouse": 86.0, "jacket": 85.0, "blazer": 79.0, "cardigan": 75.0},
+    **{"coat": 52.0, "dress": 50.0},
 }
 """Height above ground of the lower edge of a garment."""
 THICKNESS_CM = {
-    "jacket": 2.4,
-    "coat": 2.6,
-    "hoodie": 2.2,
-    "sweater": 1.6,
-    "cardigan": 1.8,
-    "blazer": 1.6,
+    **{"jacket": 2.4, "coat": 2.6, "hoodie": 2.2, "sweater": 1.6, "cardigan": 1.8, "blazer": 1.6}
 }
 """How much a garment adds to the body all round."""
 _DENIM = {"blue": (58, 88, 148), "black": (44, 45, 50), "grey": (112, 116, 124)}
@@ -87,9 +74,13 @@ def body_build(person: Person) -> Build:
 
 
 def _rgb(values: tuple[int, int, int], jitter: float, draws: Draws) -> Array:
-    return np.asarray([v + draws.uniform(-jitter, jitter) for v in values], dtype=np.float32).clip(
-        8, 250
-    )
+    moved = [v + draws.uniform(-jitter, jitter) for v in values]
+    return np.asarray(moved, dtype=np.float32).clip(8, 250)
+
+
+def _edge(inside_px: Array) -> Array:
+    """Coverage 0…1 of pixels that lie ``inside_px`` within a border."""
+    return np.asarray(np.clip(0.5 + inside_px, 0.0, 1.0))
 
 
 def wrap_angle(angle: Array) -> Array:
@@ -104,11 +95,8 @@ def mix(a: Array, b: Array, m: Array) -> Array:
 
 def between(a: Joint, b: Joint, part: float) -> Joint:
     """The point at ``part`` of the way from ``a`` (0) to ``b`` (1), or beyond."""
-    return (
-        a[0] + (b[0] - a[0]) * part,
-        a[1] + (b[1] - a[1]) * part,
-        a[2] + (b[2] - a[2]) * part,
-    )
+    x, y, z = (p + (q - p) * part for p, q in zip(a, b, strict=True))
+    return x, y, z
 
 
 class Sitter:
@@ -143,23 +131,12 @@ class Sitter:
         self.hair = _rgb(HAIR_COLOURS[person.hair_colour], 6, tint)
         self.print_kind = tint.integer(4)
         self.shades: dict[int, tuple[Array, Array]] = {}
-        for garment in (
-            person.outer,
-            person.upper,
-            person.lower,
-            person.shoes,
-            person.bag,
-            person.headwear,
-            person.scarf,
-            shot.carried,
-        ):
+        worn = (person.outer, person.upper, person.lower, person.shoes)
+        for garment in (*worn, person.bag, person.headwear, person.scarf, shot.carried):
             if garment is not None:
-                palette = _DENIM if garment.kind == "jeans" else COLOURS
+                first = (_DENIM if garment.kind == "jeans" else COLOURS)[garment.colour]
                 second = COLOURS[garment.pattern_colour or "white"]
-                self.shades[id(garment)] = (
-                    _rgb(palette[garment.colour], 7, tint),
-                    _rgb(second, 5, tint),
-                )
+                self.shades[id(garment)] = (_rgb(first, 7, tint), _rgb(second, 5, tint))
         self._pose()
 
     # ------------------------------------------------------------------ geometry
@@ -185,46 +162,67 @@ class Sitter:
         up = (self.y0 - rows) / (self.scale * math.cos(self.pitch))
         return np.asarray(up, dtype=np.float32)
 
+    # ------------------------------------------------------------------ solids, their sizes in body centimetres
+
+    def blob(
+        self, x: float, y: float, rx: float, ry: float, colour: Colour, **look: Unpack[Look]
+    ) -> None:
+        """Paint an ellipse round the pixel (x, y)."""
+        s = self.scale
+        self.canvas.paint(self.canvas.ellipse(x, y, rx * s, ry * s), colour, **look)
+
+    def limb(
+        self, points: list[Point], radii: list[float], *, flat_end: bool = False
+    ) -> Patch | None:
+        """A tube through the pixels ``points``."""
+        return self.canvas.tube(points, [r * self.scale for r in radii], flat_end=flat_end)
+
+    def plate(self, centre: Point, sides: tuple[float, ...], radius: float) -> Patch | None:
+        """A rounded rectangle; ``sides`` are left, top, right and bottom, seen from the pixel ``centre``."""
+        x, y, s = *centre, self.scale
+        left, top, right, bottom = sides
+        return self.canvas.box(x + left * s, y + top * s, x + right * s, y + bottom * s, radius * s)
+
+    def slices(
+        self, points: list[Point], halves: list[float], *, smooth: int = 5, sag: float = 0.0
+    ) -> Patch | None:
+        """A body of horizontal slices round the pixels ``points``, of half widths ``halves`` (px)."""
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        return self.canvas.stack(ys, xs, halves, smooth=smooth, sag=sag)
+
+    def column(
+        self, x: float, heights: list[float], forward: float, halves: list[float], smooth: int
+    ) -> Patch | None:
+        """As :meth:`slices`, all round the pixel column ``x``, at ``heights`` above a body that has not sunk."""
+        rows = [self.at(0, h - self.drop, forward)[1] for h in heights]
+        return self.canvas.stack(rows, [x] * len(rows), halves, smooth=smooth)
+
     def _pose(self) -> None:
         person, shot = self.person, self.shot
         walking = shot.action == "walking" or (shot.action in ("phone", "call") and self.sway > 0.2)
-        stride = (
-            math.radians(25.0 if person.age != "elderly" else 17.0)
-            if walking
-            else math.radians(3.5)
-        )
+        pace = 25.0 if person.age != "elderly" else 17.0
+        stride = math.radians(pace if walking else 3.5)
         self.lean = (2.5 if walking else 0.5) + (5.0 if person.age == "elderly" else 0.0)
-        phase = shot.phase
         hip_l = self.build.hip * 0.52
         self.legs: dict[int, list[Joint]] = {}
         self.feet: dict[int, float] = {}
         for side in (1, -1):
-            swing = stride * math.sin(phase) * side
-            lifting = math.cos(phase) * side
+            swing = stride * math.sin(shot.phase) * side
+            lifting = math.cos(shot.phase) * side
             bend = math.radians(5.0 + (38.0 * max(0.0, lifting) if walking else 2.0))
             spread = 1.5 + (1.8 * abs(self.stance) if not walking else 0.0)
             hip: Joint = (side * hip_l, 88.0, 0.0)
-            knee: Joint = (
-                side * (hip_l + spread * 0.4),
-                88.0 - 41.0 * math.cos(swing),
-                41.0 * math.sin(swing),
-            )
+            y, z = 88.0 - 41.0 * math.cos(swing), 41.0 * math.sin(swing)
+            knee: Joint = (side * (hip_l + spread * 0.4), y, z)
             shin = swing - bend
-            ankle: Joint = (
-                side * (hip_l + spread),
-                knee[1] - 40.0 * math.cos(shin),
-                knee[2] + 40.0 * math.sin(shin),
-            )
-            self.legs[side] = [hip, knee, ankle]
-            toe_up = max(0.0, swing - 0.2) * 0.9 - max(0.0, -shin - 0.15) * 1.0
-            self.feet[side] = toe_up
+            y, z = y - 40.0 * math.cos(shin), z + 40.0 * math.sin(shin)
+            self.legs[side] = [hip, knee, (side * (hip_l + spread), y, z)]
+            self.feet[side] = max(0.0, swing - 0.2) * 0.9 - max(0.0, -shin - 0.15) * 1.0
         drop = min(leg[2][1] for leg in self.legs.values()) - 8.0
         for side in (1, -1):
             self.legs[side] = [(j[0], j[1] - drop, j[2]) for j in self.legs[side]]
         self.drop = drop
-        self.arms: dict[int, list[Joint]] = {
-            side: self._arm(side, stride, walking) for side in (1, -1)
-        }
+        self.arms = {side: self._arm(side, stride, walking) for side in (1, -1)}
 
     def _arm(self, side: int, stride: float, walking: bool) -> list[Joint]:
         person, shot = self.person, self.shot
@@ -232,13 +230,10 @@ class Sitter:
         bend = math.radians(20.0 if walking else 10.0) + max(0.0, swing) * 0.6
         out = math.radians(9.0 + (4.0 if person.build == "heavy" else 0.0))
         self.busy_side = -person.bag_side
-        if (
-            person.bag is not None
-            and person.bag.kind in ("handbag", "briefcase")
-            and side == person.bag_side
-        ):
+        bag = person.bag.kind if person.bag is not None and side == person.bag_side else ""
+        if bag in ("handbag", "briefcase"):
             swing, bend = swing * 0.25, math.radians(6.0)
-        if person.bag is not None and person.bag.kind == "suitcase" and side == person.bag_side:
+        if bag == "suitcase":
             swing, bend = -0.35, math.radians(4.0)
         if shot.carried is not None and side == self.busy_side:
             kind = shot.carried.kind
@@ -252,23 +247,17 @@ class Sitter:
                 swing, bend = 0.15, math.radians(95.0)
         shoulder: Joint = (side * (self.build.shoulder - 4.4), 137.4 - self.drop, self.lean)
         upper, fore = 29.0, 25.5
-        elbow: Joint = (
-            shoulder[0] + side * upper * math.sin(out),
-            shoulder[1] - upper * math.cos(out) * math.cos(swing),
-            shoulder[2] + upper * math.sin(swing),
-        )
+        x, y, z = shoulder
+        x, y = x + side * upper * math.sin(out), y - upper * math.cos(out) * math.cos(swing)
+        elbow: Joint = (x, y, z + upper * math.sin(swing))
         angle = swing + bend
         raised = bend > 1.2
         inward = -side * fore * (0.32 if raised else 0.0) + side * fore * 0.10 * (not raised)
         if raised and shot.action == "call":
             inward = -side * fore * 0.45
         reach = math.sqrt(max(fore**2 - inward**2, 1.0))
-        wrist: Joint = (
-            elbow[0] + inward,
-            elbow[1] - reach * math.cos(angle),
-            elbow[2] + reach * math.sin(angle),
-        )
-        return [shoulder, elbow, wrist]
+        y, z = y - reach * math.cos(angle), elbow[2] + reach * math.sin(angle)
+        return [shoulder, elbow, (x + inward, y, z)]
 
     # ------------------------------------------------------------------ cloth
 
@@ -286,28 +275,26 @@ class Sitter:
         sharp = self.scale
         round_cm = angle * radius_cm
         if garment.pattern == "striped":
-            m = np.clip(0.5 + sharp * (np.abs((up % 8.0) - 4.0) - 2.2), 0.0, 1.0)
+            m = _edge(sharp * (np.abs((up % 8.0) - 4.0) - 2.2))
         elif garment.pattern == "checked":
-            vertical = np.clip(0.5 + sharp * (np.abs((round_cm % 9.0) - 4.5) - 2.7), 0.0, 1.0)
-            level = np.clip(0.5 + sharp * (np.abs((up % 9.0) - 4.5) - 2.7), 0.0, 1.0)
-            m = 0.5 * (vertical + level)
+            vertical = _edge(sharp * (np.abs((round_cm % 9.0) - 4.5) - 2.7))
+            m = 0.5 * (vertical + _edge(sharp * (np.abs((up % 9.0) - 4.5) - 2.7)))
         elif garment.pattern == "dotted":
             row = np.floor(up / 6.5)
             dx = ((round_cm + 3.5 * (row % 2)) % 7.0) - 3.5
-            m = np.clip(0.5 + sharp * (2.0 - np.hypot(dx, (up % 6.5) - 3.25)), 0.0, 1.0)
+            m = _edge(sharp * (2.0 - np.hypot(dx, (up % 6.5) - 3.25)))
         else:
-            dx, dy = angle * radius_cm, up - (121.0 - self.drop)
+            dx, dy = round_cm, up - (121.0 - self.drop)
             if self.print_kind == 0:
                 d = 7.5 - np.hypot(dx, dy)
             elif self.print_kind == 1:
                 d = np.minimum(8.5 - np.abs(dx), 5.5 - np.abs(dy))
             elif self.print_kind == 2:
-                d = np.minimum(
-                    10.0 - np.abs(dx), np.maximum(1.9 - np.abs(dy - 3), 1.9 - np.abs(dy + 3))
-                )
+                bars = np.maximum(1.9 - np.abs(dy - 3), 1.9 - np.abs(dy + 3))
+                d = np.minimum(10.0 - np.abs(dx), bars)
             else:
                 d = 8.0 - np.abs(dx) - np.abs(dy) * 0.9
-            m = np.clip(0.5 + sharp * d, 0.0, 1.0) * (np.abs(angle) < 1.3)
+            m = _edge(sharp * d) * (np.abs(angle) < 1.3)
         return mix(np.broadcast_to(base, shape), second, m.astype(np.float32))
 
     def body_angle(self, patch: Patch) -> Array:

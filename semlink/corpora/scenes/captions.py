@@ -83,19 +83,10 @@ def _capitalised(sentence: str) -> str:
 def _related(draws: Draws, scene: Scene) -> tuple[int, str, int, RelationName]:
     """A relation to tell, from either side: subject, words, object."""
     relation = draws.choice(scene.relations)
-    if draws.chance(0.6) or relation.name == "above":
-        return (
-            relation.subject,
-            draws.choice(_RELATION_WORDS[relation.name]),
-            relation.object,
-            relation.name,
-        )
-    return (
-        relation.object,
-        draws.choice(_INVERSE_WORDS[relation.name]),
-        relation.subject,
-        relation.name,
-    )
+    a, b, name = relation.subject, relation.object, relation.name
+    if draws.chance(0.6) or name == "above":
+        return a, draws.choice(_RELATION_WORDS[name]), b, name
+    return b, draws.choice(_INVERSE_WORDS[name]), a, name
 
 
 def _relation_sentence(draws: Draws, scene: Scene, place: str) -> str:

@@ -83,24 +83,14 @@ def cliparts() -> Cliparts:
     """The index that ships with the package, read once."""
     index = json.loads((ASSETS / "index.json").read_text(encoding="utf-8"))
     labels = {
-        name: Label(
-            name=name,
-            category=row["category"],
-            zone=row["zone"],
-            size=row["size"],
-            place=row["place"],
-            names=tuple((singular, plural) for singular, plural in row["names"]),
-        )
+        name: Label(name, **{**row, "names": tuple(map(tuple, row["names"]))})
         for name, row in index["labels"].items()
     }
     clips: dict[str, list[Clip]] = {name: [] for name in labels}
     for row in index["clips"]:
         clips[row["label"]].append(Clip(**{key: row[key] for key in Clip.__slots__}))
-    return Cliparts(
-        labels=labels,
-        clips={name: tuple(of_label) for name, of_label in clips.items()},
-        source_package=index["source_package"],
-    )
+    by_label = {name: tuple(of_label) for name, of_label in clips.items()}
+    return Cliparts(labels, by_label, index["source_package"])
 
 
 @lru_cache(maxsize=512)

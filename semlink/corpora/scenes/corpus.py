@@ -11,18 +11,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semlink.corpora.corpus import SPLITS, CorpusInfo, ImageCorpus, Item, Media, Split
+from semlink.corpora.corpus import (
+    CorpusInfo,
+    ImageCorpus,
+    Item,
+    Media,
+    Split,
+    check_split,
+    checked_sizes,
+)
 from semlink.corpora.scenes.captions import describe
 from semlink.corpora.scenes.cliparts import cliparts
 from semlink.corpora.scenes.draws import Draws
-from semlink.corpora.scenes.layout import Scene, compose, prepare
+from semlink.corpora.scenes.layout import Group, Scene, compose, prepare
 from semlink.corpora.scenes.render import render
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import NotFound
 
 GENERATOR_VERSION = 2
 """Raised whenever the same (seed, item) gives another picture or caption."""
 
 DEFAULT_NUM_ITEMS: dict[Split, int] = {"train": 4000, "val": 400, "test": 1000}
+MAX_ITEMS = 9_999_999
 JPEG_QUALITY = 85
 
 _ITEM_ID = re.compile(r"scene-(train|val|test)-(\d{4,7})")
@@ -37,20 +46,8 @@ class Scenes(ImageCorpus):
     """
 
     def __init__(self, seed: int = 0, num_items: Mapping[Split, int] | None = None) -> None:
-        sizes = {**DEFAULT_NUM_ITEMS, **(num_items or {})}
-        for split, size in sizes.items():
-            if split not in SPLITS:
-                raise InvalidField(
-                    f"num_items has no split {split!r}; allowed: {', '.join(SPLITS)}",
-                    field="num_items",
-                )
-            if not 0 <= size <= 9_999_999:
-                raise InvalidField(
-                    f"num_items[{split!r}] is {size}; allowed: 0…9999999",
-                    field=f"num_items.{split}",
-                )
         self.seed = seed
-        self.num_items = sizes
+        self.num_items = checked_sizes("num_items", num_items, DEFAULT_NUM_ITEMS, 0, MAX_ITEMS)
         self.info = CorpusInfo(
             name="scenes",
             task="image",
@@ -65,8 +62,7 @@ class Scenes(ImageCorpus):
 
     def items(self, split: Split) -> Sequence[Item]:
         """Items of ``split`` in order of their number. Raises InvalidField for an unknown split."""
-        if split not in SPLITS:
-            raise InvalidField(f"split is {split!r}; allowed: {', '.join(SPLITS)}", field="split")
+        check_split(split)
         with self._lock:
             if split not in self._items:
                 ids = (f"scene-{split}-{number:04d}" for number in range(self.num_items[split]))
@@ -102,10 +98,8 @@ class Scenes(ImageCorpus):
         return compose(Draws(self.seed, f"{item_id}/layout"), self._vocabulary, split, number)
 
     def _split_of(self, item_id: str) -> Split:
-        match = _ITEM_ID.fullmatch(item_id)
-        if match is not None:
-            split: Split = match[1]  # type: ignore[assignment]
-            number = int(match[2])
+        if match := _ITEM_ID.fullmatch(item_id):
+            split, number = check_split(match[1]), int(match[2])
             if number < self.num_items[split] and item_id == f"scene-{split}-{number:04d}":
                 return split
         raise NotFound(f"scenes has no item {item_id!r}", field="item_id")
@@ -122,28 +116,18 @@ def ground_truth(scene: Scene) -> dict[str, Any]:
     Boxes are [x, y, width, height] in pixels. Relations are those of :mod:`semlink.corpora.scenes.layout`; their
     inverses (``right_of``, ``below``, ``under``, ``behind``) follow and are not listed.
     """
-    return {
-        "setting": scene.setting.name,
-        "objects": [
-            {
-                "label": group.label.name,
-                "category": group.label.category,
-                "count": group.count,
-                "colour": group.colour,
-                "zone": group.label.zone,
-                "instances": [
-                    {
-                        "clip": i.clip.file,
-                        "held_out": i.clip.held_out,
-                        "box": [round(v, 1) for v in (i.x, i.y, i.width, i.height)],
-                        "mirrored": i.mirrored,
-                    }
-                    for i in group.instances
-                ],
-            }
-            for group in scene.groups
-        ],
-        "relations": [
-            {"subject": r.subject, "relation": r.name, "object": r.object} for r in scene.relations
-        ],
-    }
+    relations = [
+        {"subject": r.subject, "relation": r.name, "object": r.object} for r in scene.relations
+    ]
+    objects = [_described(group) for group in scene.groups]
+    return {"setting": scene.setting.name, "objects": objects, "relations": relations}
+
+
+def _described(group: Group) -> dict[str, Any]:
+    label, instances = group.label, []
+    for i in group.instances:
+        box = [round(v, 1) for v in (i.x, i.y, i.width, i.height)]
+        clip = {"clip": i.clip.file, "held_out": i.clip.held_out}
+        instances.append({**clip, "box": box, "mirrored": i.mirrored})
+    named = {"label": label.name, "category": label.category, "count": group.count}
+    return {**named, "colour": group.colour, "zone": label.zone, "instances": instances}

@@ -21,12 +21,10 @@ class Draws:
     """
 
     def __init__(self, seed: int, name: str) -> None:
-        digest = blake2b(
-            f"{seed}/{name}".encode(), digest_size=16, person=b"semlink-scenes"
-        ).digest()
-        self._generator = np.random.Generator(
-            np.random.Philox(key=int.from_bytes(digest, "little"))
-        )
+        words = f"{seed}/{name}".encode()
+        digest = blake2b(words, digest_size=16, person=b"semlink-scenes").digest()
+        key = int.from_bytes(digest, "little")
+        self._generator = np.random.Generator(np.random.Philox(key=key))
         self._block: list[float] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:

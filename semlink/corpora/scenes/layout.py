@@ -136,6 +136,10 @@ def prepare(cliparts: Cliparts) -> Vocabulary:
     """Work out which kinds fit which setting."""
     labels = list(cliparts.labels.values())
     by_setting = {s.name: [label for label in labels if fits(label, s)] for s in SETTINGS}
+    small = {
+        name: [x for x in there if x.size == "small" and x.zone == "ground"]
+        for name, there in by_setting.items()
+    }
     return Vocabulary(
         cliparts=cliparts,
         labels=labels,
@@ -144,14 +148,9 @@ def prepare(cliparts: Cliparts) -> Vocabulary:
         settings_of={
             label.name: [(s, s.weight) for s in SETTINGS if fits(label, s)] for label in labels
         },
-        small_things={
-            s.name: [x for x in by_setting[s.name] if x.size == "small" and x.zone == "ground"]
-            for s in SETTINGS
-        },
+        small_things=small,
         supports=frozenset(
-            name
-            for name, clips in cliparts.clips.items()
-            if any(c.surface is not None for c in clips)
+            c.label for clips in cliparts.clips.values() for c in clips if c.surface is not None
         ),
     )
 
@@ -163,9 +162,8 @@ def _opening_weight(label: Label) -> float:
 def _choose_labels(
     draws: Draws, vocabulary: Vocabulary, opening: float
 ) -> tuple[Setting, list[Label]]:
-    first = vocabulary.labels[
-        bisect(vocabulary.opening_weights, opening * vocabulary.opening_weights[-1])
-    ]
+    weights = vocabulary.opening_weights
+    first = vocabulary.labels[bisect(weights, opening * weights[-1])]
     setting = draws.weighted(vocabulary.settings_of[first.name])
     num_kinds = draws.weighted([(2, 0.34), (3, 0.46), (4, 0.2)])
     limit = {"sky": 1, "water": 3 if setting.water == "all" else 1, "ground": 3}
@@ -184,39 +182,27 @@ def _choose_labels(
     if setting.water != "all" and all(label.zone != "ground" for label in labels):
         labels[-1] = draws.choice([label for label in pool if label.zone == "ground"])
     # tables are there to put things on
-    if (
-        any(label.name in vocabulary.supports for label in labels)
-        and not any(label.size == "small" and label.zone == "ground" for label in labels)
-        and draws.chance(0.75)
-    ):
-        spare = [i for i, label in enumerate(labels) if label.name not in vocabulary.supports]
-        if spare:
-            labels[spare[-1]] = draws.choice(vocabulary.small_things[setting.name])
+    spare = [i for i, label in enumerate(labels) if label.name not in vocabulary.supports]
+    put_on = any(label.size == "small" and label.zone == "ground" for label in labels)
+    if len(spare) < len(labels) and not put_on and draws.chance(0.75) and spare:
+        labels[spare[-1]] = draws.choice(vocabulary.small_things[setting.name])
     return setting, labels
 
 
 def _choose_group(
     draws: Draws, vocabulary: Vocabulary, label: Label, split: Split, count: int
 ) -> Group:
-    allowed = [
-        c for c in vocabulary.cliparts.clips[label.name] if split == "test" or not c.held_out
-    ]
+    clips = vocabulary.cliparts.clips[label.name]
+    allowed = [c for c in clips if split == "test" or not c.held_out]
     first = draws.choice(allowed)
-    alike = [
-        c for c in allowed if c.recolourable == first.recolourable and c.colour == first.colour
-    ]
-    clips = [first]
+    kind = (first.recolourable, first.colour)
+    alike = [c for c in allowed if (c.recolourable, c.colour) == kind]
+    chosen = [first]
     for _ in range(count - 1):
-        clips.append(first if draws.chance(0.6) else draws.choice(alike))
+        chosen.append(first if draws.chance(0.6) else draws.choice(alike))
     paint = draws.choice(label.paints) if first.recolourable else None
-    low, high = _LONGER_SIDE_PX[label.size]
-    return Group(
-        label=label,
-        colour=paint or first.colour,
-        paint=paint,
-        clips=clips,
-        longer_side=draws.uniform(low, high),
-    )
+    side = draws.uniform(*_LONGER_SIDE_PX[label.size])
+    return Group(label, paint or first.colour, paint, chosen, side)
 
 
 def _stand(draws: Draws, group: Group, centre: float, foot: float) -> None:
@@ -236,12 +222,8 @@ def _stand(draws: Draws, group: Group, centre: float, foot: float) -> None:
     # the nearer one is drawn over the farther one
     group.instances.sort(key=lambda i: i.y + i.height)
     items = group.instances
-    group.box = (
-        min([i.x for i in items]),
-        min([i.y for i in items]),
-        max([i.x + i.width for i in items]),
-        items[-1].y + items[-1].height,
-    )
+    right, foot = max(i.x + i.width for i in items), items[-1].y + items[-1].height
+    group.box = (min(i.x for i in items), min(i.y for i in items), right, foot)
 
 
 @dataclass(slots=True)
@@ -271,9 +253,8 @@ def _make_columns(draws: Draws, ground: list[Group]) -> list[_Column]:
         columns.append(_Column(base, rider, "on"))
         rest = [g for g in rest if g is not base and g is not rider]
     elif len(ground) >= 2 and draws.chance(0.34):
-        base, rider = sorted(
-            draws.shuffled(ground)[:2], key=lambda g: _SIZE_RANK[g.label.size], reverse=True
-        )
+        two = draws.shuffled(ground)[:2]
+        base, rider = sorted(two, key=lambda g: _SIZE_RANK[g.label.size], reverse=True)
         if base.count == 1:
             rider.longer_side = min(rider.longer_side, 0.9 * base.longer_side)
             columns.append(_Column(base, rider, "front"))
@@ -400,9 +381,8 @@ def compose(draws: Draws, vocabulary: Vocabulary, split: Split, number: int) -> 
     setting, labels = _choose_labels(draws, vocabulary, opening)
     ground_labels = [label for label in labels if label.zone == "ground"]
     room = 5 - len(labels)
-    is_table_scene = any(label.name in vocabulary.supports for label in labels) and draws.chance(
-        0.6
-    )
+    has_support = any(label.name in vocabulary.supports for label in labels)
+    is_table_scene = has_support and draws.chance(0.6)
     groups: list[Group] = []
     for label in labels:
         count = draws.weighted([(1, 0.66), (2, 0.22), (3, 0.12)])
@@ -417,10 +397,8 @@ def compose(draws: Draws, vocabulary: Vocabulary, split: Split, number: int) -> 
 
 
 def _arrange(draws: Draws, setting: Setting, groups: list[Group]) -> Scene:
-    by_zone = {
-        zone: [g for g in groups if g.label.zone == zone] for zone in ("ground", "water", "sky")
-    }
-    ground, water, sky = by_zone["ground"], by_zone["water"], by_zone["sky"]
+    zones = ("ground", "water", "sky")
+    ground, water, sky = ([g for g in groups if g.label.zone == zone] for zone in zones)
     max_height = 128.0 if sky else 150.0
     if setting.water == "all":
         _place_ground(draws, water, 176.0, 236.0, max_height)

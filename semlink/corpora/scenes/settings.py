@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,104 +16,6 @@ Water = Literal["none", "band", "all"]
 Colour = tuple[int, int, int]
 
 _SUPERSAMPLING = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A place. ``phrases`` follow a noun phrase, ``scene`` is the noun for "a … scene"."""
-
-    name: str
-    phrases: tuple[str, ...]
-    scene: str
-    weight: float
-    indoor: bool = False
-    water: Water = "none"
-    horizon_px: float = 130.0
-    foot_px: float = 196.0
-    """Least y of the feet of what stands on the ground."""
-    water_foot_px: float = 0.0
-    excludes: frozenset[str] = frozenset()
-
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting("meadow", ("in a meadow", "on the grass", "in a grassy field"), "meadow", 1.0),
-    Setting(
-        "beach",
-        ("on a sandy beach", "at the beach", "by the sea"),
-        "beach",
-        1.0,
-        water="band",
-        horizon_px=108.0,
-        foot_px=204.0,
-        water_foot_px=146.0,
-    ),
-    Setting(
-        "street",
-        ("on a city street", "in the street", "in the city"),
-        "street",
-        1.0,
-        foot_px=204.0,
-        horizon_px=150.0,
-        excludes=frozenset({"house", "castle"}),
-    ),
-    Setting("snow", ("in the snow", "on a snowy field", "on a snowy winter day"), "winter", 1.0),
-    Setting("desert", ("in the desert", "on desert sand", "among sand dunes"), "desert", 0.9),
-    Setting(
-        "lake",
-        ("by a lake", "on the shore of a lake", "at a lake"),
-        "lake",
-        1.0,
-        water="band",
-        horizon_px=104.0,
-        foot_px=208.0,
-        water_foot_px=154.0,
-    ),
-    Setting(
-        "sea",
-        ("on the open sea", "out at sea", "in the ocean"),
-        "sea",
-        1.2,
-        water="all",
-        horizon_px=112.0,
-        foot_px=176.0,
-    ),
-    Setting(
-        "living room",
-        ("in a living room", "on a wooden floor", "in a room with a window"),
-        "living room",
-        1.0,
-        indoor=True,
-        horizon_px=168.0,
-    ),
-    Setting(
-        "kitchen",
-        ("in a kitchen", "on a tiled kitchen floor", "in a tiled room"),
-        "kitchen",
-        0.9,
-        indoor=True,
-        horizon_px=164.0,
-    ),
-    Setting(
-        "forest",
-        ("in a forest", "in the woods", "in a dark forest"),
-        "forest",
-        0.9,
-        horizon_px=140.0,
-        excludes=frozenset({"tree", "pine tree", "Christmas tree"}),
-    ),
-    Setting(
-        "mountains",
-        ("in the mountains", "with snowy mountains in the background", "in a mountain valley"),
-        "mountain",
-        0.9,
-    ),
-    Setting(
-        "night",
-        ("at night", "on a starry night", "in the moonlight"),
-        "night",
-        1.0,
-    ),
-)
 
 
 def _shift(colour: Colour, amount: float) -> Colour:
@@ -187,33 +90,17 @@ def _peaks(canvas: _Canvas, draws: Draws, horizon: float) -> None:
         x = x0 + draws.uniform(-18.0, 18.0)
         height, half = draws.uniform(52.0, 92.0), draws.uniform(48.0, 70.0)
         top = horizon - height
-        canvas.polygon(
-            [(x - half, horizon + 2.0), (x, top), (x + half, horizon + 2.0)],
-            _shift((104, 116, 140), base + draws.uniform(-8.0, 8.0)),
-        )
-        cap = 0.32
-        canvas.polygon(
-            [
-                (x - half * cap, top + height * cap),
-                (x, top),
-                (x + half * cap, top + height * cap),
-                (x + half * 0.12, top + height * 0.24),
-                (x - half * 0.08, top + height * 0.36),
-            ],
-            (244, 247, 252),
-        )
+        rock = _shift((104, 116, 140), base + draws.uniform(-8.0, 8.0))
+        canvas.polygon([(x - half, horizon + 2.0), (x, top), (x + half, horizon + 2.0)], rock)
+        cap = ((-0.32, 0.32), (0.0, 0.0), (0.32, 0.32), (0.12, 0.24), (-0.08, 0.36))
+        points = [(x + half * right, top + height * down) for right, down in cap]
+        canvas.polygon(points, (244, 247, 252))
 
 
 def _sky(canvas: _Canvas, draws: Draws, horizon: float) -> None:
-    top, low = draws.choice(
-        (
-            ((92, 160, 232), (206, 232, 250)),
-            ((120, 182, 240), (226, 240, 250)),
-            ((140, 170, 210), (232, 222, 214)),
-            ((96, 140, 214), (250, 222, 190)),
-        )
-    )
-    canvas.gradient(0.0, horizon, top, low)
+    clear = (((92, 160, 232), (206, 232, 250)), ((120, 182, 240), (226, 240, 250)))
+    hazy = (((140, 170, 210), (232, 222, 214)), ((96, 140, 214), (250, 222, 190)))
+    canvas.gradient(0.0, horizon, *draws.choice((*clear, *hazy)))
 
 
 def _meadow(canvas: _Canvas, draws: Draws, horizon: float) -> None:
@@ -225,10 +112,8 @@ def _meadow(canvas: _Canvas, draws: Draws, horizon: float) -> None:
     for _ in range(26):
         x, y = draws.uniform(0.0, 256.0), draws.uniform(horizon + 16.0, 252.0)
         size = 1.0 + 4.0 * (y - horizon) / 126.0
-        canvas.polygon(
-            [(x - size * 0.5, y), (x, y - 2.0 * size), (x + size * 0.5, y)],
-            _shift((70, 136, 46), tint),
-        )
+        blade = [(x - size * 0.5, y), (x, y - 2.0 * size), (x + size * 0.5, y)]
+        canvas.polygon(blade, _shift((70, 136, 46), tint))
 
 
 def _beach(canvas: _Canvas, draws: Draws, horizon: float) -> None:
@@ -237,16 +122,22 @@ def _beach(canvas: _Canvas, draws: Draws, horizon: float) -> None:
     canvas.gradient(horizon, shore, (40, 116, 180), (112, 204, 214))
     canvas.gradient(shore, 256.0, (246, 226, 172), (224, 192, 128))
     _clouds(canvas, draws, (250, 250, 252), 56.0)
-    phase = draws.uniform(0.0, 6.3)
-    x = np.linspace(0.0, 256.0, 33)
-    edge = shore + 4.0 * np.sin(x / 22.0 + phase)
-    foam = [(float(a), float(b)) for a, b in zip(x, edge, strict=True)]
+    foam = _shoreline(draws, shore, 4.0, 22.0)
     canvas.polygon([*foam, (256.0, shore - 8.0), (0.0, shore - 8.0)], (236, 248, 250))
     wet = [(a, b - 4.0) for a, b in foam]
     canvas.polygon([*wet, (256.0, shore - 9.0), (0.0, shore - 9.0)], (112, 204, 214))
     for _ in range(30):
         spot = (draws.uniform(0.0, 256.0), draws.uniform(shore + 12.0, 254.0))
         canvas.ellipse(*spot, 1.2, 0.8, (204, 172, 112))
+
+
+def _shoreline(
+    draws: Draws, shore: float, height: float, length: float
+) -> list[tuple[float, float]]:
+    phase = draws.uniform(0.0, 6.3)
+    x = np.linspace(0.0, 256.0, 33)
+    y = shore + height * np.sin(x / length + phase)
+    return [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
 
 
 def _street(canvas: _Canvas, draws: Draws, horizon: float) -> None:
@@ -256,16 +147,20 @@ def _street(canvas: _Canvas, draws: Draws, horizon: float) -> None:
     x = -8.0
     while x < 256.0:
         width, height = draws.uniform(30.0, 56.0), draws.uniform(54.0, 118.0)
-        wall = draws.choice(
-            ((176, 148, 132), (148, 156, 170), (188, 176, 150), (160, 132, 126), (136, 142, 150))
+        walls = (
+            (176, 148, 132),
+            (148, 156, 170),
+            (188, 176, 150),
+            (160, 132, 126),
+            (136, 142, 150),
         )
+        wall = draws.choice(walls)
         canvas.rectangle(x, horizon - height, width, height + 4.0, wall)
         pane = draws.choice((_shift(wall, -36.0), (226, 222, 178), (120, 150, 176)))
         for row in range(int((height - 10.0) // 15.0)):
             for column in range(int((width - 4.0) // 11.0)):
-                canvas.rectangle(
-                    x + 5.0 + 11.0 * column, horizon - height + 7.0 + 15.0 * row, 6.0, 8.0, pane
-                )
+                y = horizon - height + 7.0 + 15.0 * row
+                canvas.rectangle(x + 5.0 + 11.0 * column, y, 6.0, 8.0, pane)
         x += width + draws.uniform(0.0, 3.0)
     offset = draws.uniform(-30.0, 0.0)
     for k in range(6):
@@ -303,11 +198,8 @@ def _lake(canvas: _Canvas, draws: Draws, horizon: float) -> None:
     for _ in range(12):
         x, y = draws.uniform(0.0, 240.0), draws.uniform(horizon + 8.0, shore - 5.0)
         canvas.rectangle(x, y, draws.uniform(10.0, 30.0), 1.0, (150, 196, 226))
-    phase = draws.uniform(0.0, 6.3)
-    x_grid = np.linspace(0.0, 256.0, 33)
-    bank = shore + 3.0 * np.sin(x_grid / 30.0 + phase)
-    points = [(float(a), float(b)) for a, b in zip(x_grid, bank, strict=True)]
-    canvas.polygon([*points, (256.0, shore + 9.0), (0.0, shore + 9.0)], (162, 150, 104))
+    bank = _shoreline(draws, shore, 3.0, 30.0)
+    canvas.polygon([*bank, (256.0, shore + 9.0), (0.0, shore + 9.0)], (162, 150, 104))
 
 
 def _sea(canvas: _Canvas, draws: Draws, horizon: float) -> None:
@@ -318,10 +210,8 @@ def _sea(canvas: _Canvas, draws: Draws, horizon: float) -> None:
         y = draws.uniform(horizon + 6.0, 250.0)
         near = (y - horizon) / 144.0
         x, w = draws.uniform(-10.0, 246.0), 8.0 + 26.0 * near
-        canvas.polygon(
-            [(x, y), (x + w / 2, y - 1.0 - 3.0 * near), (x + w, y), (x + w / 2, y + 0.5)],
-            (112, 172, 214),
-        )
+        wave = [(x, y), (x + w / 2, y - 1.0 - 3.0 * near), (x + w, y), (x + w / 2, y + 0.5)]
+        canvas.polygon(wave, (112, 172, 214))
 
 
 def _living_room(canvas: _Canvas, draws: Draws, horizon: float) -> None:
@@ -354,19 +244,12 @@ def _kitchen(canvas: _Canvas, draws: Draws, horizon: float) -> None:
         canvas.rectangle(64.0 * k + 1.0, 0.0, 62.0, 34.0, cupboard)
         canvas.rectangle(64.0 * k + 52.0, 22.0, 4.0, 8.0, _shift(cupboard, -60.0))
     for k in range(-6, 12):
-        canvas.polygon(
-            [
-                (96.0 + 14.0 * k, horizon),
-                (97.0 + 14.0 * k, horizon),
-                (30.0 * k + 61.0, 256.0),
-                (30.0 * k + 59.0, 256.0),
-            ],
-            (156, 158, 162),
-        )
+        far = [(96.0 + 14.0 * k, horizon), (97.0 + 14.0 * k, horizon)]
+        near = [(30.0 * k + 61.0, 256.0), (30.0 * k + 59.0, 256.0)]
+        canvas.polygon([*far, *near], (156, 158, 162))
     for k in range(4):
-        canvas.rectangle(
-            0.0, horizon + 4.0 + 10.0 * k * (1.0 + 0.45 * k), 256.0, 1.0, (156, 158, 162)
-        )
+        y = horizon + 4.0 + 10.0 * k * (1.0 + 0.45 * k)
+        canvas.rectangle(0.0, y, 256.0, 1.0, (156, 158, 162))
 
 
 def _forest(canvas: _Canvas, draws: Draws, horizon: float) -> None:
@@ -394,34 +277,65 @@ def _night(canvas: _Canvas, draws: Draws, horizon: float) -> None:
     canvas.gradient(horizon, 256.0, (42, 62, 62), (24, 38, 38))
     for _ in range(60):
         r = draws.uniform(0.5, 1.3)
-        canvas.ellipse(
-            draws.uniform(0.0, 256.0), draws.uniform(0.0, horizon), r, r, (240, 240, 214)
-        )
+        x, y = draws.uniform(0.0, 256.0), draws.uniform(0.0, horizon)
+        canvas.ellipse(x, y, r, r, (240, 240, 214))
     x, y = draws.uniform(20.0, 236.0), draws.uniform(22.0, 44.0)
     canvas.ellipse(x, y, 15.0, 15.0, (250, 246, 214))
     canvas.ellipse(x + 6.0, y - 3.0, 13.0, 13.0, (20, 24, 60))
     _hills(canvas, draws, horizon, draws.uniform(12.0, 30.0), (30, 44, 56))
 
 
-_PAINTERS = {
-    "meadow": _meadow,
-    "beach": _beach,
-    "street": _street,
-    "snow": _snow,
-    "desert": _desert,
-    "lake": _lake,
-    "sea": _sea,
-    "living room": _living_room,
-    "kitchen": _kitchen,
-    "forest": _forest,
-    "mountains": _mountains,
-    "night": _night,
-}
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A place. ``phrases`` follow a noun phrase, ``scene`` is the noun for "a … scene"."""
+
+    name: str
+    phrases: tuple[str, ...]
+    scene: str
+    weight: float
+    paint: Callable[[_Canvas, Draws, float], None]
+    horizon_px: float = 130.0
+    foot_px: float = 196.0
+    """Least y of the feet of what stands on the ground."""
+    water: Water = "none"
+    water_foot_px: float = 0.0
+    indoor: bool = False
+    excludes: frozenset[str] = frozenset()
+
+
+_MEADOW = ("in a meadow", "on the grass", "in a grassy field")
+_BEACH = ("on a sandy beach", "at the beach", "by the sea")
+_STREET = ("on a city street", "in the street", "in the city")
+_SNOW = ("in the snow", "on a snowy field", "on a snowy winter day")
+_DESERT = ("in the desert", "on desert sand", "among sand dunes")
+_LAKE = ("by a lake", "on the shore of a lake", "at a lake")
+_SEA = ("on the open sea", "out at sea", "in the ocean")
+_LIVING_ROOM = ("in a living room", "on a wooden floor", "in a room with a window")
+_KITCHEN = ("in a kitchen", "on a tiled kitchen floor", "in a tiled room")
+_FOREST = ("in a forest", "in the woods", "in a dark forest")
+_MOUNTAINS = ("in the mountains", "with snowy mountains in the background", "in a mountain valley")
+_NIGHT = ("at night", "on a starry night", "in the moonlight")
+_HOUSES = frozenset({"house", "castle"})
+_TREES = frozenset({"tree", "pine tree", "Christmas tree"})
+SETTINGS: tuple[Setting, ...] = (
+    Setting("meadow", _MEADOW, "meadow", 1.0, _meadow),
+    Setting("beach", _BEACH, "beach", 1.0, _beach, 108.0, 204.0, "band", 146.0),
+    Setting("street", _STREET, "street", 1.0, _street, 150.0, 204.0, excludes=_HOUSES),
+    Setting("snow", _SNOW, "winter", 1.0, _snow),
+    Setting("desert", _DESERT, "desert", 0.9, _desert),
+    Setting("lake", _LAKE, "lake", 1.0, _lake, 104.0, 208.0, "band", 154.0),
+    Setting("sea", _SEA, "sea", 1.2, _sea, 112.0, 176.0, "all"),
+    Setting("living room", _LIVING_ROOM, "living room", 1.0, _living_room, 168.0, indoor=True),
+    Setting("kitchen", _KITCHEN, "kitchen", 0.9, _kitchen, 164.0, indoor=True),
+    Setting("forest", _FOREST, "forest", 0.9, _forest, 140.0, excludes=_TREES),
+    Setting("mountains", _MOUNTAINS, "mountain", 0.9, _mountains),
+    Setting("night", _NIGHT, "night", 1.0, _night),
+)
 
 
 def paint_setting(setting: Setting, draws: Draws, size_px: int) -> Image.Image:
     """The empty place, RGB, ``size_px`` squared; ``draws`` decides its colours, clouds, walls and so on."""
     canvas = _Canvas(size_px)
     horizon = setting.horizon_px + (0.0 if setting.indoor else draws.uniform(-6.0, 6.0))
-    _PAINTERS[setting.name](canvas, draws, horizon)
+    setting.paint(canvas, draws, horizon)
     return canvas.finish()

@@ -6,8 +6,9 @@ nearly always the bed. Words are drawn by the item's own generator.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from semlink.corpora.soundscapes.scene import Draws, Event, Scene
 
@@ -20,114 +21,90 @@ SHARE_NAMING_LENGTH = 0.7
 SHARE_NAMING_BED = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Clause:
+class Clause(NamedTuple):
     """``subject verb complement``: "a helicopter" "flies" " overhead"; ``gerund`` stands for the verb in noun form."""
 
     subject: str
     verb: str
     gerund: str
-    complement: str = ""
+    complement: str
 
 
-@dataclass(frozen=True, slots=True)
-class Noun:
+class Noun(NamedTuple):
     """``article adjective head``: "the" "loud" "patter of rain". An empty article means none."""
 
     article: str
     head: str
 
 
-@dataclass(frozen=True, slots=True)
 class Words:
-    """How one sound is named. ``plural`` holds heads that follow a number: "dog barks" in "two dog barks"."""
+    """How one sound is named.
 
-    clauses: tuple[Clause, ...]
-    nouns: tuple[Noun, ...]
-    plural: tuple[str, ...] = ()
+    :param clauses: "a helicopter flies/flying overhead": verb and gerund stand side by side.
+    :param nouns: with or without an article.
+    :param plural: heads that follow a number: "dog barks" in "two dog barks".
+    """
 
+    def __init__(
+        self, clauses: Sequence[str], nouns: Sequence[str], plural: Sequence[str] = ()
+    ) -> None:
+        self.clauses = [Clause(*_CLAUSE.findall(clause)[0]) for clause in clauses]
+        self.nouns = [Noun(*_NOUN.findall(noun)[0]) for noun in nouns]
+        self.plural = plural
+
+
+_CLAUSE = re.compile(r"(.+) (\w+)/(\w+)(.*)")
+_NOUN = re.compile(r"(?:(a|the) )?(.+)")
 
 WORDS: Mapping[str, Words] = {
     "dog bark": Words(
-        clauses=(Clause("a dog", "barks", "barking"),),
-        nouns=(Noun("a", "dog bark"), Noun("a", "bark of a dog"), Noun("a", "bark from a dog")),
-        plural=("dog barks", "barks of a dog", "barks from a dog"),
+        ["a dog barks/barking"],
+        ["a dog bark", "a bark of a dog", "a bark from a dog"],
+        ["dog barks", "barks of a dog", "barks from a dog"],
     ),
     "rooster": Words(
-        clauses=(
-            Clause("a rooster", "crows", "crowing"),
-            Clause("a cockerel", "crows", "crowing"),
-        ),
-        nouns=(Noun("a", "rooster crow"), Noun("a", "crow of a rooster")),
-        plural=("rooster crows", "crows of a rooster", "crows from a cockerel"),
+        ["a rooster crows/crowing", "a cockerel crows/crowing"],
+        ["a rooster crow", "a crow of a rooster"],
+        ["rooster crows", "crows of a rooster", "crows from a cockerel"],
     ),
     "person sneeze": Words(
-        clauses=(
-            Clause("a person", "sneezes", "sneezing"),
-            Clause("someone", "sneezes", "sneezing"),
-        ),
-        nouns=(Noun("a", "sneeze"), Noun("a", "human sneeze")),
-        plural=("sneezes", "human sneezes", "sneezes of a person"),
+        ["a person sneezes/sneezing", "someone sneezes/sneezing"],
+        ["a sneeze", "a human sneeze"],
+        ["sneezes", "human sneezes", "sneezes of a person"],
     ),
     "rain": Words(
-        clauses=(
-            Clause("rain", "falls", "falling"),
-            Clause("rain", "patters", "pattering", " down"),
-            Clause("the rain", "comes", "coming", " down"),
-        ),
-        nouns=(Noun("", "rain"), Noun("the", "patter of rain"), Noun("the", "sound of rainfall")),
+        ["rain falls/falling", "rain patters/pattering down", "the rain comes/coming down"],
+        ["rain", "the patter of rain", "the sound of rainfall"],
     ),
     "sea waves": Words(
-        clauses=(
-            Clause("waves", "wash", "washing", " ashore"),
-            Clause("sea waves", "roll", "rolling", " ashore"),
-            Clause("ocean waves", "break", "breaking", " on the shore"),
-        ),
-        nouns=(
-            Noun("", "sea waves"),
-            Noun("the", "wash of waves"),
-            Noun("the", "sound of the sea"),
-        ),
+        [
+            *("waves wash/washing ashore", "sea waves roll/rolling ashore"),
+            "ocean waves break/breaking on the shore",
+        ],
+        ["sea waves", "the wash of waves", "the sound of the sea"],
     ),
     "baby cry": Words(
-        clauses=(
-            Clause("a baby", "cries", "crying"),
-            Clause("an infant", "cries", "crying"),
-            Clause("a baby", "wails", "wailing"),
-        ),
-        nouns=(Noun("the", "cry of a baby"), Noun("the", "crying of an infant")),
+        ["a baby cries/crying", "an infant cries/crying", "a baby wails/wailing"],
+        ["the cry of a baby", "the crying of an infant"],
     ),
     "clock tick": Words(
-        clauses=(
-            Clause("a clock", "ticks", "ticking"),
-            Clause("a clock", "ticks", "ticking", " away"),
-            Clause("a wall clock", "ticks", "ticking"),
-        ),
-        nouns=(Noun("the", "ticking of a clock"), Noun("the", "tick-tock of a clock")),
+        ["a clock ticks/ticking", "a clock ticks/ticking away", "a wall clock ticks/ticking"],
+        ["the ticking of a clock", "the tick-tock of a clock"],
     ),
     "helicopter": Words(
-        clauses=(
-            Clause("a helicopter", "whirs", "whirring"),
-            Clause("a helicopter", "flies", "flying", " overhead"),
-            Clause("a helicopter", "hovers", "hovering"),
-        ),
-        nouns=(Noun("a", "helicopter"), Noun("the", "whir of a helicopter")),
+        [
+            *("a helicopter whirs/whirring", "a helicopter flies/flying overhead"),
+            "a helicopter hovers/hovering",
+        ],
+        ["a helicopter", "the whir of a helicopter"],
     ),
     "chainsaw": Words(
-        clauses=(
-            Clause("a chainsaw", "runs", "running"),
-            Clause("a chainsaw", "buzzes", "buzzing"),
-            Clause("a chainsaw", "cuts", "cutting", " wood"),
-        ),
-        nouns=(Noun("a", "chainsaw"), Noun("the", "buzz of a chainsaw")),
+        ["a chainsaw runs/running", "a chainsaw buzzes/buzzing", "a chainsaw cuts/cutting wood"],
+        ["a chainsaw", "the buzz of a chainsaw"],
     ),
     "fire crackling": Words(
-        clauses=(
-            Clause("a fire", "crackles", "crackling"),
-            Clause("a campfire", "crackles", "crackling"),
-            Clause("a fire", "burns", "burning"),
-        ),
-        nouns=(Noun("a", "crackling fire"), Noun("the", "crackle of a fire")),
+        ["a fire crackles/crackling", "a campfire crackles/crackling", "a fire burns/burning"],
+        ["a crackling fire", "the crackle of a fire"],
     ),
 }
 
@@ -180,13 +157,11 @@ class Writer:
             return self._clause_of(group[0])
         base, other = group
         way = self.draws.below(4)
-        if way == 0:
-            return f"{self._clause_of(base)} while {self._clause_of(other)}"
-        if way == 1:
-            return f"{self._clause_of(other)} while {self._clause_of(base)}"
         if way == 2:
             return f"{self._clause_of(other)} over {self._noun_of(base)}"
-        return f"{self._clause_of(base)} as {self._clause_of(other)}"
+        first, second = (other, base) if way == 1 else (base, other)
+        joint = "as" if way == 3 else "while"
+        return f"{self._clause_of(first)} {joint} {self._clause_of(second)}"
 
     def noun(self, number: int) -> str:
         """Group ``number`` as a noun phrase."""
@@ -195,11 +170,9 @@ class Writer:
             return self._noun_of(group[0])
         base, other = group
         way = self.draws.below(3)
-        if way == 0:
-            return f"{self._noun_of(other)} over {self._noun_of(base)}"
-        if way == 1:
-            return f"{self._noun_of(base)} together with {self._noun_of(other)}"
-        return f"{self._noun_of(base)} mixed with {self._noun_of(other)}"
+        first, second = (other, base) if way == 0 else (base, other)
+        joint = ("over", "together with", "mixed with")[way]
+        return f"{self._noun_of(first)} {joint} {self._noun_of(second)}"
 
     def _clause_of(self, event: Event) -> str:
         words = self.draws.one_of(WORDS[event.sound].clauses)
@@ -216,9 +189,7 @@ class Writer:
         if event.loudness in LOUD_ADJECTIVES and self._names(SHARE_NAMING_LOUDNESS):
             adjective = self.draws.one_of(LOUD_ADJECTIVES[event.loudness]) + " "
         if event.count is not None and event.count > 1:
-            number = ""
-            if self._names(SHARE_NAMING_COUNT):
-                number = NUMBERS[event.count] + " "
+            number = f"{NUMBERS[event.count]} " if self._names(SHARE_NAMING_COUNT) else ""
             return f"{number}{adjective}{self.draws.one_of(words.plural)}"
         noun = self.draws.one_of(words.nouns)
         article = noun.article + " " if noun.article else ""
@@ -250,16 +221,21 @@ class Writer:
         noun = self.draws.one_of(words.nouns)
         named = f"{noun.article} {noun.head}" if noun.article else noun.head
         finite = f"{clause.subject} {clause.verb}{clause.complement}"
-        way = self.draws.below(5)
-        if way == 0:
-            return f"{sentence}, with {named} in the background"
-        if way == 1:
-            return f"{sentence}, all while {finite} in the background"
-        if way == 2:
-            return f"with {named} in the background, {sentence}"
-        if way == 3:
-            return f"while {finite} throughout, {sentence}"
-        return f"{sentence}, with {clause.subject} {clause.gerund}{clause.complement} throughout"
+        ways = (
+            f"{sentence}, with {named} in the background",
+            f"{sentence}, all while {finite} in the background",
+            f"with {named} in the background, {sentence}",
+            f"while {finite} throughout, {sentence}",
+            f"{sentence}, with {clause.subject} {clause.gerund}{clause.complement} throughout",
+        )
+        return self.draws.one_of(ways)
+
+
+def _then(writer: Writer) -> str:
+    """The clauses of the third group and of those after it."""
+    last = len(writer.scene.groups) - 1
+    numbers = range(2, last + 1)
+    return "".join(f", {'and ' if n == last else ''}then {writer.clause(n)}" for n in numbers)
 
 
 def _in_order(writer: Writer) -> str:
@@ -285,20 +261,12 @@ def _followed_by(writer: Writer) -> str:
 
 def _after(writer: Writer) -> str:
     """After A, B falls, and then C crows."""
-    text = f"after {writer.noun(0)}, {writer.clause(1)}"
-    last = len(writer.scene.groups) - 1
-    for number in range(2, last + 1):
-        text += f", {'and ' if number == last else ''}then {writer.clause(number)}"
-    return text
+    return f"after {writer.noun(0)}, {writer.clause(1)}{_then(writer)}"
 
 
 def _turned(writer: Writer) -> str:
     """B falls after A, and then C crows: the one pattern that names the second event first."""
-    last = len(writer.scene.groups) - 1
-    text = f"{writer.clause(1)} right after {writer.noun(0)}"
-    for number in range(2, last + 1):
-        text += f", {'and ' if number == last else ''}then {writer.clause(number)}"
-    return text
+    return f"{writer.clause(1)} right after {writer.noun(0)}{_then(writer)}"
 
 
 def _listed(writer: Writer) -> str:
@@ -332,11 +300,7 @@ def _heard(writer: Writer) -> str:
 
 def _before(writer: Writer) -> str:
     """A barks before B falls, and then C crows."""
-    last = len(writer.scene.groups) - 1
-    text = f"{writer.clause(0)} before {writer.clause(1)}"
-    for number in range(2, last + 1):
-        text += f", {'and ' if number == last else ''}then {writer.clause(number)}"
-    return text
+    return f"{writer.clause(0)} before {writer.clause(1)}{_then(writer)}"
 
 
 PATTERNS: Sequence[Callable[[Writer], str]] = (

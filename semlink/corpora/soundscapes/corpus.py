@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Mapping, Sequence
-from typing import get_args
 
 import numpy as np
 import soundfile
@@ -18,6 +17,7 @@ from semlink.corpora.corpus import (
     Item,
     Media,
     Split,
+    checked_sizes,
 )
 from semlink.corpora.soundscapes import mix
 from semlink.corpora.soundscapes.captions import Writer
@@ -55,19 +55,8 @@ class Soundscapes(AudioCorpus):
     def __init__(self, seed: int = 0, num_items: Mapping[Split, int] | None = None) -> None:
         if seed < 0:
             raise InvalidField(f"seed is {seed}, allowed are 0 and more", field="seed")
-        wanted = dict(num_items or {})
-        for split, number in wanted.items():
-            if split not in get_args(Split):
-                raise InvalidField(
-                    f"{split!r} is no split, allowed are train, val, test", field="num_items"
-                )
-            if not 1 <= number <= MAX_ITEMS:
-                raise InvalidField(
-                    f"num_items.{split} is {number}, allowed are 1…{MAX_ITEMS}",
-                    field=f"num_items.{split}",
-                )
         self.seed = seed
-        self.num_items: Mapping[Split, int] = {**DEFAULT_NUM_ITEMS, **wanted}
+        self.num_items = checked_sizes("num_items", num_items, DEFAULT_NUM_ITEMS, 1, MAX_ITEMS)
         self._lock = threading.Lock()
         self._items: dict[Split, Sequence[Item]] = {}
         self._scenes: dict[str, Scene] = {}
@@ -100,10 +89,8 @@ class Soundscapes(AudioCorpus):
 
     def media(self, item_id: str) -> Media:
         """The sound as FLAC, 16 bits. Raises NotFound for an unknown id."""
-        encoded = io.BytesIO()
-        soundfile.write(
-            encoded, self.waveform(item_id), AUDIO_SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16"
-        )
+        encoded, samples = io.BytesIO(), self.waveform(item_id)
+        soundfile.write(encoded, samples, AUDIO_SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         return Media(self.info.media_type, encoded.getvalue())
 
     def attribution(self) -> Sequence[str]:
@@ -116,7 +103,7 @@ class Soundscapes(AudioCorpus):
     def _scene(self, item_id: str) -> Scene:
         parts = item_id.split("-")
         if len(parts) == 3 and parts[1] in self.num_items:
-            self.items(parts[1])  # type: ignore[arg-type]
+            self.items(parts[1])
         if item_id not in self._scenes:
             raise NotFound(f"corpus soundscapes has no item {item_id!r}", field="item_id")
         return self._scenes[item_id]
@@ -132,13 +119,8 @@ class Soundscapes(AudioCorpus):
                 if scene.structure not in taken:
                     break
             taken.add(scene.structure)
-            item = Item(
-                item_id=item_id,
-                identity=item_id,
-                split=split,
-                captions=Writer(scene, draws).captions(),
-                attributes=scene.attributes(),
-            )
+            captions = Writer(scene, draws).captions()
+            item = Item(item_id, item_id, split, captions, scene.attributes())
             self._scenes[item_id] = scene
             self._by_id[item_id] = item
             items.append(item)

@@ -25,9 +25,8 @@ FADE_OUT_S = {True: 0.04, False: 0.12}
 def render(scene: Scene) -> NDArray[np.float32]:
     """The scene's samples, ``[160000]``, float32, peak ≤ 0.9."""
     mixed = np.zeros(NUM_SAMPLES, dtype=np.float32)
-    for event in (*scene.events, *([scene.bed] if scene.bed else [])):
-        for play in event.plays:
-            mixed[play.start : play.start + play.num_samples] += _played(event, play)
+    for event in _sounding(scene):
+        _add(mixed, event)
     peak = float(np.abs(mixed).max())
     if peak > PEAK:
         mixed *= np.float32(PEAK / peak)
@@ -36,12 +35,20 @@ def render(scene: Scene) -> NDArray[np.float32]:
 
 def stems(scene: Scene) -> NDArray[np.float32]:
     """Every event alone, bed last if there is one: ``[num_events, 160000]``, float32, before peak scaling."""
-    events = (*scene.events, *([scene.bed] if scene.bed else []))
+    events = _sounding(scene)
     alone = np.zeros((len(events), NUM_SAMPLES), dtype=np.float32)
     for row, event in zip(alone, events, strict=True):
-        for play in event.plays:
-            row[play.start : play.start + play.num_samples] += _played(event, play)
+        _add(row, event)
     return alone
+
+
+def _sounding(scene: Scene) -> list[Event]:
+    return [*scene.events, *([scene.bed] if scene.bed else [])]
+
+
+def _add(mixed: NDArray[np.float32], event: Event) -> None:
+    for play in event.plays:
+        mixed[play.start : play.start + play.num_samples] += _played(event, play)
 
 
 def _played(event: Event, play: Play) -> NDArray[np.float32]:

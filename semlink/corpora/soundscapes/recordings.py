@@ -54,27 +54,14 @@ class Recording:
     source_url: str
     licence: str
 
-    @property
-    def source_clip(self) -> str:
-        """Id of the source recording: ``100032`` of ``1-100032-A.ogg`` ({fold}-{clip}-{take})."""
-        return self.file_name.split("-")[1]
-
 
 @lru_cache(maxsize=1)
 def recordings() -> Mapping[str, Recording]:
     """Every shipped clip by file name, in the order of ``clips.csv``."""
+    columns = ("file_name", "category", "source_title", "author", "source_url", "licence")
     with (RECORDINGS_DIR / "clips.csv").open(encoding="utf-8", newline="") as lines:
-        return {
-            row["file_name"]: Recording(
-                file_name=row["file_name"],
-                sound=row["category"],
-                title=row["source_title"],
-                author=row["author"],
-                source_url=row["source_url"],
-                licence=row["licence"],
-            )
-            for row in csv.DictReader(lines)
-        }
+        found = (Recording(*(row[c] for c in columns)) for row in csv.DictReader(lines))
+        return {recording.file_name: recording for recording in found}
 
 
 @lru_cache(maxsize=1)
@@ -92,11 +79,8 @@ def split_of_recordings() -> Mapping[str, Split]:
         # Authors of few clips first: small ones fill val and test closely, large ones serve training.
         order = sorted(authors, key=lambda name: (len(authors[name]), _digest(f"{sound}|{name}")))
         num_clips = sum(len(clips) for clips in authors.values())
-        wanted: dict[Split, float] = {
-            "test": SHARE_OF_TEST * num_clips,
-            "val": SHARE_OF_VAL * num_clips,
-            "train": float(num_clips),
-        }
+        wanted: dict[Split, float] = {"test": SHARE_OF_TEST * num_clips}
+        wanted |= {"val": SHARE_OF_VAL * num_clips, "train": num_clips}
         filling = iter(wanted)
         split = next(filling)
         taken = 0
@@ -122,13 +106,8 @@ def regions() -> Mapping[Split, Mapping[str, Sequence[Sequence[Region]]]]:
     with (RECORDINGS_DIR / "regions.csv").open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             name = row["file_name"]
-            region = Region(
-                file_name=name,
-                sound=recordings()[name].sound,
-                start=int(row["start_sample"]),
-                end=int(row["end_sample"]),
-            )
-            by_clip[name].append(region)
+            start, end = int(row["start_sample"]), int(row["end_sample"])
+            by_clip[name].append(Region(name, recordings()[name].sound, start, end))
     split_of = split_of_recordings()
     table: dict[Split, dict[str, list[tuple[Region, ...]]]] = {s: defaultdict(list) for s in SPLITS}
     for name, of_clip in by_clip.items():
@@ -172,30 +151,22 @@ def k_weighted(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return cast("NDArray[np.float32]", np.asarray(out, dtype=np.float32))
 
 
-def _high_shelf(
-    frequency_hz: float, gain_db: float, quality: float
+def _filter(
+    frequency_hz: float, quality: float, shelf_gain_db: float | None = None
 ) -> tuple[list[float], list[float]]:
-    k = float(np.tan(np.pi * frequency_hz / AUDIO_SAMPLE_RATE_HZ))
-    v_high = db_to_amplitude(gain_db)
-    v_band = v_high**0.4996667741545416
-    a0 = 1 + k / quality + k * k
-    return (
-        [
-            (v_high + v_band * k / quality + k * k) / a0,
-            2 * (k * k - v_high) / a0,
-            (v_high - v_band * k / quality + k * k) / a0,
-        ],
-        [1.0, 2 * (k * k - 1) / a0, (1 - k / quality + k * k) / a0],
-    )
-
-
-def _high_pass(frequency_hz: float, quality: float) -> tuple[list[float], list[float]]:
+    """Numerator and denominator of a high pass, or of a high shelf with that gain."""
     k = float(np.tan(np.pi * frequency_hz / AUDIO_SAMPLE_RATE_HZ))
     a0 = 1 + k / quality + k * k
-    return [1.0, -2.0, 1.0], [1.0, 2 * (k * k - 1) / a0, (1 - k / quality + k * k) / a0]
+    denominator = [1.0, 2 * (k * k - 1) / a0, (1 - k / quality + k * k) / a0]
+    if shelf_gain_db is None:
+        return [1.0, -2.0, 1.0], denominator
+    high = db_to_amplitude(shelf_gain_db)
+    band = high**0.4996667741545416 * k / quality
+    first, last = (high + band + k * k) / a0, (high - band + k * k) / a0
+    return [first, 2 * (k * k - high) / a0, last], denominator
 
 
 _K_FILTERS = (
-    _high_shelf(1681.974450955533, 3.999843853973347, 0.7071752369554196),
-    _high_pass(38.13547087602444, 0.5003270373238773),
+    _filter(1681.974450955533, 0.7071752369554196, 3.999843853973347),
+    _filter(38.13547087602444, 0.5003270373238773),
 )

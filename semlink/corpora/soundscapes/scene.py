@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -28,13 +29,7 @@ Length = Literal["short", "medium", "long"]
 MAX_COUNT: Mapping[str, int] = {"dog bark": 4, "person sneeze": 3, "rooster": 2}
 """Countable sounds and their largest count."""
 CONTINUOUS = (
-    "rain",
-    "sea waves",
-    "baby cry",
-    "clock tick",
-    "helicopter",
-    "chainsaw",
-    "fire crackling",
+    *("rain", "sea waves", "baby cry", "clock tick", "helicopter", "chainsaw", "fire crackling"),
 )
 SOUNDS = (*MAX_COUNT, *CONTINUOUS)
 BEDS = ("rain", "sea waves", "clock tick", "helicopter", "fire crackling")
@@ -125,15 +120,12 @@ class Scene:
 
     def attributes(self) -> Mapping[str, Any]:
         """The complete ground truth, ready for JSON; times in seconds, levels in dB re full scale."""
+        groups = enumerate(self.groups)
         return {
             "duration_s": DURATION_S,
             "structure": list(self.structure),
             "bed": _described(self.bed, None) if self.bed else None,
-            "events": [
-                _described(event, number)
-                for number, group in enumerate(self.groups)
-                for event in group
-            ],
+            "events": [_described(event, number) for number, group in groups for event in group],
         }
 
 
@@ -218,14 +210,8 @@ class _Plan:
             wobble = draws.between(-1.5, 1.5) if len(self.pieces) > 1 else 0.0
             plays.append(Play(region, start, played, self.offset, wobble))
             start += played
-        return Event(
-            sound=self.sound,
-            count=len(plays) if self.sound in MAX_COUNT else None,
-            loudness=self.loudness,
-            length=self.length,
-            level_db=self.level_db,
-            plays=tuple(plays),
-        )
+        count = len(plays) if self.sound in MAX_COUNT else None
+        return Event(self.sound, count, self.loudness, self.length, self.level_db, tuple(plays))
 
 
 def draw_scene(draws: Draws, split: Split) -> Scene:
@@ -256,9 +242,7 @@ def _overlapping_pair(draws: Draws, sounds: list[str]) -> int | None:
     """Index of the first of two neighbours that sound together, reordered so that the base comes first."""
     if len(sounds) < 3 or not draws.chance(SHARE_WITH_OVERLAP):
         return None
-    pairs = [
-        i for i in range(len(sounds) - 1) if sounds[i] in CONTINUOUS or sounds[i + 1] in CONTINUOUS
-    ]
+    pairs = [i for i, pair in enumerate(pairwise(sounds)) if not {*pair}.isdisjoint(CONTINUOUS)]
     if not pairs:
         return None
     pair = draws.one_of(pairs)
@@ -282,9 +266,8 @@ def _draw_groups(
             base.offset = _draw_offset(draws, region, num_samples)
             groups[-1].append(other)
         else:
-            groups.append(
-                [_draw_event(draws, split, sound, overlapped=index == pair, modest=modest)]
-            )
+            event = _draw_event(draws, split, sound, overlapped=index == pair, modest=modest)
+            groups.append([event])
     return groups
 
 
@@ -304,14 +287,8 @@ def _draw_event(draws: Draws, split: Split, sound: str, *, overlapped: bool, mod
     length: Length = "short" if modest else draws.weighted(LENGTH)  # type: ignore[arg-type]
     num_samples = _samples(draws.between(*LENGTH_S[length]))
     offset = _draw_offset(draws, region, num_samples)
-    return _Plan(
-        sound,
-        loudness,
-        level_db,
-        None if overlapped else length,
-        [(region, 0, num_samples)],
-        offset,
-    )
+    named = None if overlapped else length
+    return _Plan(sound, loudness, level_db, named, [(region, 0, num_samples)], offset)
 
 
 def _draw_offset(draws: Draws, region: Region, num_samples: int) -> int:
@@ -346,14 +323,10 @@ def _place(
         events = [base]
         if len(group) == 2:
             lead = _samples(draws.between(*OVERLAP_LEAD_S))
-            events[0] = _with_level(base, base.level_db + BASE_OF_OVERLAP_DB)
+            events[0] = replace(base, level_db=base.level_db + BASE_OF_OVERLAP_DB)
             events.append(group[1].placed(start + lead, draws))
         placed.append(tuple(events))
         start += _group_samples(group)
         if number < len(gaps):
             start += gaps[number] + min(extra[number + 1], _samples(0.5))
     return tuple(placed)
-
-
-def _with_level(event: Event, level_db: float) -> Event:
-    return Event(event.sound, event.count, event.loudness, event.length, level_db, event.plays)
