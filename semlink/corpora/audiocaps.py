@@ -10,17 +10,19 @@ from pathlib import Path
 from semlink.corpora.caption_table import (
     CAPTION_COLUMNS,
     Clip,
+    audio_folders,
     captions_of,
     clip_name,
+    found_table,
     listed_clips,
 )
 from semlink.corpora.corpus import SPLITS, Split
-from semlink.corpora.layouts import AUDIO_TYPES, Row, item_id_of, table_rows
+from semlink.corpora.layouts import AUDIO_TYPES, Row, item_id_of, table_rows, wrong
 from semlink.corpora.listed import ListedSounds
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import NotFound
 
 TABLE_FOLDERS = ("", "dataset", "csv_files")
-AUDIO_FOLDERS = ("{split}", "waveforms/{split}", "audio/{split}", "waveforms", "audio")
+AUDIO_FOLDERS = ("{part}", "waveforms/{part}", "audio/{part}", "waveforms", "audio")
 READ_ORDER: tuple[Split, ...] = ("test", "val", "train")
 """A clip that two tables name is kept for the measure, not for training."""
 
@@ -49,37 +51,25 @@ class AudioCaps(ListedSounds):
 
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
-        tables = {split: _table(root, split) for split in READ_ORDER}
+        tables = {split: found_table(root, TABLE_FOLDERS, f"{split}.csv") for split in READ_ORDER}
         there = {split: path for split, path in tables.items() if path is not None}
         if not there:
             raise NotFound(f"{root}: no train.csv, val.csv or test.csv", field="root")
-        folders = {split: _audio_folders(root, split) for split in SPLITS}
+        folders = {split: audio_folders(root, AUDIO_FOLDERS, split) for split in SPLITS}
         if not any(folders[split] for split in there):
-            raise NotFound(
-                f"{root}: no audio folder, expected one of {', '.join(AUDIO_FOLDERS)}", field="root"
-            )
+            expected = ", ".join(AUDIO_FOLDERS).replace("{part}", "{split}")
+            raise NotFound(f"{root}: no audio folder, expected one of {expected}", field="root")
         skipped: Counter[str] = Counter()
+        clips = {split: _clips(path, skipped) for split, path in there.items()}
         super().__init__(
             "audiocaps",
             root,
-            listed_clips(
-                {split: _clips(path, skipped) for split, path in there.items()}, folders, skipped
-            ),
+            listed_clips(clips, folders, skipped),
             skipped,
             licence="captions MIT; the sounds belong to their YouTube authors",
             description="Ten-second sounds of AudioSet, one caption each in train, five in val and test",
             absent={s: f"{s}.csv is not there" for s in SPLITS if s not in there},
         )
-
-
-def _table(root: Path, split: Split) -> Path | None:
-    paths = (root / folder / f"{split}.csv" for folder in TABLE_FOLDERS)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _audio_folders(root: Path, split: Split) -> Sequence[Path]:
-    folders = (root / folder.format(split=split) for folder in AUDIO_FOLDERS)
-    return [folder for folder in folders if folder.is_dir()]
 
 
 def _clips(table: Path, skipped: Counter[str]) -> Iterator[Clip]:
@@ -100,19 +90,14 @@ def _clips(table: Path, skipped: Counter[str]) -> Iterator[Clip]:
 def _published(row: Row) -> tuple[str, Sequence[str], Sequence[str]]:
     missing = [c for c in ("youtube_id", "start_time", "caption") if c not in row.fields]
     if missing:
-        raise InvalidField(
-            f"{row.where}: the header has neither file_name nor {', '.join(missing)}", field="root"
-        )
+        raise wrong(row.where, f"the header has neither file_name nor {', '.join(missing)}")
     youtube_id, start = row.fields["youtube_id"], row.fields["start_time"]
     if not _YOUTUBE_ID.fullmatch(youtube_id):
-        raise InvalidField(
-            f"{row.where}: youtube_id is {youtube_id!r:.80}, expected eleven letters, digits, - or _",
-            field="root",
+        raise wrong(
+            row.where, f"youtube_id is {youtube_id!r:.80}, expected eleven letters, digits, - or _"
         )
     if not _SECONDS.fullmatch(start):
-        raise InvalidField(
-            f"{row.where}: start_time is {start!r:.80}, expected seconds", field="root"
-        )
+        raise wrong(row.where, f"start_time is {start!r:.80}, expected seconds")
     stems = (f"Y{youtube_id}", youtube_id)
     names = [f"{stem}{ending}" for stem in stems for ending in AUDIO_TYPES]
     return f"Y{youtube_id}", names, captions_of(row, ["caption"])

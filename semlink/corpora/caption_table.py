@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from semlink.corpora.corpus import Item, Split
-from semlink.corpora.layouts import AUDIO_TYPES, Files, Row, file_name
+from semlink.corpora.layouts import AUDIO_TYPES, Files, Row, file_name, wrong
 from semlink.corpora.listed import Listed
-from semlink.errors import InvalidField
 
 NOT_ON_DISK = "clip in the table that is not on disk"
 IN_TWO_SPLITS = "clip that another split holds as well"
@@ -29,11 +28,23 @@ class Clip:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
+def found_table(root: Path, folders: Iterable[str], name: str) -> Path | None:
+    """The first table of that name in one of ``folders`` under ``root``."""
+    paths = (root / folder / name for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def audio_folders(root: Path, patterns: Iterable[str], part: str) -> Sequence[Path]:
+    """The folders under ``root`` that are there and may hold the clips of ``part``."""
+    folders = (root / pattern.format(part=part) for pattern in patterns)
+    return [folder for folder in folders if folder.is_dir()]
+
+
 def captions_of(row: Row, columns: Iterable[str]) -> tuple[str, ...]:
     """The captions of a row that are not blank, in the order of ``columns``. Raises InvalidField if there is none."""
     captions = tuple(text for c in columns if (text := row.fields.get(c, "").strip()))
     if not captions:
-        raise InvalidField(f"{row.where}: no caption", field="root")
+        raise wrong(row.where, "no caption")
     return captions
 
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from semlink.corpora.caption_table import (
     CAPTION_COLUMNS,
     Clip,
+    audio_folders,
     captions_of,
     clip_name,
+    found_table,
     listed_clips,
 )
 from semlink.corpora.corpus import SPLITS, Split
-from semlink.corpora.layouts import item_id_of, table_rows
+from semlink.corpora.layouts import item_id_of, table_rows, wrong
 from semlink.corpora.listed import ListedSounds
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import NotFound
 
 PARTS: Mapping[Split, str] = {"train": "development", "val": "validation", "test": "evaluation"}
 """Our splits and the names that the set gives them."""
 TABLE_FOLDERS = ("", "clotho_csv_files")
 AUDIO_FOLDERS = (
-    "{part}",
-    "clotho_audio_files/{part}",
-    "clotho_audio_{part}/{part}",
-    "clotho_audio_{part}",
+    *("{part}", "clotho_audio_files/{part}", "clotho_audio_{part}/{part}", "clotho_audio_{part}"),
 )
 """Where the archives' folder ``{part}`` lies, depending on where they were unpacked."""
 METADATA = ("keywords", "sound_link", "manufacturer", "license")
@@ -50,51 +49,35 @@ class Clotho(ListedSounds):
 
     def __init__(self, root: str | Path) -> None:
         root = Path(root)
-        tables = {split: _table(root, f"clotho_captions_{PARTS[split]}.csv") for split in SPLITS}
+        named = {split: f"clotho_captions_{PARTS[split]}.csv" for split in SPLITS}
+        tables = {split: found_table(root, TABLE_FOLDERS, named[split]) for split in SPLITS}
         there = {split: path for split, path in tables.items() if path is not None}
         if not there:
             raise NotFound(f"{root}: no clotho_captions_development.csv nor another", field="root")
-        folders = {split: _audio_folders(root, PARTS[split]) for split in SPLITS}
+        folders = {split: audio_folders(root, AUDIO_FOLDERS, PARTS[split]) for split in SPLITS}
         if not any(folders[split] for split in there):
             wanted = ", ".join(PARTS[split] for split in there)
             raise NotFound(f"{root}: no audio folder of {wanted}", field="root")
         skipped: Counter[str] = Counter()
+        clips = {split: _clips(root, split, path) for split, path in there.items()}
         super().__init__(
             "clotho",
             root,
-            listed_clips(
-                {split: _clips(root, split, path) for split, path in there.items()},
-                folders,
-                skipped,
-            ),
+            listed_clips(clips, folders, skipped),
             skipped,
             licence="captions: Tampere University, non-commercial; sounds: Creative Commons, each its own",
             description="Sounds of Freesound, 15 to 30 seconds, five captions each",
-            absent={
-                split: f"clotho_captions_{PARTS[split]}.csv is not there"
-                for split in SPLITS
-                if split not in there
-            },
+            absent={s: f"{named[s]} is not there" for s in SPLITS if s not in there},
         )
 
 
-def _table(root: Path, name: str) -> Path | None:
-    paths = (root / folder / name for folder in TABLE_FOLDERS)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _audio_folders(root: Path, part: str) -> Sequence[Path]:
-    folders = (root / folder.format(part=part) for folder in AUDIO_FOLDERS)
-    return [folder for folder in folders if folder.is_dir()]
-
-
 def _clips(root: Path, split: Split, table: Path) -> Iterator[Clip]:
-    described = _metadata(_table(root, f"clotho_metadata_{PARTS[split]}.csv"))
+    described = _metadata(found_table(root, TABLE_FOLDERS, f"clotho_metadata_{PARTS[split]}.csv"))
     for row in table_rows(table, ("file_name", *CAPTION_COLUMNS)):
         name = clip_name(row)
         captions = captions_of(row, CAPTION_COLUMNS)
         if len(captions) != len(CAPTION_COLUMNS):
-            raise InvalidField(f"{row.where}: {len(captions)} captions, expected 5", field="root")
+            raise wrong(row.where, f"{len(captions)} captions, expected 5")
         stem = name.rpartition(".")[0]
         item_id = item_id_of(f"{split}/{stem}")
         attributes = {"file_name": name, **described.get(name, {})}

@@ -16,6 +16,7 @@ from semlink.corpora.layouts import (
     first_folder,
     item_id_of,
     table_rows,
+    wrong,
 )
 from semlink.corpora.listed import Listed, ListedSounds
 from semlink.errors import InvalidField
@@ -148,19 +149,15 @@ def _clips(
         # The id is the name without its ending, so that must be unique as well.
         stem = Path(row.filename).stem
         if stem in seen:
-            raise InvalidField(f"{raw.where}: {stem} was given before", field="root")
+            raise wrong(raw.where, f"{stem} was given before")
         seen.add(stem)
         if row.filename not in on_disk:
             skipped["clip in the table that is not on disk"] += 1
             continue
         item_id = item_id_of(stem)
-        item = Item(
-            item_id=item_id,
-            identity=item_id,
-            split=split_of_fold.get(row.fold, "train"),
-            captions=captions_of(row.category),
-            attributes={"category": row.category, "target": row.target, "fold": row.fold},
-        )
+        split = split_of_fold.get(row.fold, "train")
+        attributes = {"category": row.category, "target": row.target, "fold": row.fold}
+        item = Item(item_id, item_id, split, captions_of(row.category), attributes)
         yield Listed(item, audio / row.filename, raw.where)
 
 
@@ -175,9 +172,9 @@ def _checked(row: Row) -> _Clip:
     filename, fold, target, category = (row.fields[column] for column in COLUMNS)
     file_name(filename, CONTENT_TYPES, row.where, "filename")
     if fold not in map(str, FOLDS):
-        raise InvalidField(f"{row.where}: fold is {fold!r}, allowed are 1…5", field="root")
+        raise wrong(row.where, f"fold is {fold!r}, allowed are 1…5")
     if not target.isdecimal():
-        raise InvalidField(f"{row.where}: target is {target!r}, expected a number", field="root")
+        raise wrong(row.where, f"target is {target!r}, expected a number")
     if not category.strip():
-        raise InvalidField(f"{row.where}: category is empty", field="root")
+        raise wrong(row.where, "category is empty")
     return _Clip(filename, int(fold), int(target), category.replace("_", " ").strip())

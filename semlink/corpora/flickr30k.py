@@ -58,7 +58,6 @@ class Flickr30k(ListedImages):
         skipped: Counter[str] = Counter()
         super().__init__(
             "flickr30k",
-            "image",
             root,
             listed_pictures(lists, captions, images, skipped),
             skipped,

@@ -47,7 +47,6 @@ class Flickr8k(ListedImages):
         lists = {split: read_list(path) for split, path in there.items()}
         super().__init__(
             "flickr8k",
-            "image",
             root,
             listed_pictures(lists, captions, images, skipped),
             skipped,

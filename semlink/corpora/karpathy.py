@@ -14,14 +14,11 @@ from semlink.corpora.layouts import (
     read_json,
     text_of,
     texts_of,
+    wrong,
 )
-from semlink.errors import InvalidField
 
 SPLIT_OF: Mapping[str, Split] = {
-    "train": "train",
-    "restval": "train",
-    "val": "val",
-    "test": "test",
+    **{"train": "train", "restval": "train", "val": "val", "test": "test"}
 }
 """``restval`` is what of COCO's validation pictures is neither val nor test: by custom it is trained on."""
 
@@ -45,19 +42,15 @@ def read_pictures(path: Path) -> Iterator[Picture]:
     """
     listed = read_json(path)
     if not isinstance(listed, dict):
-        raise InvalidField(f"{path}: expected an object with images", field="root")
+        raise wrong(path, "expected an object with images")
     for where, entry in json_entries(str(path), listed.get("images")):
         name = file_name(text_of(entry, "filename", where), IMAGE_TYPES, where, "filename")
         folder = text_of(entry, "filepath", where) if "filepath" in entry else ""
         if folder and ("/" in folder or "\\" in folder or folder in (".", "..")):
-            raise InvalidField(
-                f"{where}: filepath is {folder!r:.120}, expected the name of a folder", field="root"
-            )
+            raise wrong(where, f"filepath is {folder!r:.120}, expected the name of a folder")
         split = entry.get("split")
         if not isinstance(split, str) or split not in SPLIT_OF:
-            raise InvalidField(
-                f"{where}: split is {split!r:.80}, allowed: {', '.join(SPLIT_OF)}", field="root"
-            )
+            raise wrong(where, f"split is {split!r:.80}, allowed: {', '.join(SPLIT_OF)}")
         sentences = json_entries(f"{where}, sentences", entry.get("sentences"))
         captions = texts_of({"raw": [said.get("raw") for _, said in sentences]}, "raw", where)
         yield Picture(folder, name, SPLIT_OF[split], tuple(captions), where)

@@ -44,6 +44,11 @@ class Row:
     where: str
 
 
+def wrong(where: object, what: str) -> InvalidField:
+    """The error of a set's file that is wrong: the file and the place in it, then what is wrong there."""
+    return InvalidField(f"{where}: {what}", field="root")
+
+
 def first_folder(root: Path, names: Sequence[str]) -> Path:
     """The first of ``names`` that is a folder under ``root``. Raises NotFound naming them all."""
     for name in names:
@@ -68,7 +73,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         # The position is that in the bytes after a byte order mark, which holds no line end.
         number = data[: error.start].count(b"\n") + 1
-        raise InvalidField(f"{path}, line {number}: not UTF-8", field="root") from error
+        raise wrong(f"{path}, line {number}", "not UTF-8") from error
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -93,23 +98,21 @@ def table_rows(path: Path, columns: Sequence[str], *, encoding: str = "utf-8") -
         try:
             record = next(records, None)
         except csv.Error as error:
-            raise InvalidField(f"{where}: not comma-separated ({error})", field="root") from error
+            raise wrong(where, f"not comma-separated ({error})") from error
         if record is None:
             break
         if header is None:
             header = [name.strip() for name in record]
             missing = [column for column in columns if column not in header]
             if missing:
-                raise InvalidField(f"{where}: no column {', '.join(missing)}", field="root")
+                raise wrong(where, f"no column {', '.join(missing)}")
         elif len(record) > len(header):
-            raise InvalidField(
-                f"{where}: {len(record)} fields, the header has {len(header)}", field="root"
-            )
+            raise wrong(where, f"{len(record)} fields, the header has {len(header)}")
         elif any(field.strip() for field in record):
             padded = record + [""] * (len(header) - len(record))
             yield Row(dict(zip(header, padded, strict=True)), where)
     if header is None:
-        raise InvalidField(f"{path}, line 1: the table is empty", field="root")
+        raise wrong(f"{path}, line 1", "the table is empty")
 
 
 def read_json(path: Path) -> Any:
@@ -117,19 +120,17 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InvalidField(
-            f"{path}, line {error.lineno}: not JSON ({error.msg})", field="root"
-        ) from error
+        raise wrong(f"{path}, line {error.lineno}", f"not JSON ({error.msg})") from error
 
 
 def json_entries(place: str, entries: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of a JSON list, each with ``PLACE, entry N``, counted from 0 as in the list. Raises InvalidField."""
     if not isinstance(entries, list):
-        raise InvalidField(f"{place}: expected a list of objects", field="root")
+        raise wrong(place, "expected a list of objects")
     for index, entry in enumerate(entries):
         where = f"{place}, entry {index}"
         if not isinstance(entry, dict):
-            raise InvalidField(f"{where}: {entry!r:.80} is not an object", field="root")
+            raise wrong(where, f"{entry!r:.80} is not an object")
         yield where, entry
 
 
@@ -142,7 +143,7 @@ def text_of(entry: Mapping[str, Any], key: str, where: str) -> str:
     """The text under ``key``, not blank. Raises InvalidField naming the place and the key."""
     value = entry.get(key)
     if not is_text(value) or not value.strip():
-        raise InvalidField(f"{where}: {key} is {value!r:.80}, expected text", field="root")
+        raise wrong(where, f"{key} is {value!r:.80}, expected text")
     return value
 
 
@@ -150,9 +151,7 @@ def texts_of(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
     """The texts in the list under ``key``, blank ones left out. Raises InvalidField naming the place and the key."""
     value = entry.get(key)
     if not isinstance(value, list) or not all(is_text(text) for text in value):
-        raise InvalidField(
-            f"{where}: {key} is {value!r:.80}, expected a list of texts", field="root"
-        )
+        raise wrong(where, f"{key} is {value!r:.80}, expected a list of texts")
     return [text.strip() for text in value if text.strip()]
 
 
@@ -164,21 +163,16 @@ def inner_path(relative: str, types: Mapping[str, str], where: str, key: str) ->
     parts = relative.split("/")
     inside = all(part not in ("", ".", "..") for part in parts)
     if not inside or any(letter == "\\" or ord(letter) < 32 for letter in relative):
-        raise InvalidField(
-            f"{where}: {key} is {relative!r:.120}, which leaves the root", field="root"
-        )
+        raise wrong(where, f"{key} is {relative!r:.120}, which leaves the root")
     if os.path.splitext(parts[-1])[1].lower() not in types:
-        raise InvalidField(
-            f"{where}: {key} is {relative!r:.120}, expected an ending of {', '.join(types)}",
-            field="root",
-        )
+        raise wrong(where, f"{key} is {relative!r:.120}, expected an ending of {', '.join(types)}")
     return relative
 
 
 def file_name(name: str, types: Mapping[str, str], where: str, key: str) -> str:
     """``name``, checked to be a bare file name that ends as one of ``types``. Raises InvalidField."""
     if "/" in name:
-        raise InvalidField(f"{where}: {key} is {name!r:.120}, expected a file name", field="root")
+        raise wrong(where, f"{key} is {name!r:.120}, expected a file name")
     return inner_path(name, types, where, key)
 
 

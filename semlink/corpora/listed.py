@@ -22,7 +22,7 @@ from semlink.corpora.corpus import (
     Media,
     Split,
 )
-from semlink.corpora.layouts import AUDIO_TYPES, IMAGE_TYPES
+from semlink.corpora.layouts import AUDIO_TYPES, IMAGE_TYPES, wrong
 from semlink.corpora.media_io import check_image_size, decode_audio_start, decode_image
 from semlink.errors import InvalidField, NotFound
 from semlink.tasks import Task
@@ -49,13 +49,13 @@ class ListedCorpus(Corpus):
     :raises InvalidField: if an item id is given twice, naming the place.
     """
 
+    task: Task
     media_types: Mapping[str, str]
     """File ending to the content type that :meth:`media` gives."""
 
     def __init__(
         self,
         name: str,
-        task: Task,
         root: Path,
         listed: Iterable[Listed],
         skipped: Counter[str],
@@ -67,12 +67,13 @@ class ListedCorpus(Corpus):
         self.root = root
         self._absent: Mapping[Split, str] = absent or {}
         self._files: dict[str, Path] = {}
+        self._cut: set[str] = set()
         self._by_id: dict[str, Item] = {}
         of_split: dict[Split, list[Item]] = {split: [] for split in SPLITS}
         for entry in listed:
             item_id = entry.item.item_id
             if item_id in self._by_id:
-                raise InvalidField(f"{entry.where}: {item_id} was given before", field="root")
+                raise wrong(entry.where, f"{item_id} was given before")
             self._by_id[item_id] = entry.item
             self._files[item_id] = entry.path
             of_split[entry.item.split].append(entry.item)
@@ -80,15 +81,14 @@ class ListedCorpus(Corpus):
         self.skipped_by_reason: Mapping[str, int] = {k: n for k, n in skipped.items() if n}
         self.skipped = skipped.total()
         if not self._by_id:
-            left_out = "; ".join(f"{n} × {reason}" for reason, n in self.skipped_by_reason.items())
-            what = "clip" if task == "audio" else "picture"
-            raise NotFound(
-                f"{root} holds no {what} of {name}, left out: {left_out or 'nothing'}", field="root"
-            )
+            reasons = (f"{n} × {reason}" for reason, n in self.skipped_by_reason.items())
+            left_out = "; ".join(reasons) or "nothing"
+            what = "clip" if self.task == "audio" else "picture"
+            raise NotFound(f"{root} holds no {what} of {name}, left out: {left_out}", field="root")
         endings = Counter(path.suffix.lower() for path in self._files.values())
         self.info = CorpusInfo(
             name=name,
-            task=task,
+            task=self.task,
             # Sets of several formats are named by the one that most files have; media() tells each file's own.
             media_type=self.media_types[endings.most_common(1)[0][0]],
             licence=licence,
@@ -105,10 +105,8 @@ class ListedCorpus(Corpus):
         """Items of ``split`` in the order of its list. Raises NotFound for a split without items."""
         if split not in self._items:
             why = self._absent.get(split, "no item of it is listed and on disk")
-            raise NotFound(
-                f"{self.info.name} under {self.root.name} has no split {split!r}: {why}",
-                field="split",
-            )
+            where = f"{self.info.name} under {self.root.name}"
+            raise NotFound(f"{where} has no split {split!r}: {why}", field="split")
         return self._items[split]
 
     def item(self, item_id: str) -> Item:
@@ -135,6 +133,7 @@ class ListedCorpus(Corpus):
 class ListedImages(ListedCorpus, ImageCorpus):
     """A listed corpus of JPEG, PNG, WebP and BMP files; BMP is given as PNG, which browsers and queries take."""
 
+    task: Task = "image"
     media_types: Mapping[str, str] = {**IMAGE_TYPES, ".bmp": "image/png"}
 
     def media(self, item_id: str) -> Media:
@@ -153,30 +152,8 @@ class ListedImages(ListedCorpus, ImageCorpus):
 class ListedSounds(ListedCorpus, AudioCorpus):
     """A listed corpus of WAV, OGG, FLAC and MP3 files. Of clips over 30 s the first 30 s are used (:attr:`cut`)."""
 
+    task: Task = "audio"
     media_types: Mapping[str, str] = AUDIO_TYPES
-
-    def __init__(
-        self,
-        name: str,
-        root: Path,
-        listed: Iterable[Listed],
-        skipped: Counter[str],
-        *,
-        licence: str,
-        description: str,
-        absent: Mapping[Split, str] | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            "audio",
-            root,
-            listed,
-            skipped,
-            licence=licence,
-            description=description,
-            absent=absent,
-        )
-        self._cut: set[str] = set()
 
     @property
     def cut(self) -> int:

@@ -23,23 +23,11 @@ from semlink.errors import InvalidField
 from semlink.settings import Settings
 
 IMAGE_FORMATS = {
-    "image/jpeg": "JPEG",
-    "image/jpg": "JPEG",
-    "image/png": "PNG",
-    "image/webp": "WEBP",
+    **{"image/jpeg": "JPEG", "image/jpg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 }
 AUDIO_CONTENT_TYPES = (
-    "audio/wav",
-    "audio/x-wav",
-    "audio/wave",
-    "audio/vnd.wave",
-    "audio/ogg",
-    "application/ogg",
-    "audio/opus",
-    "audio/flac",
-    "audio/x-flac",
-    "audio/mpeg",
-    "audio/mp3",
+    *("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/ogg", "application/ogg"),
+    *("audio/opus", "audio/flac", "audio/x-flac", "audio/mpeg", "audio/mp3"),
 )
 AUDIO_FORMATS = ("WAV", "WAVEX", "OGG", "FLAC", "MP3")
 
@@ -74,18 +62,14 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # documente
 
 # All that Pillow's parsers raise on broken files, found by fuzzing; anything else is a bug of ours and must surface.
 _BROKEN_IMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
+
+
+def refused(field: str, why: str) -> InvalidField:
+    """The error of a picture or sound in ``field`` that is not taken."""
+    return InvalidField(f"{field} {why}", field=field)
 
 
 @lru_cache(maxsize=1)
@@ -154,14 +138,12 @@ def check_image_size(size: tuple[int, int], field: str) -> None:
     limits = media_limits()
     width, height = size
     if max(size) > limits.max_image_side:
-        raise InvalidField(
-            f"{field} has {width} × {height} pixels, allowed are {limits.max_image_side:,} a side",
-            field=field,
+        raise refused(
+            field, f"has {width} × {height} pixels, allowed are {limits.max_image_side:,} a side"
         )
     if width * height > limits.max_image_pixels:
-        raise InvalidField(
-            f"{field} has {width} × {height} pixels, allowed are {limits.max_image_pixels:,} in all",
-            field=field,
+        raise refused(
+            field, f"has {width} × {height} pixels, allowed are {limits.max_image_pixels:,} in all"
         )
 
 
@@ -200,12 +182,11 @@ def _decode_audio(
 ) -> tuple[NDArray[np.float32], bool]:
     """Mono samples at 16 kHz of what ``read`` takes of the open sound, and whether it left any."""
     if _media_type(content_type) not in AUDIO_CONTENT_TYPES:
-        raise InvalidField(
-            f"{field} has content type {content_type!r}, allowed: {', '.join(AUDIO_CONTENT_TYPES)}",
-            field=field,
+        raise refused(
+            field, f"has content type {content_type!r}, allowed: {', '.join(AUDIO_CONTENT_TYPES)}"
         )
     if not data:
-        raise InvalidField(f"{field} is empty, expected a sound", field=field)
+        raise refused(field, "is empty, expected a sound")
     channel: int | None = None
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
@@ -216,18 +197,15 @@ def _decode_audio(
             with soundfile.SoundFile(io.BytesIO(data)) as sound:
                 frames, is_cut, _ = read(sound, field, channel)
     except soundfile.SoundFileError as error:
-        raise InvalidField(
-            f"{field} does not decode as WAV, OGG, FLAC or MP3 ({error})", field=field
-        ) from error
+        raise refused(field, f"does not decode as WAV, OGG, FLAC or MP3 ({error})") from error
     mono = _at_most_one(frames)
     if rate != AUDIO_SAMPLE_RATE_HZ:
         mono = _at_most_one(
             np.asarray(soxr.resample(mono, rate, AUDIO_SAMPLE_RATE_HZ), dtype=np.float32)
         )
     if len(mono) == 0:
-        raise InvalidField(
-            f"{field} lasts {len(frames) / rate:.6f} s, which is less than one sample at 16 kHz",
-            field=field,
+        raise refused(
+            field, f"lasts {len(frames) / rate:.6f} s, which is less than one sample at 16 kHz"
         )
     return mono, is_cut
 
@@ -241,22 +219,19 @@ def _opened(data: bytes, content_type: str, field: str) -> Iterator[Image.Image]
     """The picture with its header read and its size within the limits; what is raised within names ``field``."""
     kind = _media_type(content_type)
     if kind not in IMAGE_FORMATS:
-        raise InvalidField(
-            f"{field} has content type {content_type!r}, allowed: {', '.join(IMAGE_FORMATS)}",
-            field=field,
+        raise refused(
+            field, f"has content type {content_type!r}, allowed: {', '.join(IMAGE_FORMATS)}"
         )
     if not data:
-        raise InvalidField(f"{field} is empty, expected a picture", field=field)
+        raise refused(field, "is empty, expected a picture")
     try:
         with Image.open(io.BytesIO(data), formats=sorted(set(IMAGE_FORMATS.values()))) as image:
             check_image_size(image.size, field)
             yield image
     except UnidentifiedImageError as error:  # whose message holds an address in memory
-        raise InvalidField(f"{field} does not decode as JPEG, PNG or WebP", field=field) from error
+        raise refused(field, "does not decode as JPEG, PNG or WebP") from error
     except _BROKEN_IMAGE as error:
-        raise InvalidField(
-            f"{field} does not decode as JPEG, PNG or WebP ({error})", field=field
-        ) from error
+        raise refused(field, f"does not decode as JPEG, PNG or WebP ({error})") from error
 
 
 @contextmanager
@@ -264,9 +239,7 @@ def _decoded(data: bytes, content_type: str, field: str) -> Iterator[Image.Image
     """The picture with its pixels in the decoder's raster, as stored; of large ones one at a time."""
     with _opened(data, content_type, field) as image:
         if data[:2] == b"\xff\xd8" and num_jpeg_scans(data) > MAX_JPEG_SCANS:
-            raise InvalidField(
-                f"{field} is a JPEG of more than {MAX_JPEG_SCANS} scans", field=field
-            )
+            raise refused(field, f"is a JPEG of more than {MAX_JPEG_SCANS} scans")
         large = image.width * image.height > LARGE_PIXELS
         with _large_picture if large else nullcontext():
             image.load()
@@ -365,20 +338,16 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _check_format(sound: Any, field: str) -> None:
     if sound.format not in AUDIO_FORMATS:
-        raise InvalidField(
-            f"{field} is {sound.format}, allowed are WAV, OGG, FLAC and MP3", field=field
-        )
+        raise refused(field, f"is {sound.format}, allowed are WAV, OGG, FLAC and MP3")
     limits = media_limits()
     lowest, highest = limits.min_audio_rate_hz, limits.max_audio_rate_hz
     if not lowest <= sound.samplerate <= highest:
-        raise InvalidField(
-            f"{field} has a sample rate of {sound.samplerate} Hz, allowed are {lowest}…{highest}",
-            field=field,
+        raise refused(
+            field, f"has a sample rate of {sound.samplerate} Hz, allowed are {lowest}…{highest}"
         )
     if sound.channels > limits.max_audio_channels:
-        raise InvalidField(
-            f"{field} has {sound.channels} channels, allowed are 1…{limits.max_audio_channels}",
-            field=field,
+        raise refused(
+            field, f"has {sound.channels} channels, allowed are 1…{limits.max_audio_channels}"
         )
 
 
@@ -390,9 +359,9 @@ def _read_bounded(
     if is_cut:
         rate = int(sound.samplerate)
         seconds = max(len(mono) + 1, sound.frames) / rate
-        raise InvalidField(
-            f"{field} lasts {seconds:.2f} s, allowed are at most {media_limits().max_audio_seconds:.0f} s",
-            field=field,
+        raise refused(
+            field,
+            f"lasts {seconds:.2f} s, allowed are at most {media_limits().max_audio_seconds:.0f} s",
         )
     return mono, False, loudest
 
@@ -414,7 +383,7 @@ def _read_start(
         block = sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
         num_frames += len(block)
         if not np.isfinite(block).all():
-            raise InvalidField(f"{field} holds samples that are not finite numbers", field=field)
+            raise refused(field, "holds samples that are not finite numbers")
         power += np.square(block, dtype=np.float64).sum(axis=0)
         # The mean in float64: the sum of channels of a float file may exceed float32.
         mean = block.mean(axis=1, dtype=np.float64) if channel is None else block[:, channel]
@@ -422,7 +391,7 @@ def _read_start(
         if len(block) < BLOCK_FRAMES:
             break
     if num_frames == 0:
-        raise InvalidField(f"{field} lasts 0 s, it holds no samples", field=field)
+        raise refused(field, "lasts 0 s, it holds no samples")
     mono = np.concatenate(blocks)[:max_frames]
     own = float(np.square(mono, dtype=np.float64).sum())
     cancel = channel is None and own < CANCELLED_POWER * power.mean()

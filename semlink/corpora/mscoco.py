@@ -33,7 +33,6 @@ class MsCoco(ListedImages):
         skipped: Counter[str] = Counter()
         super().__init__(
             "mscoco",
-            "image",
             root,
             _pictures(root, first_file(root, LISTS), skipped),
             skipped,

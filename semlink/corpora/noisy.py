@@ -104,28 +104,20 @@ def draw(
         )
     texts = []
     for place, item in enumerate(items):
-        rng = np.random.Generator(
-            np.random.Philox(key=stable_seed("noisy-text", seed, kind, item.item_id))
-        )
+        key_of_draws = stable_seed("noisy-text", seed, kind, item.item_id)
+        rng = np.random.Generator(np.random.Philox(key=key_of_draws))
         captions = rng.permutation(len(item.captions))[:n_key]
         key = [as_sentence(item.captions[i]) for i in captions]
         if kind == "continuations":
             noise = _continuations(item, n_noise, pool, rng)
         else:
             others = rng.permutation(len(items) - 1)[:n_noise]
-            noise = [
-                as_sentence(other.captions[rng.integers(len(other.captions))])
-                for other in (items[i + (i >= place)] for i in others)
-            ]
+            chosen = (items[i + (i >= place)].captions for i in others)
+            noise = [as_sentence(captions[rng.integers(len(captions))]) for captions in chosen]
         order = rng.permutation(len(key) + len(noise))
         sentences = [*key, *noise]
-        texts.append(
-            NoisyText(
-                item.item_id,
-                tuple(sentences[i] for i in order),
-                tuple(bool(i < len(key)) for i in order),
-            )
-        )
+        labels = tuple(bool(i < len(key)) for i in order)
+        texts.append(NoisyText(item.item_id, tuple(sentences[i] for i in order), labels))
     return texts
 
 
@@ -154,12 +146,9 @@ def write_pool(pool: NoisePool, path: Path) -> None:
 def read_pool(path: Path) -> NoisePool:
     """The inverse of :func:`write_pool`. Raises NotFound or InvalidField."""
     head, rows = _read_lines(path, "pool")
+    noise = {row["item_id"]: row["noise"] for row in rows}
     return NoisePool(
-        head,
-        {
-            row["item_id"]: tuple(Continuation(int(n), text) for n, text in row["noise"])
-            for row in rows
-        },
+        head, {k: tuple(Continuation(int(n), text) for n, text in v) for k, v in noise.items()}
     )
 
 

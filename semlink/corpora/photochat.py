@@ -19,9 +19,10 @@ from semlink.corpora.layouts import (
     json_entries,
     read_json,
     text_of,
+    wrong,
 )
 from semlink.corpora.listed import Listed, ListedImages
-from semlink.errors import InvalidField, NotFound
+from semlink.errors import NotFound
 
 PARTS: Mapping[Split, str] = {"train": "train", "val": "dev", "test": "test"}
 READ_ORDER: tuple[Split, ...] = ("test", "val", "train")
@@ -75,16 +76,13 @@ class PhotoChat(ListedImages):
         skipped: Counter[str] = Counter()
         super().__init__(
             "photochat",
-            "image",
             root,
             _photos(files, photos, skipped),
             skipped,
             licence="dialogues CC BY 4.0; photos of Open Images, CC BY 2.0, each by its author",
             description="Photos shared in chats, asked for by what the sharing user said before",
             absent={
-                split: f"photochat/{PARTS[split]}/*.json is not there"
-                for split in SPLITS
-                if split not in files
+                s: f"photochat/{PARTS[s]}/*.json is not there" for s in SPLITS if s not in files
             },
         )
 
@@ -112,16 +110,9 @@ def _photos(
                     of_photo.setdefault(name, []).append(dialogue)
         for name, dialogues in of_photo.items():
             item_id = item_id_of(name)
-            item = Item(
-                item_id,
-                item_id,
-                split,
-                tuple(query_of(dialogue.turns) for dialogue in dialogues),
-                {
-                    "turns": tuple(dialogue.turns for dialogue in dialogues),
-                    "photo_description": dialogues[0].description,
-                },
-            )
+            turns = tuple(dialogue.turns for dialogue in dialogues)
+            attributes = {"turns": turns, "photo_description": dialogues[0].description}
+            item = Item(item_id, item_id, split, tuple(map(query_of, turns)), attributes)
             yield Listed(item, photos / name, dialogues[0].where)
 
 
@@ -136,17 +127,11 @@ def _dialogue(entry: Mapping[str, Any], where: str) -> _Dialogue:
     for turn_where, turn in json_entries(f"{where}, dialogue", entry.get("dialogue")):
         message, shares, user = turn.get("message"), turn.get("share_photo"), turn.get("user_id")
         if not is_text(message):
-            raise InvalidField(
-                f"{turn_where}: message is {message!r:.80}, expected text", field="root"
-            )
+            raise wrong(turn_where, f"message is {message!r:.80}, expected text")
         if not isinstance(shares, bool):
-            raise InvalidField(
-                f"{turn_where}: share_photo is {shares!r:.80}, expected true or false", field="root"
-            )
+            raise wrong(turn_where, f"share_photo is {shares!r:.80}, expected true or false")
         if not isinstance(user, int) or user not in (0, 1):
-            raise InvalidField(
-                f"{turn_where}: user_id is {user!r:.80}, allowed: 0, 1", field="root"
-            )
+            raise wrong(turn_where, f"user_id is {user!r:.80}, allowed: 0, 1")
         if shares:
             sharer = user
             break

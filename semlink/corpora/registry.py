@@ -45,9 +45,9 @@ class ReaderEntry:
 
 
 READERS: Final[Mapping[str, ReaderEntry]] = {
-    "cuhk-pedes": ReaderEntry("person", "cuhk_pedes", "CuhkPedes"),
-    "icfg-pedes": ReaderEntry("person", "icfg_pedes", "IcfgPedes"),
-    "rstpreid": ReaderEntry("person", "rstpreid", "RstpReid"),
+    "cuhk-pedes": ReaderEntry("person", "person_search", "CuhkPedes"),
+    "icfg-pedes": ReaderEntry("person", "person_search", "IcfgPedes"),
+    "rstpreid": ReaderEntry("person", "person_search", "RstpReid"),
     "flickr8k": ReaderEntry("image", "flickr8k", "Flickr8k"),
     "flickr30k": ReaderEntry("image", "flickr30k", "Flickr30k"),
     "mscoco": ReaderEntry("image", "mscoco", "MsCoco"),

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from semlink.corpora.corpus import Item, Split
-from semlink.corpora.layouts import Files, item_id_of, numbered_lines
+from semlink.corpora.layouts import Files, item_id_of, numbered_lines, wrong
 from semlink.corpora.listed import Listed
-from semlink.errors import InvalidField
 
 NO_CAPTION = "listed picture without a caption"
 NOT_ON_DISK = "listed picture that is not on disk"
@@ -26,15 +25,11 @@ def read_captions(path: Path) -> Mapping[str, Sequence[str]]:
         key, tab, caption = line.partition("\t")
         name, _, position = key.rpartition("#")
         if not (tab and name and "/" not in name and position.isdecimal() and caption.strip()):
-            raise InvalidField(
-                f"{path}, line {number}: {line[:80]!r} is not <img>.jpg#<n>, tab, caption",
-                field="root",
+            raise wrong(
+                f"{path}, line {number}", f"{line[:80]!r} is not <img>.jpg#<n>, tab, caption"
             )
         if int(position) in captions[name]:
-            raise InvalidField(
-                f"{path}, line {number}: caption {position} of {name} was given before",
-                field="root",
-            )
+            raise wrong(f"{path}, line {number}", f"caption {position} of {name} was given before")
         captions[name][int(position)] = caption.strip()
     return {name: [said[n] for n in sorted(said)] for name, said in captions.items()}
 
@@ -47,9 +42,7 @@ def read_list(path: Path) -> Iterator[tuple[str, str]]:
         if not Path(name).suffix:
             name = f"{name}.jpg"
         if not name.endswith(".jpg") or Path(name).name != name:
-            raise InvalidField(
-                f"{where}: {name[:80]!r} is not the file name of a .jpg", field="root"
-            )
+            raise wrong(where, f"{name[:80]!r} is not the file name of a .jpg")
         yield name, where
 
 
@@ -69,7 +62,7 @@ def listed_pictures(
     for split, names in lists.items():
         for name, where in names:
             if name in split_of:
-                raise InvalidField(f"{where}: {name} is already in {split_of[name]}", field="root")
+                raise wrong(where, f"{name} is already in {split_of[name]}")
             split_of[name] = split
             if name not in captions:
                 skipped[NO_CAPTION] += 1

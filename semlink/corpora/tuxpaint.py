@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from semlink.corpora.corpus import Item, Media
-from semlink.corpora.layouts import hashed_split, item_id_of, numbered_lines
+from semlink.corpora.layouts import hashed_split, item_id_of, numbered_lines, wrong
 from semlink.corpora.listed import Listed, ListedImages, ListedSounds
 from semlink.errors import InvalidField, NotFound
 
@@ -76,7 +76,6 @@ class TuxPaint(ListedImages):
         skipped: Counter[str] = Counter()
         super().__init__(
             "tuxpaint",
-            "image",
             folder,
             _pictures(folder, skipped),
             skipped,
@@ -146,16 +145,9 @@ def _sounds(root: Path, skipped: Counter[str]) -> Iterator[Listed]:
 
 def _item(stamp: Stamp) -> Item:
     item_id = item_id_of(stamp.name)
-    return Item(
-        item_id=item_id,
-        identity=item_id,
-        split=hashed_split(stamp.caption.casefold()),
-        captions=(stamp.caption,),
-        attributes={
-            "category": stamp.name.rpartition("/")[0],
-            "translations": stamp.translations,
-        },
-    )
+    split, category = hashed_split(stamp.caption.casefold()), stamp.name.rpartition("/")[0]
+    attributes = {"category": category, "translations": stamp.translations}
+    return Item(item_id, item_id, split, (stamp.caption,), attributes)
 
 
 def read_stamps(root: Path, skipped: Counter[str]) -> Iterator[Stamp]:
@@ -183,15 +175,12 @@ def read_stamps(root: Path, skipped: Counter[str]) -> Iterator[Stamp]:
 def _captions(path: Path) -> tuple[str, Mapping[str, str]]:
     lines = list(numbered_lines(path))
     if not lines or lines[0][0] != 1:
-        raise InvalidField(f"{path}, line 1: no caption", field="root")
+        raise wrong(f"{path}, line 1", "no caption")
     translations: dict[str, str] = {}
     for number, line in lines[1:]:
         match = _TRANSLATION.fullmatch(line.strip())
         if match is None:
-            raise InvalidField(
-                f"{path}, line {number}: {line[:80]!r} is not <language>.utf8=<caption>",
-                field="root",
-            )
+            raise wrong(f"{path}, line {number}", f"{line[:80]!r} is not <language>.utf8=<caption>")
         if match[2].strip():
             translations[match[1]] = match[2].strip()
     return lines[0][1].strip(), translations

@@ -159,7 +159,7 @@ def test_a_listed_corpus_serves_many_threads(tmp_path: Path) -> None:
         listed.append(Listed(picture_item(number), path, "list"))
     licence, description = "CC0", "Pictures"
     corpus = ListedImages(
-        "set", "image", tmp_path, listed, Counter(), licence=licence, description=description
+        "set", tmp_path, listed, Counter(), licence=licence, description=description
     )
     with ThreadPoolExecutor(8) as pool:
         seen = list(pool.map(corpus.pixels, [f"p{n % 40}" for n in range(400)]))
@@ -187,7 +187,6 @@ def test_a_listed_corpus_says_what_it_lacks(tmp_path: Path) -> None:
     left_out = Counter({"gone": 2, "never": 0})
     corpus = ListedImages(
         "set",
-        "image",
         tmp_path,
         [one],
         left_out,
@@ -203,6 +202,6 @@ def test_a_listed_corpus_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no split 'test': no item"):
         corpus.items("test")
     with pytest.raises(InvalidField, match="list, line 7: p1 was given before"):
-        ListedImages("set", "image", tmp_path, [one, one], left_out, licence="", description="")
+        ListedImages("set", tmp_path, [one, one], left_out, licence="", description="")
     with pytest.raises(NotFound, match="no picture of set, left out: 2 × gone"):
-        ListedImages("set", "image", tmp_path, [], left_out, licence="", description="")
+        ListedImages("set", tmp_path, [], left_out, licence="", description="")

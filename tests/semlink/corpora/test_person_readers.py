@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semlink.corpora.cuhk_pedes import CuhkPedes
-from semlink.corpora.icfg_pedes import IcfgPedes
-from semlink.corpora.person_search import PersonSearch
-from semlink.corpora.rstpreid import RstpReid
+from semlink.corpora.person_search import CuhkPedes, IcfgPedes, PersonSearch, RstpReid
 from semlink.errors import InvalidField, NotFound
 
 
