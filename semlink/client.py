@@ -38,14 +38,23 @@ import mimetypes
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
-from functools import cache
+from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    overload,
+)
 from urllib.parse import quote
 
 import httpx
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
     import pandas
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -496,33 +506,6 @@ class _Call(Generic[T]):
     accepted: tuple[int, ...] = ()
 
 
-def _query(query: Query) -> _Call[QueryResult]:
-    return _Call(
-        "POST",
-        "/v1/queries",
-        _parser(QueryResult),
-        _query_body(query, ""),
-        deadline_s=_seconds(query.deadline_ms),
-        repeatable=not isinstance(query.link, str),
-    )
-
-
-def _query_batch(queries: Sequence[Query], deadline_ms: float) -> _Call[BatchResult]:
-    body = {
-        "queries": [_query_body(query, f"queries[{i}].") for i, query in enumerate(queries)],
-        "deadline_ms": _json(deadline_ms, "deadline_ms"),
-    }
-    repeatable = not any(isinstance(query.link, str) for query in queries)
-    return _Call(
-        "POST",
-        "/v1/queries:batch",
-        _parser(BatchResult),
-        body,
-        deadline_s=_seconds(deadline_ms),
-        repeatable=repeatable,
-    )
-
-
 def _query_body(query: Query, where: str) -> dict[str, Any]:
     content = {
         name: _json(value, f"{where}query.{name}")
@@ -543,83 +526,8 @@ def _query_body(query: Query, where: str) -> dict[str, Any]:
     }
 
 
-def _open_link(config: LinkConfig) -> _Call[Link]:
-    return _Call("POST", "/v1/links", _parser(Link), _json(config, ""))
-
-
-def _links() -> _Call[tuple[Link, ...]]:
-    return _get("/v1/links", _parser(tuple[Link, ...], inside="links"))
-
-
-def _link(link_id: str) -> _Call[Link]:
-    return _get(f"/v1/links/{_segment(link_id, 'link_id')}", _parser(Link))
-
-
-def _close_link(link_id: str) -> _Call[None]:
-    return _Call("DELETE", f"/v1/links/{_segment(link_id, 'link_id')}", _nothing)
-
-
-def _csi(link_id: str, slot: int | None) -> _Call[Csi]:
-    path = f"/v1/links/{_segment(link_id, 'link_id')}/csi"
-    return _get(path, _parser(Csi), params={} if slot is None else {"slot": int(slot)})
-
-
-def _corpora() -> _Call[tuple[Corpus, ...]]:
-    return _get("/v1/corpora", _parser(tuple[Corpus, ...], inside="corpora"))
-
-
-def _item(corpus: str, item_id: str) -> _Call[Item]:
-    return _get(_item_path(corpus, item_id), _parser(Item))
-
-
-def _media(corpus: str, item_id: str) -> _Call[Media]:
-    return _get(f"{_item_path(corpus, item_id)}/media", _media_of)
-
-
-def _put_item(corpus: str, item: NewItem) -> _Call[Added]:
-    body = _json(item, "")
-    del body["item_id"]
-    path = _item_path(corpus, item.item_id)
-    return _Call("PUT", path, _parser(Added), body, deadline_s=WRITE_S)
-
-
-def _add_items(corpus: str, items: Sequence[NewItem]) -> _Call[Added]:
-    path = f"/v1/corpora/{_segment(corpus, 'corpus')}/items"
-    return _Call("POST", path, _parser(Added), {"items": _json(items, "items")}, deadline_s=WRITE_S)
-
-
-def _delete_item(corpus: str, item_id: str) -> _Call[None]:
-    return _Call("DELETE", _item_path(corpus, item_id), _nothing, deadline_s=WRITE_S)
-
-
-def _methods() -> _Call[tuple[Method, ...]]:
-    return _get("/v1/methods", _parser(tuple[Method, ...], inside="methods"))
-
-
-def _version() -> _Call[str]:
-    return _get("/v1/version", _parser(str, inside="version"))
-
-
-def _health() -> _Call[Health]:
-    return _get("/healthz", _parser(Health))
-
-
-def _ready() -> _Call[Health]:
-    return _get("/readyz", _parser(Health), accepted=(503,))
-
-
-def _metrics() -> _Call[str]:
-    return _get("/metrics", lambda response: response.text)
-
-
-def _get(
-    path: str,
-    parse: Callable[[httpx.Response], T],
-    *,
-    params: Mapping[str, int] | None = None,
-    accepted: tuple[int, ...] = (),
-) -> _Call[T]:
-    return _Call("GET", path, parse, params=params or {}, repeatable=True, accepted=accepted)
+def _get(path: str, parse: Callable[[httpx.Response], T], **more: Any) -> _Call[T]:
+    return _Call("GET", path, parse, repeatable=True, **more)
 
 
 def _item_path(corpus: str, item_id: str) -> str:
@@ -678,12 +586,154 @@ def _parser(kind: Any, *, inside: str = "") -> Callable[[httpx.Response], Any]:
     return parse
 
 
-def _media_of(response: httpx.Response) -> Media:
-    return Media(response.headers["content-type"], response.content)
-
-
 def _nothing(response: httpx.Response) -> None:
     """The answer holds nothing."""
+
+
+class _Operation(Generic[P, T]):
+    """A method of both clients, by the call that it makes: it returns the answer of one, a coroutine of the other."""
+
+    def __init__(self, call: Callable[Concatenate[Any, P], _Call[T]]) -> None:
+        self._call = call
+        self.__doc__ = call.__doc__
+
+    @overload
+    def __get__(self, client: Client, owner: Any = None) -> Callable[P, T]: ...
+    @overload
+    def __get__(
+        self, client: AsyncClient, owner: Any = None
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(
+        self, client: None, owner: Any = None
+    ) -> Callable[Concatenate[Any, P], _Call[T]]: ...
+    def __get__(self, client: Any, owner: Any = None) -> Any:
+        if client is None:
+            return self._call
+
+        @wraps(self._call)
+        def send(*args: P.args, **options: P.kwargs) -> Any:
+            return client._send(self._call(client, *args, **options))
+
+        return send
+
+
+class _Operations:
+    """What can be asked of the gateway."""
+
+    @_Operation
+    def query(self, query: Query) -> _Call[QueryResult]:
+        """Send one query over a link: ``POST /v1/queries``."""
+        return _Call(
+            "POST",
+            "/v1/queries",
+            _parser(QueryResult),
+            _query_body(query, ""),
+            deadline_s=_seconds(query.deadline_ms),
+            repeatable=not isinstance(query.link, str),
+        )
+
+    @_Operation
+    def query_batch(
+        self, queries: Sequence[Query], *, deadline_ms: float = 60_000.0
+    ) -> _Call[BatchResult]:
+        """Send 1…256 queries at once, all or none: ``POST /v1/queries:batch``. ``deadline_ms`` is that of the batch."""
+        bodies = [_query_body(query, f"queries[{i}].") for i, query in enumerate(queries)]
+        return _Call(
+            "POST",
+            "/v1/queries:batch",
+            _parser(BatchResult),
+            {"queries": bodies, "deadline_ms": _json(deadline_ms, "deadline_ms")},
+            deadline_s=_seconds(deadline_ms),
+            repeatable=not any(isinstance(query.link, str) for query in queries),
+        )
+
+    @_Operation
+    def open_link(self, config: LinkConfig | None = None) -> _Call[Link]:
+        """Open a link: ``POST /v1/links``. Queries name it by its ``id``."""
+        return _Call("POST", "/v1/links", _parser(Link), _json(config or LinkConfig(), ""))
+
+    @_Operation
+    def links(self) -> _Call[tuple[Link, ...]]:
+        """List every open link: ``GET /v1/links``."""
+        return _get("/v1/links", _parser(tuple[Link, ...], inside="links"))
+
+    @_Operation
+    def link(self, link_id: str) -> _Call[Link]:
+        """Describe an open link: ``GET /v1/links/{link_id}``."""
+        return _get(f"/v1/links/{_segment(link_id, 'link_id')}", _parser(Link))
+
+    @_Operation
+    def close_link(self, link_id: str) -> _Call[None]:
+        """Close a link: ``DELETE /v1/links/{link_id}``."""
+        return _Call("DELETE", f"/v1/links/{_segment(link_id, 'link_id')}", _nothing)
+
+    @_Operation
+    def csi(self, link_id: str, *, slot: int | None = None) -> _Call[Csi]:
+        """Read the channel of an open link as it is, estimated, fed back and predicted; ``slot`` None: the next one."""
+        path = f"/v1/links/{_segment(link_id, 'link_id')}/csi"
+        return _get(path, _parser(Csi), params={} if slot is None else {"slot": int(slot)})
+
+    @_Operation
+    def corpora(self) -> _Call[tuple[Corpus, ...]]:
+        """List every corpus: ``GET /v1/corpora``."""
+        return _get("/v1/corpora", _parser(tuple[Corpus, ...], inside="corpora"))
+
+    @_Operation
+    def item(self, corpus: str, item_id: str) -> _Call[Item]:
+        """Describe a gallery item: ``GET /v1/corpora/{corpus}/items/{item_id}``."""
+        return _get(_item_path(corpus, item_id), _parser(Item))
+
+    @_Operation
+    def media(self, corpus: str, item_id: str) -> _Call[Media]:
+        """Fetch an item's picture or sound: ``GET …/items/{item_id}/media``."""
+        return _get(
+            f"{_item_path(corpus, item_id)}/media",
+            lambda response: Media(response.headers["content-type"], response.content),
+        )
+
+    @_Operation
+    def put_item(self, corpus: str, item: NewItem) -> _Call[Added]:
+        """Add an item or replace the one of its id: ``PUT …/items/{item_id}``."""
+        body = _json(item, "")
+        path = _item_path(corpus, body.pop("item_id"))
+        return _Call("PUT", path, _parser(Added), body, deadline_s=WRITE_S)
+
+    @_Operation
+    def add_items(self, corpus: str, items: Sequence[NewItem]) -> _Call[Added]:
+        """Add items, all or none: ``POST …/items``. Raises AlreadyExists for an id that is there."""
+        path, body = f"/v1/corpora/{_segment(corpus, 'corpus')}/items", _json(items, "items")
+        return _Call("POST", path, _parser(Added), {"items": body}, deadline_s=WRITE_S)
+
+    @_Operation
+    def delete_item(self, corpus: str, item_id: str) -> _Call[None]:
+        """Remove an item: ``DELETE …/items/{item_id}``."""
+        return _Call("DELETE", _item_path(corpus, item_id), _nothing, deadline_s=WRITE_S)
+
+    @_Operation
+    def methods(self) -> _Call[tuple[Method, ...]]:
+        """List every method: ``GET /v1/methods``."""
+        return _get("/v1/methods", _parser(tuple[Method, ...], inside="methods"))
+
+    @_Operation
+    def version(self) -> _Call[str]:
+        """Return the gateway's version: ``GET /v1/version``."""
+        return _get("/v1/version", _parser(str, inside="version"))
+
+    @_Operation
+    def health(self) -> _Call[Health]:
+        """Ask whether the gateway itself is alive: ``GET /healthz``."""
+        return _get("/healthz", _parser(Health))
+
+    @_Operation
+    def ready(self) -> _Call[Health]:
+        """Ask whether every service serves: ``GET /readyz``. One that does not is no error: see ``status``."""
+        return _get("/readyz", _parser(Health), accepted=(503,))
+
+    @_Operation
+    def metrics(self) -> _Call[str]:
+        """Return the gateway's own metrics in Prometheus's format: ``GET /metrics``."""
+        return _get("/metrics", lambda response: response.text)
 
 
 def gateway_url(port: int | None = None) -> str:
@@ -693,7 +743,7 @@ def gateway_url(port: int | None = None) -> str:
     return os.environ.get("SEMLINK_URL") or DEFAULT_URL
 
 
-class _Gateway:
+class _Gateway(_Operations):
     """Where the gateway is, what is sent to it and what its answers mean, without input and output.
 
     ``url`` None: ``SEMLINK_URL``, else port 8000 of this machine. ``timeout_s``: longest wait for an answer, seconds;
@@ -721,11 +771,7 @@ class _Gateway:
         limits = httpx.Limits(
             max_connections=100, max_keepalive_connections=20, keepalive_expiry=4.0
         )
-        self._http_options = {
-            "base_url": self.url,
-            "limits": limits,
-            **httpx_options(self.url),
-        }
+        self._http_options = {"base_url": self.url, "limits": limits, **httpx_options(self.url)}
 
     def _options(self, call: _Call[T]) -> dict[str, Any]:
         """What httpx needs to build the request."""
@@ -858,12 +904,7 @@ class Client(_Gateway):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -886,80 +927,6 @@ class Client(_Gateway):
             time.sleep(pause_s)
             attempt += 1
 
-    def query(self, query: Query) -> QueryResult:
-        """Send one query over a link: ``POST /v1/queries``."""
-        return self._send(_query(query))
-
-    def query_batch(
-        self, queries: Sequence[Query], *, deadline_ms: float = 60_000.0
-    ) -> BatchResult:
-        """Send 1…256 queries at once, all or none: ``POST /v1/queries:batch``. ``deadline_ms`` is that of the batch."""
-        return self._send(_query_batch(queries, deadline_ms))
-
-    def open_link(self, config: LinkConfig | None = None) -> Link:
-        """Open a link: ``POST /v1/links``. Queries name it by its ``id``."""
-        return self._send(_open_link(config or LinkConfig()))
-
-    def links(self) -> tuple[Link, ...]:
-        """List every open link: ``GET /v1/links``."""
-        return self._send(_links())
-
-    def link(self, link_id: str) -> Link:
-        """Describe an open link: ``GET /v1/links/{link_id}``."""
-        return self._send(_link(link_id))
-
-    def close_link(self, link_id: str) -> None:
-        """Close a link: ``DELETE /v1/links/{link_id}``."""
-        self._send(_close_link(link_id))
-
-    def csi(self, link_id: str, *, slot: int | None = None) -> Csi:
-        """Read the channel of an open link as it is, estimated, fed back and predicted; ``slot`` None: the next one."""
-        return self._send(_csi(link_id, slot))
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """List every corpus: ``GET /v1/corpora``."""
-        return self._send(_corpora())
-
-    def item(self, corpus: str, item_id: str) -> Item:
-        """Describe a gallery item: ``GET /v1/corpora/{corpus}/items/{item_id}``."""
-        return self._send(_item(corpus, item_id))
-
-    def media(self, corpus: str, item_id: str) -> Media:
-        """Fetch an item's picture or sound: ``GET …/items/{item_id}/media``."""
-        return self._send(_media(corpus, item_id))
-
-    def put_item(self, corpus: str, item: NewItem) -> Added:
-        """Add an item or replace the one of its id: ``PUT …/items/{item_id}``."""
-        return self._send(_put_item(corpus, item))
-
-    def add_items(self, corpus: str, items: Sequence[NewItem]) -> Added:
-        """Add items, all or none: ``POST …/items``. Raises AlreadyExists for an id that is there."""
-        return self._send(_add_items(corpus, items))
-
-    def delete_item(self, corpus: str, item_id: str) -> None:
-        """Remove an item: ``DELETE …/items/{item_id}``."""
-        self._send(_delete_item(corpus, item_id))
-
-    def methods(self) -> tuple[Method, ...]:
-        """List every method: ``GET /v1/methods``."""
-        return self._send(_methods())
-
-    def version(self) -> str:
-        """Return the gateway's version: ``GET /v1/version``."""
-        return self._send(_version())
-
-    def health(self) -> Health:
-        """Ask whether the gateway itself is alive: ``GET /healthz``."""
-        return self._send(_health())
-
-    def ready(self) -> Health:
-        """Ask whether every service serves: ``GET /readyz``. One that does not is no error: see ``status``."""
-        return self._send(_ready())
-
-    def metrics(self) -> str:
-        """Return the gateway's own metrics in Prometheus's format: ``GET /metrics``."""
-        return self._send(_metrics())
-
 
 class AsyncClient(_Gateway):
     """As :class:`Client`, as coroutines. Belongs to the event loop of its first call."""
@@ -979,12 +946,7 @@ class AsyncClient(_Gateway):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -1006,77 +968,3 @@ class AsyncClient(_Gateway):
                     raise
             await asyncio.sleep(pause_s)
             attempt += 1
-
-    async def query(self, query: Query) -> QueryResult:
-        """Send one query over a link: ``POST /v1/queries``."""
-        return await self._send(_query(query))
-
-    async def query_batch(
-        self, queries: Sequence[Query], *, deadline_ms: float = 60_000.0
-    ) -> BatchResult:
-        """Send 1…256 queries at once, all or none: ``POST /v1/queries:batch``. ``deadline_ms`` is that of the batch."""
-        return await self._send(_query_batch(queries, deadline_ms))
-
-    async def open_link(self, config: LinkConfig | None = None) -> Link:
-        """Open a link: ``POST /v1/links``. Queries name it by its ``id``."""
-        return await self._send(_open_link(config or LinkConfig()))
-
-    async def links(self) -> tuple[Link, ...]:
-        """List every open link: ``GET /v1/links``."""
-        return await self._send(_links())
-
-    async def link(self, link_id: str) -> Link:
-        """Describe an open link: ``GET /v1/links/{link_id}``."""
-        return await self._send(_link(link_id))
-
-    async def close_link(self, link_id: str) -> None:
-        """Close a link: ``DELETE /v1/links/{link_id}``."""
-        await self._send(_close_link(link_id))
-
-    async def csi(self, link_id: str, *, slot: int | None = None) -> Csi:
-        """Read the channel of an open link as it is, estimated, fed back and predicted; ``slot`` None: the next one."""
-        return await self._send(_csi(link_id, slot))
-
-    async def corpora(self) -> tuple[Corpus, ...]:
-        """List every corpus: ``GET /v1/corpora``."""
-        return await self._send(_corpora())
-
-    async def item(self, corpus: str, item_id: str) -> Item:
-        """Describe a gallery item: ``GET /v1/corpora/{corpus}/items/{item_id}``."""
-        return await self._send(_item(corpus, item_id))
-
-    async def media(self, corpus: str, item_id: str) -> Media:
-        """Fetch an item's picture or sound: ``GET …/items/{item_id}/media``."""
-        return await self._send(_media(corpus, item_id))
-
-    async def put_item(self, corpus: str, item: NewItem) -> Added:
-        """Add an item or replace the one of its id: ``PUT …/items/{item_id}``."""
-        return await self._send(_put_item(corpus, item))
-
-    async def add_items(self, corpus: str, items: Sequence[NewItem]) -> Added:
-        """Add items, all or none: ``POST …/items``. Raises AlreadyExists for an id that is there."""
-        return await self._send(_add_items(corpus, items))
-
-    async def delete_item(self, corpus: str, item_id: str) -> None:
-        """Remove an item: ``DELETE …/items/{item_id}``."""
-        await self._send(_delete_item(corpus, item_id))
-
-    async def methods(self) -> tuple[Method, ...]:
-        """List every method: ``GET /v1/methods``."""
-        return await self._send(_methods())
-
-    async def version(self) -> str:
-        """Return the gateway's version: ``GET /v1/version``."""
-        return await self._send(_version())
-
-    async def health(self) -> Health:
-        """Ask whether the gateway itself is alive: ``GET /healthz``."""
-        return await self._send(_health())
-
-    async def ready(self) -> Health:
-        """Ask whether every service serves: ``GET /readyz``. One that does not is no error: see ``status``."""
-        return await self._send(_ready())
-
-    async def metrics(self) -> str:
-        """Return the gateway's own metrics in Prometheus's format: ``GET /metrics``."""
-        return await self._send(_metrics())

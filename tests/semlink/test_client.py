@@ -207,14 +207,19 @@ def test_every_operation(kind: str, name: str) -> None:
 
 def test_both_clients_have_the_same_operations_and_none_is_untested() -> None:
     def operations(kind: type) -> dict[str, str]:
+        members = inspect.getmembers(kind, inspect.isfunction)
         return {
             name: str(inspect.signature(member))
-            for name, member in vars(kind).items()
-            if inspect.isfunction(member) and not name.startswith("_") and name != "close"
+            for name, member in members
+            if not name.startswith("_") and name != "close"
         }
 
     assert operations(Client) == operations(AsyncClient)
     assert set(operations(Client)) == set(CALLS)
+    for name in CALLS:
+        assert inspect.getdoc(getattr(Client, name))
+        with Client("http://localhost:1") as client:
+            assert getattr(client, name).__doc__ == getattr(Client, name).__doc__
 
 
 def test_every_endpoint_of_the_gateway_is_covered() -> None:
