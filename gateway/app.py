@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.routing import Match
 
 from gateway import schemas
@@ -65,6 +66,7 @@ PAGE_HEADERS = {
 }
 """Of the page of the API: the browser loads nothing from elsewhere, and no other site frames it."""
 
+Body = TypeVar("Body", bound=BaseModel)
 HealthCheck = Callable[[], Awaitable[dict[str, str]]]
 
 
@@ -239,46 +241,34 @@ def _answer(
         ],
         link=_link_answer(answer.link) if answer.HasField("link") else None,
         knowledge=schemas.KnowledgeAnswer(
-            rewrites=[
-                schemas.RewriteAnswer(
-                    text=r.text, kept=r.kept, similarity=r.similarity, reason=r.reason
-                )
-                for r in answer.rewrites
-            ],
+            rewrites=[_read(schemas.RewriteAnswer, r) for r in answer.rewrites],
             csi_source=answer.csi_source,
         ),
-        retrieval=schemas.RetrievalAnswer.model_validate(
-            {
-                "scoring": answer.retrieval.scoring,
-                "reranking": answer.retrieval.reranking,
-                "extraction": answer.retrieval.extraction,
-                "sentences": [
-                    {"text": s.text, "score": s.score, "kept": s.kept} for s in answer.sentences
-                ],
-            }
+        retrieval=_read(
+            schemas.RetrievalAnswer,
+            answer.retrieval,
+            sentences=[_read(schemas.SentenceAnswer, s) for s in answer.sentences],
         ),
         timings_ms=timings,
-        degraded=[schemas.DegradedAnswer(part=d.part, reason=d.reason) for d in answer.degraded],
+        degraded=[_read(schemas.DegradedAnswer, d) for d in answer.degraded],
     )
+
+
+_MEASURED: tuple[Literal["csi_nmse_db", "csi_sgcs", "csi_age_slots"], ...] = (
+    *("csi_nmse_db", "csi_sgcs", "csi_age_slots"),
+)
+"""What a report holds only where it was measured."""
 
 
 def _link_answer(report: channel_pb2.LinkReport) -> schemas.LinkAnswer:
-    return schemas.LinkAnswer(
-        snr_db=report.snr_db,
-        channel_uses=report.channel_uses,
-        bandwidth_ratio=report.bandwidth_ratio,
-        feedback_bits=report.feedback_bits,
-        header_bytes=report.header_bytes,
-        post_eq_snr_db=report.post_eq_snr_db,
-        post_eq_snr_estimate_db=report.post_eq_snr_estimate_db,
-        csi_nmse_db=report.csi_nmse_db if report.HasField("csi_nmse_db") else None,
-        csi_sgcs=report.csi_sgcs if report.HasField("csi_sgcs") else None,
-        slot=report.slot,
-        user=report.user,
-        co_scheduled=report.co_scheduled,
-        erased=report.erased,
-        csi_age_slots=report.csi_age_slots if report.HasField("csi_age_slots") else None,
-    )
+    unknown = dict.fromkeys(name for name in _MEASURED if not report.HasField(name))
+    return _read(schemas.LinkAnswer, report, **unknown)
+
+
+def _read(kind: type[Body], source: object, **more: Any) -> Body:
+    """Make a ``kind`` of ``more``, and of what ``source`` has under the names of its other fields."""
+    present = {name: getattr(source, name) for name in kind.model_fields if name not in more}
+    return kind(**present, **more)
 
 
 # --- links -------------------------------------------------------------------------------------
@@ -362,14 +352,7 @@ def _add_corpora(app: FastAPI, clients: ServiceClients) -> None:
         """Every corpus with a gallery: what it holds, its licence, where it is from."""
         async with _within(READ_DEADLINE_S):
             found = await clients.receiver.list_corpora(receiver_pb2.ListCorporaRequest())
-        return schemas.CorporaBody(
-            corpora=[
-                schemas.CorpusBody.model_validate(
-                    {name: getattr(c, name) for name in schemas.CorpusBody.model_fields}
-                )
-                for c in found.corpora
-            ]
-        )
+        return schemas.CorporaBody(corpora=[_read(schemas.CorpusBody, c) for c in found.corpora])
 
     @app.get("/v1/corpora/{name}/items/{item_id}", responses=ERRORS, tags=["corpora"])
     async def get_item(name: str, item_id: str) -> schemas.ItemBody:
@@ -377,14 +360,9 @@ def _add_corpora(app: FastAPI, clients: ServiceClients) -> None:
         async with _within(READ_DEADLINE_S):
             request = receiver_pb2.GetItemRequest(corpus=name, item_id=item_id)
             item = await clients.receiver.get_item(request)
-        return schemas.ItemBody(
-            corpus=name,
-            item_id=item.item_id,
-            identity=item.identity,
-            split=item.split,
-            captions=list(item.captions),
-            media_type=item.media_type,
-            media_url=media_url(name, item.item_id),
+        url = media_url(name, item.item_id)
+        return _read(
+            schemas.ItemBody, item, corpus=name, captions=list(item.captions), media_url=url
         )
 
     @app.get(
@@ -418,14 +396,7 @@ def _add_operations(app: FastAPI, clients: ServiceClients) -> None:
     )
     async def list_methods() -> schemas.MethodsBody:
         """Every method of the papers: those that a query may choose, and those not built yet."""
-        return schemas.MethodsBody(
-            methods=[
-                schemas.MethodBody(
-                    name=m.name, title=m.title, source=m.source, available=m.available
-                )
-                for m in METHODS.values()
-            ]
-        )
+        return schemas.MethodsBody(methods=[_read(schemas.MethodBody, m) for m in METHODS.values()])
 
     @app.get("/v1/version", tags=["operations"])
     async def get_version() -> schemas.VersionBody:
