@@ -38,64 +38,47 @@ class Store(Protocol):
 
     async def put_reports(self, link_id: str, reports: Sequence[common_pb2.CsiReport]) -> None:
         """Keep reports of any users; writing the same report again changes nothing. They expire when unused."""
-        ...
 
     async def reports(
         self, wanted: Sequence[tuple[str, Sequence[int]]]
     ) -> list[list[common_pb2.CsiReport]]:
         """For each (link id, report slots): all users' reports of those slots that are there, by slot, then user."""
-        ...
 
     async def put_link(self, link: channel_pb2.Link) -> None:
         """Register an open link and start its clock at ``link.slot``."""
-        ...
 
     async def link(self, link_id: str) -> channel_pb2.Link:
         """An open link with its next slot. Raises NotFound."""
-        ...
 
     async def links(self) -> list[channel_pb2.Link]:
         """Every open link, by id."""
-        ...
 
     async def delete_link(self, link_id: str) -> None:
         """Forget a link, its clock and its reports. Raises NotFound."""
-        ...
 
     async def advance(self, link_id: str, slots: int) -> int:
         """Take the next ``slots`` slots of an open link, atomically; returns the first. Raises NotFound."""
-        ...
 
     async def knowledge(self, keys: Sequence[str]) -> list[bytes | None]:
         """What is kept under each key."""
-        ...
 
     async def put_knowledge(self, entries: Mapping[str, bytes]) -> None:
         """Keep knowledge until it is deleted."""
-        ...
 
     async def scan_knowledge(self, cursor: int, count: int) -> tuple[int, dict[str, bytes]]:
         """About ``count`` entries from ``cursor`` on (0: the beginning) and the next cursor, 0 after the last.
 
         An entry that is there during the whole scan comes at least once; one that comes or goes meanwhile may.
         """
-        ...
 
     async def delete_knowledge(self, keys: Sequence[str]) -> int:
         """Forget what is kept under the keys; returns how many there were."""
-        ...
-
-    async def count_knowledge(self) -> int:
-        """How many entries are kept."""
-        ...
 
     async def ping(self) -> None:
         """Return when the store answers."""
-        ...
 
     async def close(self) -> None:
         """Give connections back."""
-        ...
 
 
 _NOTHING: Final = (0, None)
@@ -235,11 +218,6 @@ class MemoryStore:
                 del self._numbers[bisect_left(self._numbers, number)]
                 del self._numbered[number]
             return len(found)
-
-    async def count_knowledge(self) -> int:
-        """See :meth:`Store.count_knowledge`."""
-        with self._lock:
-            return len(self._knowledge)
 
     async def ping(self) -> None:
         """See :meth:`Store.ping`."""
@@ -451,11 +429,6 @@ class RedisStore:
             return 0
         async with self._available():
             return int(await cast(Any, self._redis.hdel(_KNOWLEDGE_KEY, *keys)))
-
-    async def count_knowledge(self) -> int:
-        """See :meth:`Store.count_knowledge`."""
-        async with self._available():
-            return int(await cast(Any, self._redis.hlen(_KNOWLEDGE_KEY)))
 
     async def ping(self) -> None:
         """See :meth:`Store.ping`."""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from semlink.deployment.supervisor import store_command
-from semlink.store import RedisStore
+from semlink.store import RedisStore, Store
 
 
 def start_store(path: Path, data_dir: Path | None = None) -> subprocess.Popen[bytes]:
@@ -30,3 +30,14 @@ async def empty(store: RedisStore) -> None:
     keys = [key async for key in store._redis.scan_iter("semlink:*")]
     if keys:
         await store._redis.unlink(*keys)
+
+
+async def count_knowledge(store: Store) -> int:
+    """How many entries are kept."""
+    keys: set[str] = set()
+    cursor = 0
+    while True:
+        cursor, found = await store.scan_knowledge(cursor, 1_000)
+        keys |= found.keys()
+        if cursor == 0:
+            return len(keys)

@@ -48,109 +48,55 @@ def _median(metric: str) -> str:
     return f"histogram_quantile(0.5, sum by (le) (rate({metric}_bucket[1m])))"
 
 
-ROWS: tuple[tuple[str, tuple[Chart, ...]], ...] = (
-    (
-        "Traffic",
-        (
-            Chart(
-                "Requests",
-                "reqps",
-                (
-                    (
-                        "{{service}} {{outcome}}",
-                        "sum by (service, outcome) (rate(semlink_requests_total[1m]))",
-                    ),
-                ),
-            ),
-            Chart(
-                "In flight and queued",
-                "short",
-                (
-                    ("{{service}} in flight", "sum by (service) (semlink_requests_in_flight)"),
-                    ("{{batcher}} queued", "sum by (batcher) (semlink_queue_depth)"),
-                ),
-            ),
-            Chart(
-                "Batch size (mean)",
-                "short",
-                (
-                    (
-                        "{{batcher}}",
-                        "sum by (batcher) (rate(semlink_batch_size_sum[1m])) "
-                        "/ sum by (batcher) (rate(semlink_batch_size_count[1m]))",
-                    ),
-                ),
-            ),
-            Chart(
-                "Degraded answers and corrupted messages",
-                "ops",
-                (
-                    ("{{part}}", "sum by (part) (rate(semlink_degraded_total[5m])) or vector(0)"),
-                    ("corrupted", "sum(rate(semlink_crc_rejected_total[5m])) or vector(0)"),
-                ),
-                12,
-            ),
-            Chart(
-                "Memory",
-                "bytes",
-                (("{{service}}", "sum by (service) (process_resident_memory_bytes)"),),
-                12,
-            ),
+def _rate(metric: str, by: str = "", window: str = "1m") -> str:
+    return f"sum{f' by ({by}) ' if by else ''}(rate({metric}[{window}]))"
+
+
+def _mean(metric: str, by: str) -> str:
+    return f"{_rate(f'{metric}_sum', by)} / {_rate(f'{metric}_count', by)}"
+
+
+IN_FLIGHT = ("{{service}} in flight", "sum by (service) (semlink_requests_in_flight)")
+QUEUED = ("{{batcher}} queued", "sum by (batcher) (semlink_queue_depth)")
+DEGRADED = ("{{part}}", f"{_rate('semlink_degraded_total', 'part', '5m')} or vector(0)")
+CORRUPTED = ("corrupted", f"{_rate('semlink_crc_rejected_total', window='5m')} or vector(0)")
+REQUESTS = ("{{service}} {{outcome}}", _rate("semlink_requests_total", "service, outcome"))
+MEMORY = ("{{service}}", "sum by (service) (process_resident_memory_bytes)")
+BATCHES = ("{{batcher}}", _mean("semlink_batch_size", "batcher"))
+STEPS = ("{{service}}.{{step}}", _mean("semlink_step_seconds", "service, step"))
+CALLS = _quantiles("semlink_request_seconds", "service")
+SNR = ("SNR of the link", _median("semlink_link_snr_db"))
+POST_EQ_SNR = ("after equalising", _median("semlink_post_eq_snr_db"))
+
+ROWS: dict[str, tuple[Chart, ...]] = {
+    "Traffic": (
+        Chart("Requests", "reqps", (REQUESTS,)),
+        Chart("In flight and queued", "short", (IN_FLIGHT, QUEUED)),
+        Chart("Batch size (mean)", "short", (BATCHES,)),
+        Chart("Degraded answers and corrupted messages", "ops", (DEGRADED, CORRUPTED), 12),
+        Chart("Memory", "bytes", (MEMORY,), 12),
+    ),
+    "Latency": (
+        Chart("Calls, p50 and p99", "s", CALLS, 12),
+        Chart("Steps, mean", "s", (STEPS,), 12),
+    ),
+    "Links": (
+        Chart("SNR before and after (median)", "dB", (SNR, POST_EQ_SNR)),
+        Chart("Feedback bits a report", "short", (("median", _median("semlink_feedback_bits")),)),
+        Chart(
+            "Error of the precoder's CSI (NMSE)",
+            "dB",
+            (("median", _median("semlink_csi_nmse_db")),),
         ),
     ),
-    (
-        "Latency",
-        (
-            Chart("Calls, p50 and p99", "s", _quantiles("semlink_request_seconds", "service"), 12),
-            Chart(
-                "Steps, mean",
-                "s",
-                (
-                    (
-                        "{{service}}.{{step}}",
-                        "sum by (service, step) (rate(semlink_step_seconds_sum[1m])) "
-                        "/ sum by (service, step) (rate(semlink_step_seconds_count[1m]))",
-                    ),
-                ),
-                12,
-            ),
-        ),
-    ),
-    (
-        "Links",
-        (
-            Chart(
-                "SNR before and after (median)",
-                "dB",
-                (
-                    ("SNR of the link", _median("semlink_link_snr_db")),
-                    ("after equalising", _median("semlink_post_eq_snr_db")),
-                ),
-            ),
-            Chart(
-                "Feedback bits a report", "short", (("median", _median("semlink_feedback_bits")),)
-            ),
-            Chart(
-                "Error of the precoder's CSI (NMSE)",
-                "dB",
-                (("median", _median("semlink_csi_nmse_db")),),
-            ),
-        ),
-    ),
-)
+}
 
 
 def dashboard() -> Dashboard:
     """The whole dashboard."""
-    board = (
-        Dashboard("semlink")
-        .uid("semlink")
-        .tags(["semlink"])
-        .refresh("5s")
-        .time("now-15m", "now")
-        .readonly()
-    )
-    for title, charts in ROWS:
+    board = Dashboard("semlink").uid("semlink").tags(["semlink"]).refresh("5s").readonly()
+    board = board.time("now-15m", "now")
+    for title, charts in ROWS.items():
         board = board.with_row(Row(title))
         for chart in charts:
             board = board.with_panel(_panel(chart))
@@ -158,21 +104,10 @@ def dashboard() -> Dashboard:
 
 
 def _panel(chart: Chart) -> Panel:
-    panel = (
-        Panel()
-        .title(chart.title)
-        .unit(chart.unit)
-        .datasource(SOURCE)
-        .span(chart.span)
-        .height(8)
-        .fill_opacity(8)
-        .legend(
-            VizLegendOptions()
-            .display_mode(LegendDisplayMode.LIST)
-            .placement(LegendPlacement.BOTTOM)
-            .show_legend(True)
-        )
-    )
+    legend_below = VizLegendOptions().placement(LegendPlacement.BOTTOM).show_legend(True)
+    panel = Panel().title(chart.title).unit(chart.unit).datasource(SOURCE).span(chart.span)
+    panel = panel.height(8).fill_opacity(8)
+    panel = panel.legend(legend_below.display_mode(LegendDisplayMode.LIST))
     for number, (legend, expression) in enumerate(chart.lines):
         # the SDK leaves refId empty; Grafana drops all but one of such queries
         target = Dataquery().expr(expression).legend_format(legend).ref_id(chr(ord("A") + number))

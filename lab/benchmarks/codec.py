@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lab.benchmarks.timing import fastest_s, report_of
 from lab.evaluation.report import Report, Row
 from semlink.decibels import db_to_lin
 from semlink.semantics.codec import SYMBOL_COUNTS, load_codec
@@ -28,30 +28,21 @@ BAR_MS: Final = 0.1
 
 def run(threads: int, console: Console) -> Report:
     """Measure JSCC at every k and the digital codings at k = 64 with ``threads`` threads, and print a table."""
-    report = Report("bench-codec")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    started = time.monotonic()
     variant = f"{threads} threads, batch {BATCH}, load {os.getloadavg()[0]:.1f}"
     table = Table("coding", "k", "encode", "decode", "both", title=f"ms a message, {variant}")
     captions = torch.from_numpy(GalleryEmbeddings.load("pedestrians").captions[:BATCH].copy())
-    with torch.inference_mode():
+    with report_of("bench-codec", threads) as report, torch.inference_mode():
         cells = [(f"jscc k={k}", k, *_jscc(captions, k)) for k in SYMBOL_COUNTS]
         for coding in ("separation", "vq-digital"):
             cells += [(f"{coding} MCS {m}", 64, *_digital(captions, coding, m)) for m in MCS]
         for name, k, encode, decode in cells:
-            encode_ms, decode_ms = _ms(encode), _ms(decode)
-            table.add_row(
-                name,
-                str(k),
-                *(f"{ms:.3f}" for ms in (encode_ms, decode_ms, encode_ms + decode_ms)),
-            )
+            encode_ms, decode_ms = (1e3 * fastest_s(w, REPEATS) / BATCH for w in (encode, decode))
+            figures = (f"{ms:.3f}" for ms in (encode_ms, decode_ms, encode_ms + decode_ms))
+            table.add_row(name, str(k), *figures)
             report.rows += [
                 Row(metric=metric, mean=ms, symbols=k, method=name, variant=variant)
                 for metric, ms in (("encode_ms", encode_ms), ("decode_ms", decode_ms))
             ]
-    torch.set_num_threads(before)
-    report.seconds = time.monotonic() - started
     console.print(table)
     return report
 
@@ -85,14 +76,3 @@ def _digital(features: torch.Tensor, coding: str, mcs: int) -> tuple[Work, Work]
 
 def _noise(k: int) -> torch.Tensor:
     return torch.randn(BATCH, k, dtype=torch.complex64, generator=torch.Generator().manual_seed(k))
-
-
-def _ms(work: Work) -> float:
-    """Milliseconds a message, the fastest of ``REPEATS`` runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return 1e3 * min(times) / BATCH

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Final
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from lab.benchmarks.timing import report_of
 from lab.evaluation.report import Report, Row
 from lab.training.channel_dataset import drop
 from semlink.errors import InvalidField
@@ -46,11 +48,7 @@ def measure(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
         dequantise.append(time.perf_counter() - between)
     scale = 1e3 / len(h)
     both = min(a + b for a, b in zip(quantise, dequantise, strict=True))
-    return {
-        "quantise_ms": scale * min(quantise),
-        "dequantise_ms": scale * min(dequantise),
-        "both_ms": scale * both,
-    }
+    return _milliseconds(scale * min(quantise), scale * min(dequantise), scale * both)
 
 
 def measure_group(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
@@ -65,11 +63,12 @@ def measure_group(quantizer: CsiQuantizer, h: torch.Tensor) -> dict[str, float]:
     ended = time.perf_counter()
     scale = 1e3 / len(h) / GROUP
     # An encoder follows the decoder: its time holds one of the two decodings already.
-    return {
-        "quantise_ms": scale * (between - started),
-        "dequantise_ms": scale * (ended - between),
-        "both_ms": scale * (ended - started),
-    }
+    times = (between - started, ended - between, ended - started)
+    return _milliseconds(*(scale * seconds for seconds in times))
+
+
+def _milliseconds(quantise: float, dequantise: float, both: float) -> dict[str, float]:
+    return {"quantise_ms": quantise, "dequantise_ms": dequantise, "both_ms": both}
 
 
 def run(threads: int, console: Console) -> Report:
@@ -78,10 +77,6 @@ def run(threads: int, console: Console) -> Report:
     A number of bits that a scheme does not offer is shown with its error and has no row. The rows' ``variant`` holds
     threads and the machine's load, without which the figures mean little.
     """
-    report = Report("bench-csi")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    started = time.monotonic()
     config = default_link()
     h = torch.cat([drop(SCENARIO, SEED + i, 16, 2, moments=4) for i in range(2)])[:BATCH]
     load = os.getloadavg()[0]
@@ -101,31 +96,22 @@ def run(threads: int, console: Console) -> Report:
         if "predictive" in spec.memories
         for bits in PREDICTIVE_BITS
     ]
-    for name, bits, memory in cells:
-        config.feedback.quantizer, config.feedback.bits = name, bits
-        config.feedback.memory = memory
-        label = f"{name}, {memory}" if memory else name
-        try:
-            quantizer = quantizer_for(config, Settings().weights)
-        except InvalidField as error:
-            table.add_row(label, str(bits), "–", "–", "–", error.message[:60])
-            continue
-        found = (measure_group if quantizer.chained else measure)(quantizer, h)
-        report.rows += [
-            Row(
-                metric=metric,
-                mean=value,
-                bits=quantizer.bits,
-                quantizer=name,
-                scenario=SCENARIO,
-                variant=f"{memory}, {variant}" if memory else variant,
-            )
-            for metric, value in found.items()
-        ]
-        figures = [f"{value:.3f}" for value in found.values()]
-        met = "yes" if found["both_ms"] <= BAR_MS else "no"
-        table.add_row(label, str(quantizer.bits), *figures, met)
-    torch.set_num_threads(before)
-    report.seconds = time.monotonic() - started
+    with report_of("bench-csi", threads) as report:
+        for name, bits, memory in cells:
+            config.feedback.quantizer, config.feedback.bits = name, bits
+            config.feedback.memory = memory
+            label = f"{name}, {memory}" if memory else name
+            try:
+                quantizer = quantizer_for(config, Settings().weights)
+            except InvalidField as error:
+                table.add_row(label, str(bits), "–", "–", "–", error.message[:60])
+                continue
+            found = (measure_group if quantizer.chained else measure)(quantizer, h)
+            named = f"{memory}, {variant}" if memory else variant
+            of = Row("", 0.0, quantizer=name, scenario=SCENARIO, bits=quantizer.bits, variant=named)
+            report.rows += [replace(of, metric=m, mean=ms) for m, ms in found.items()]
+            figures = [f"{value:.3f}" for value in found.values()]
+            met = "yes" if found["both_ms"] <= BAR_MS else "no"
+            table.add_row(label, str(quantizer.bits), *figures, met)
     console.print(table)
     return report

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kb_service.generators import Antennas, generator_names, load_generator, trained_for
+from lab.benchmarks.timing import threads as torch_threads
 from lab.training.csi_history_dataset import GROUP_USERS, validation_histories
 from semlink.settings import Settings
 
@@ -29,16 +30,13 @@ def milliseconds(name: str, threads: int) -> tuple[float, float]:
     histories = validation_histories().rows(torch.arange(PREDICTIONS * GROUP_USERS))
     present = torch.ones(histories.age_slots.shape, dtype=torch.bool)
     generator = load_generator(name, weights=Settings().weights)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     times, busy = [], []
-    with torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
         for _ in range(WARM_UP + CALLS):
             started, begun = time.perf_counter(), time.process_time()
             generator(histories.history, present, histories.age_slots, histories.context)
             times.append(1e3 * (time.perf_counter() - started))
             busy.append(1e3 * (time.process_time() - begun))
-    torch.set_num_threads(before)
     return statistics.median(times[WARM_UP:]), statistics.median(busy[WARM_UP:])
 
 
@@ -50,12 +48,8 @@ def main(threads: Annotated[int, typer.Option(help="of torch")] = 2) -> None:
     for name in generator_names():
         if trained_for(name, Antennas(), Settings().weights):
             took, busy = milliseconds(name, threads)
-            table.add_row(
-                name,
-                f"{took:.1f}",
-                f"{took / PREDICTIONS:.2f}",
-                f"{busy / PREDICTIONS:.2f}",
-            )
+            one, busy_one = took / PREDICTIONS, busy / PREDICTIONS
+            table.add_row(name, f"{took:.1f}", f"{one:.2f}", f"{busy_one:.2f}")
     Console().print(table)
 
 

@@ -79,16 +79,9 @@ def run(
     report = Report("bench-gallery")
 
     def row(metric: str, value: float, method: str, variant: str | None = None) -> None:
-        report.rows.append(
-            Row(
-                metric=metric,
-                mean=value,
-                method=method,
-                task=task_of(space_of(corpus)),
-                corpus=f"{items} vectors like {corpus}",
-                variant=variant,
-            )
-        )
+        task, like = task_of(space_of(corpus)), f"{items} vectors like {corpus}"
+        made = Row(metric, value, method=method, task=task, corpus=like, variant=variant)
+        report.rows.append(made)
 
     process = psutil.Process()
     held = np.array(vectors)
@@ -102,9 +95,8 @@ def run(
                     _milliseconds(search, test, batch, num_threads)
                     for search in (_exact(held), _exact_product(held, num_threads))
                 )
-                row(
-                    "ms_per_query", times[batch, num_threads], "exact", _variant(batch, num_threads)
-                )
+                variant = _variant(batch, num_threads)
+                row("ms_per_query", times[batch, num_threads], "exact", variant)
     del held
     gc.collect()
     for kind, parameters in PARAMETERS.items():
@@ -127,11 +119,8 @@ def run(
         row("resident_mib", (process.memory_info().rss - before) / 2**20, kind)
         chosen = _chosen(index, kind, validation, truth["validation"], recall + MARGIN)
         index.search_with(chosen)
-        searched = (
-            f"ef_search {chosen.ef_search}"
-            if kind == "hnsw"
-            else f"probes {chosen.probes}, rescored {chosen.rescored}×"
-        )
+        thorough = f"probes {chosen.probes}, rescored {chosen.rescored}×"
+        searched = f"ef_search {chosen.ef_search}" if kind == "hnsw" else thorough
         row("recall@10", _recall(_found(index)(test), truth["test"]), kind, searched)
         for num_threads in threads:
             with _threads(num_threads):
@@ -168,13 +157,10 @@ def _true_tens(
 ) -> dict[str, NDArray[np.int64]]:
     """The ten nearest of every query, found once."""
     if not path.is_file():
-        np.savez(
-            path.with_suffix(".part.npz"),
-            validation=_exact(vectors)(validation),
-            test=_exact(vectors)(test),
-            queries=np.concatenate([validation, test]),
-        )
-        path.with_suffix(".part.npz").replace(path)
+        part, search = path.with_suffix(".part.npz"), _exact(vectors)
+        queries = np.concatenate([validation, test])
+        np.savez(part, validation=search(validation), test=search(test), queries=queries)
+        part.replace(path)
     with np.load(path) as kept:
         if not np.array_equal(kept["queries"], np.concatenate([validation, test])):
             raise InvalidField(f"{path} is of other queries: delete it", field="folder")
@@ -199,9 +185,8 @@ def _exact_product(vectors: Rows, num_threads: int) -> Search:
     matrix = torch.from_numpy(vectors)
 
     def search(queries: Rows) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = torch.topk(
-            torch.from_numpy(queries) @ matrix.T, K, dim=1
-        ).indices.numpy()
+        scores = torch.from_numpy(queries) @ matrix.T
+        found: NDArray[np.int64] = torch.topk(scores, K, dim=1).indices.numpy()
         return found
 
     return search

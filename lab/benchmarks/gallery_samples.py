@@ -11,8 +11,6 @@ lie. Ours are drawn as the corpus's own were made: an *identity*, then views of 
 - The corpus's real test items stand among them, so that every query has its true item.
 - Queries cross the modality gap: real test captions, and as many again around them, Gaussian with the covariance that
   the captions of one item show among each other.
-
-:func:`spread` tells how well it fits: similarities of queries and neighbours, drawn and real, at the same size.
 """
 
 from __future__ import annotations
@@ -40,7 +38,6 @@ class RealVectors:
     train_items: NDArray[np.float32]
     train_identity: NDArray[np.int64]
     test_items: NDArray[np.float32]
-    test_identity: NDArray[np.int64]
     test_captions: NDArray[np.float32]
     caption_item: NDArray[np.int64]
 
@@ -54,7 +51,6 @@ def real_vectors(corpus_name: str) -> RealVectors:
         train_items=embed(heads["media"], train.media),
         train_identity=train.identity.numpy(),
         test_items=embed(heads["media"], test.media),
-        test_identity=test.identity.numpy(),
         test_captions=embed(heads["text"], test.text),
         caption_item=test.caption_item.numpy(),
     )
@@ -113,18 +109,6 @@ class GallerySampler:
         rng = np.random.default_rng([self._seed, 1 << 32])
         drawn = captions + _gaussian(rng, len(captions), _factor(within.T @ within / freedom))
         return np.concatenate([captions, _unit(drawn)]), np.concatenate([owner, owner])
-
-
-def spread(
-    queries: NDArray[np.float32], items: NDArray[np.float32], identity: NDArray[np.int64]
-) -> dict[str, float]:
-    """Mean similarity of a query's 1st, 10th and 100th item, and of an item's 1st and 10th of other identities."""
-    found = -np.sort(-(queries @ items.T), axis=1)
-    among = items @ items.T
-    among[identity[:, None] == identity[None, :]] = -1.0
-    others = -np.sort(-among, axis=1)
-    ranks = {f"query_{k}": float(found[:, k - 1].mean()) for k in (1, 10, 100)}
-    return ranks | {f"item_{k}": float(others[:, k - 1].mean()) for k in (1, 10)}
 
 
 def _mixture(

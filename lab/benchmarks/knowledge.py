@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +25,7 @@ from kb_service.handler import KnowledgeBase
 from kb_service.llm import MODEL_NAME, Dialogue, load_language_model
 from kb_service.prompting import STRATEGIES
 from kb_service.rewriting import task_of
+from lab.benchmarks.timing import report_of
 from lab.evaluation.report import Report, Row
 from semlink.corpora.registry import corpus_named
 from semlink.rpc import KnowledgeClient, grpc_servicer, start_server
@@ -44,18 +44,11 @@ BAR_MS: Final = 2.0
 
 def run(threads: int, console: Console, *, generate: bool = True) -> Report:
     """Measure with ``threads`` threads of torch, and print a table."""
-    report = Report("bench-kb")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    started = time.monotonic()
-    try:
+    with report_of("bench-kb", threads) as report:
         report.rows += asyncio.run(_look_ups())
         if generate:
             report.rows += _generation()
             report.rows += asyncio.run(_meanwhile())
-    finally:
-        torch.set_num_threads(before)
-    report.seconds = time.monotonic() - started
     load = f"{threads} threads, load {os.getloadavg()[0]:.1f}"
     table = Table("what", "metric", "value", title=f"knowledge base, {load}")
     for row in report.rows:
@@ -186,17 +179,11 @@ def _generation() -> list[Row]:
     kinds["all strategies"] = list(STRATEGIES.values())
     for name, strategies in kinds.items():
         for number in ROWS if len(strategies) == 1 else ROWS[-1:]:
-            dialogues = [
-                Dialogue(
-                    strategies[i % len(strategies)].shared,
-                    strategies[i % len(strategies)].ask(captions[i % len(captions)]),
-                    1,
-                    (0.4, 0.7)[i % 2],
-                    i,
-                    TOKENS,
-                )
-                for i in range(number)
-            ]
+            dialogues = []
+            for i in range(number):
+                strategy, temperature = strategies[i % len(strategies)], (0.4, 0.7)[i % 2]
+                asked = strategy.ask(captions[i % len(captions)])
+                dialogues.append(Dialogue(strategy.shared, asked, 1, temperature, i, TOKENS))
             started, cpu = time.perf_counter(), time.process_time()
             answers = llm.answer(dialogues)
             seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
@@ -224,20 +211,17 @@ async def _meanwhile() -> list[Row]:
         raise RuntimeError(loading.sets[0].degraded[0].reason)
     await service.rewrite(pb.RewriteRequest(items=items[1:]))
     await asyncio.sleep(1.0)
-    rows = await _timed(
-        "warm look-up while the LLM generates",
-        lambda i: service.rewrite(_ask(texts, i, 1)),
-        400,
-        pause_s=0.02,
-    )
-    rows += await _timed(
-        "cold query without budget while the LLM generates",
-        lambda i: service.rewrite(
-            pb.RewriteRequest(items=[pb.RewriteItem(text=f"A red bus, {i}.", filter=True)])
-        ),
-        100,
-        pause_s=0.02,
-    )
+
+    def warm(i: int) -> Awaitable[object]:
+        return service.rewrite(_ask(texts, i, 1))
+
+    def cold(i: int) -> Awaitable[object]:
+        item = pb.RewriteItem(text=f"A red bus, {i}.", filter=True)
+        return service.rewrite(pb.RewriteRequest(items=[item]))
+
+    rows = await _timed("warm look-up while the LLM generates", warm, 400, pause_s=0.02)
+    what = "cold query without budget while the LLM generates"
+    rows += await _timed(what, cold, 100, pause_s=0.02)
     await service.close()
     return rows
 

@@ -4,8 +4,6 @@ reports."""
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -22,23 +20,13 @@ from channel_service.fading import (
 )
 from channel_service.mimo_channel import apply_channel, draw, transmit
 from channel_service.reports import Reports
+from lab.benchmarks.timing import fastest_s
 from semlink.grid import BLOCK_SLOTS
 from semlink.links import default_link
 from semlink.v1 import common_pb2
 
 SCENARIOS = ("umi-los", "uma-nlos", "cdl-c", "rayleigh")
 BATCH, NUM_ELEMENTS = 64, 128
-
-
-def _seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Fastest of ``repeats`` runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def _link(scenario: str) -> common_pb2.LinkConfig:
@@ -64,10 +52,10 @@ def sionna_slot(config: common_pb2.LinkConfig, num_slots: int) -> torch.Tensor:
 def _blocks(scenario: str) -> dict[str, object]:
     """One block against as many Sionna calls as it has queries' slots, and against one whole Sionna call."""
     config = _link(scenario)
-    ours = _seconds(lambda: generate_block(config, 0))
+    ours = fastest_s(lambda: generate_block(config, 0))
     blocks = ChannelBlocks()
     slots = range(128, BLOCK_SLOTS)
-    look_up = _seconds(lambda: [blocks.slot(config, slot) for slot in slots]) / len(slots)
+    look_up = fastest_s(lambda: [blocks.slot(config, slot) for slot in slots]) / len(slots)
     row: dict[str, object] = {
         "what": f"window of 1024 slots, 4 users × 2×16, {scenario}",
         "windows_per_s": 1 / ours,
@@ -75,7 +63,7 @@ def _blocks(scenario: str) -> dict[str, object]:
         "slot_look_up_us": 1e6 * look_up,
     }
     if scenario != "rayleigh":
-        per_query = _seconds(lambda: sionna_slot(config, 1))
+        per_query = fastest_s(lambda: sionna_slot(config, 1))
         # a query takes its share of a block (896 slots, each granted once) and a look-up
         share = ours / len(slots) + look_up
         row |= {
@@ -89,8 +77,8 @@ def _blocks(scenario: str) -> dict[str, object]:
 
 def _whole_block(scenario: str) -> dict[str, object]:
     config = _link(scenario)
-    ours = _seconds(lambda: generate_block(config, 0), 2)
-    stock = _seconds(lambda: sionna_slot(config, BLOCK_SLOTS), 1)
+    ours = fastest_s(lambda: generate_block(config, 0), 2)
+    stock = fastest_s(lambda: sionna_slot(config, BLOCK_SLOTS), 1)
     return {
         "what": f"the same block by Sionna alone, {scenario}",
         "sionna_window_ms": 1e3 * stock,
@@ -120,22 +108,12 @@ def _air() -> list[dict[str, object]]:
     snr_db = torch.full((BATCH,), 10.0, dtype=torch.float64)
 
     def whole() -> object:
-        draws = [
-            draw(
-                config.seed,
-                slot,
-                0,
-                num_rx_ant=2,
-                num_layers=1,
-                num_streams=4,
-                num_elements=NUM_ELEMENTS,
-            )
-            for slot in range(BATCH)
-        ]
+        sizes = {"num_rx_ant": 2, "num_layers": 1, "num_streams": 4, "num_elements": NUM_ELEMENTS}
+        draws = [draw(config.seed, slot, 0, **sizes) for slot in range(BATCH)]
         return transmit(h, w, u[:, :1], snr_db, draws)
 
-    einsum_s = _seconds(bare, 200)
-    apply_s, whole_s = _seconds(lambda: apply_channel(h, w, u), 200), _seconds(whole, 20)
+    einsum_s = fastest_s(bare, 200)
+    apply_s, whole_s = fastest_s(lambda: apply_channel(h, w, u), 200), fastest_s(whole, 20)
     size = f"{BATCH} frames of {NUM_ELEMENTS} elements"
     return [
         {
@@ -160,9 +138,9 @@ def _reports(quantizer: str) -> dict[str, object]:
     blocks.block(config, 0)
     slots = range(0, BLOCK_SLOTS, config.feedback.report_period_slots)
     number = len(slots) * config.num_users
-    first = _seconds(lambda: Reports(blocks).made_in(config, slots), 3)
+    first = fastest_s(lambda: Reports(blocks).made_in(config, slots), 3)
     warm = Reports(blocks)
-    again = _seconds(lambda: warm.made_in(config, slots), 3)
+    again = fastest_s(lambda: warm.made_in(config, slots), 3)
     return {
         "what": f"{number} reports of a block, {quantizer} {config.feedback.bits} bit",
         "reports_per_s": number / first,

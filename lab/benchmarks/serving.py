@@ -179,25 +179,19 @@ def add_in_process(report: Report, *, number: int = 640, console: Console | None
     _print(console, "in one process, batched", alone.values(), {})
     served = {r.variant: r.mean for r in report.rows if r.metric == "queries_per_s"}
     for n in IN_FLIGHT:
-        ratio = (
-            served[f"over the services (REST), {n} in flight"]
-            / served[f"in one process, {n} in flight"]
+        over, alone_ = (
+            f"{x}, {n} in flight" for x in ("over the services (REST)", "in one process")
         )
+        ratio = served[over] / served[alone_]
         report.rows.append(Row(metric="throughput_ratio", mean=ratio, variant=f"{n} in flight"))
         console.print(f"services ÷ one process at {n} in flight: {ratio:.2f}")
 
 
 def _rows(where: str, load: Load) -> list[Row]:
     variant = f"{where}, {load.in_flight} in flight"
-    values = {
-        "queries_per_s": load.queries_per_s,
-        "p50_ms": load.p50_ms,
-        "p99_ms": load.p99_ms,
-        "errors": float(load.errors),
-    }
     return [
-        Row(metric=metric, mean=value, method=METHOD, task="person", variant=variant)
-        for metric, value in values.items()
+        Row(metric, float(getattr(load, metric)), method=METHOD, task="person", variant=variant)
+        for metric in ("queries_per_s", "p50_ms", "p99_ms", "errors")
     ]
 
 
@@ -208,17 +202,9 @@ def _print(
     for column in ("in flight", "queries/s", "p50 ms", "p99 ms", "errors"):
         table.add_column(column, justify="right")
     for load in loads:
-        table.add_row(
-            str(load.in_flight),
-            f"{load.queries_per_s:.1f}",
-            f"{load.p50_ms:.1f}",
-            f"{load.p99_ms:.1f}",
-            str(load.errors),
-        )
+        figures = (f"{x:.1f}" for x in (load.queries_per_s, load.p50_ms, load.p99_ms))
+        table.add_row(str(load.in_flight), *figures, str(load.errors))
     console.print(table)
     if memory:
-        console.print(
-            "memory: "
-            + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items())
-            + f"; in all {sum(memory.values()):.0f} MiB"
-        )
+        each = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items())
+        console.print(f"memory: {each}; in all {sum(memory.values()):.0f} MiB")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from semlink.cli.console import Out, console
+from semlink.cli.console import Out, Threads, console, write
 from semlink.cli.knowledge import bench_kb
 from semlink.cli.services import own_services
 
@@ -32,29 +32,23 @@ def bench_link(out: Out = Path("results")) -> None:
         for name, value in row.items()
         if isinstance(value, float)
     ]
-    console.print(f"written: {report.write(out, report.experiment)}")
+    write(report, out)
 
 
 @bench_app.command("csi")
-def bench_csi(
-    threads: Annotated[int, typer.Option(help="of torch")] = 2, out: Out = Path("results")
-) -> None:
+def bench_csi(threads: Threads = 2, out: Out = Path("results")) -> None:
     """Milliseconds to quantise and dequantise a CSI report, for every scheme and number of bits."""
     from lab.benchmarks.csi import run
 
-    report = run(threads, console)
-    console.print(f"written: {report.write(out, report.experiment)}")
+    write(run(threads, console), out)
 
 
 @bench_app.command("codec")
-def bench_codec(
-    threads: Annotated[int, typer.Option(help="of torch")] = 2, out: Out = Path("results")
-) -> None:
+def bench_codec(threads: Threads = 2, out: Out = Path("results")) -> None:
     """Milliseconds to encode and decode a message: JSCC at every k, and the digital codings."""
     from lab.benchmarks.codec import run
 
-    report = run(threads, console)
-    console.print(f"written: {report.write(out, report.experiment)}")
+    write(run(threads, console), out)
 
 
 @bench_app.command("encoders")
@@ -100,4 +94,4 @@ def bench_serve(
         pids = {s.name: s.pid for s in supervisor.status(settings)}
         report = bench(settings.gateway_port, pids, number=queries, console=console)
     add_in_process(report, number=queries, console=console)
-    console.print(f"written: {report.write(out, report.experiment)}")
+    write(report, out)

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from lab.evaluation.report import Report
     from semlink.settings import Settings
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -20,7 +21,13 @@ ReportsFolder = Annotated[
     Path | None,
     typer.Option("--reports", help="folder of reports; default docs/reports of a checkout"),
 ]
+Threads = Annotated[int, typer.Option(help="of torch")]
 Out = Annotated[Path, typer.Option(help="folder to write to")]
+
+
+def write(report: Report, out: Path) -> None:
+    """Write a report under its own name, and say where."""
+    console.print(f"written: {report.write(out, report.experiment)}")
 
 
 def with_models(settings: Settings) -> Settings:

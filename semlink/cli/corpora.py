@@ -42,24 +42,15 @@ def list_corpora() -> None:
         try:
             corpus = corpus_named(name)
         except SemlinkError as error:  # a folder that was moved must not hide the others
-            table.add_row(
-                name, task, "", "", "", "", added[name].root, f"[red]{escape(error.message)}[/red]"
-            )
+            why = f"[red]{escape(error.message)}[/red]"
+            table.add_row(name, task, "", "", "", "", added[name].root, why)
             continue
         sizes = " / ".join(
             str(len(corpus.items(split))) if split in corpus.splits else "–" for split in SPLITS
         )
         info = corpus.info
-        table.add_row(
-            name,
-            task,
-            space_of(name),
-            info.media_type,
-            sizes,
-            info.licence,
-            info.source,
-            info.description,
-        )
+        told = (info.licence, info.source, info.description)
+        table.add_row(name, task, space_of(name), info.media_type, sizes, *told)
     console.print(table)
     console.print(f"layouts for `semlink corpora add`: {', '.join(READERS)}")
 
@@ -109,14 +100,8 @@ def make_noisy(
     from semlink.corpora.registry import corpus_named
 
     path = out or Path(f"noisy-{corpus}-{split}.jsonl")
-    run(
-        corpus_named(corpus),
-        check_split(split),
-        num_items=items,
-        n_noise=noise,
-        seed=seed,
-        out=path,
-    )
+    known, of = corpus_named(corpus), check_split(split)
+    run(known, of, num_items=items, n_noise=noise, seed=seed, out=path)
     console.print(f"written: {path}")
 
 

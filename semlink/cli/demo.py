@@ -129,14 +129,8 @@ def run(client: Client, *, seed: int = 1) -> list[Shown]:
 def _found(client: Client, ask: Ask, corpus: str, match: Match) -> Found:
     item = client.item(corpus, match.item_id)
     media = client.media(corpus, match.item_id)
-    return Found(
-        item_id=match.item_id,
-        score=match.score,
-        right=item.identity == ask.item.identity,
-        captions=match.captions,
-        content_type=media.content_type,
-        data=base64.b64encode(media.data).decode(),
-    )
+    right, data = item.identity == ask.item.identity, base64.b64encode(media.data).decode()
+    return Found(match.item_id, match.score, right, match.captions, media.content_type, data)
 
 
 def table(shown: Sequence[Shown]) -> Table:

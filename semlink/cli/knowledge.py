@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from semlink.cli.console import Out, console, errors
+from semlink.cli.console import Out, Threads, console, errors, write
 from semlink.errors import InvalidField, Unavailable
 from semlink.formats import ENTRIES, FORMATS, check_format
 
@@ -244,25 +244,16 @@ def stats(as_json: AsJson = False) -> None:
     if as_json:
         from google.protobuf.json_format import MessageToDict
 
-        print(
-            json.dumps(
-                MessageToDict(
-                    found,
-                    preserving_proto_field_name=True,
-                    always_print_fields_with_no_presence=True,
-                )
-            )
+        values = MessageToDict(
+            found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
+        print(json.dumps(values))
         return
     table = Table("model", "strategy", "entries", "rewrites", "of them duplicates")
     for share in found.shares:
-        table.add_row(
-            escape(share.model) or "source not known",
-            share.strategy or "–",
-            str(share.entries),
-            str(share.rewrites),
-            str(share.duplicates),
-        )
+        model = escape(share.model) or "source not known"
+        numbers = (str(n) for n in (share.entries, share.rewrites, share.duplicates))
+        table.add_row(model, share.strategy or "–", *numbers)
     console.print(table)
     console.print(
         f"{found.entries} entries, {found.rewrites} rewrites, {found.bytes / 1e6:.1f} MB, "
@@ -367,7 +358,7 @@ def cancel(job: Annotated[str, typer.Argument(help="id, as `kb jobs` shows it")]
 
 
 def bench_kb(
-    threads: Annotated[int, typer.Option(help="of torch")] = 1,
+    threads: Threads = 1,
     generate: Annotated[
         bool, typer.Option(help="also tokens a second of the embedded LLM; takes minutes")
     ] = True,
@@ -376,8 +367,7 @@ def bench_kb(
     """Warm look-ups, managing what is kept, tokens a second, and look-ups while the LLM generates."""
     from lab.benchmarks.knowledge import run
 
-    report = run(threads, console, generate=generate)
-    console.print(f"written: {report.write(out, report.experiment)}")
+    write(run(threads, console, generate=generate), out)
 
 
 # --- between -----------------------------------------------------------------------------------
@@ -448,19 +438,10 @@ def _print_jobs(states: list[pb.Enrichment]) -> None:
         table.add_column(name)
     for job in states:
         seconds = (job.ended_unix_s or time.time()) - job.started_unix_s
-        table.add_row(
-            job.id,
-            job.request.corpus,
-            job.request.split,
-            job.request.strategy or "few-shot",
-            job.state,
-            str(job.total),
-            str(job.skipped),
-            str(job.generated),
-            str(job.failed),
-            f"{60 * job.generated / max(seconds, 1e-3):.1f}",
-            escape(job.reason),
-        )
+        asked = (job.request.corpus, job.request.split, job.request.strategy or "few-shot")
+        counts = (str(n) for n in (job.total, job.skipped, job.generated, job.failed))
+        per_minute = f"{60 * job.generated / max(seconds, 1e-3):.1f}"
+        table.add_row(job.id, *asked, job.state, *counts, per_minute, escape(job.reason))
     console.print(table)
 
 

@@ -33,15 +33,8 @@ def models(
         if found.problem:
             problems.append(found.problem)
             state = "[red]corrupt[/red]" if found.path else "[red]missing[/red]"
-        table.add_row(
-            model.name,
-            model.role,
-            state,
-            f"{model.size_bytes / 1e6:.0f}",
-            model.licence,
-            f"{model.package} {model.version}",
-            model.source,
-        )
+        size, package = f"{model.size_bytes / 1e6:.0f}", f"{model.package} {model.version}"
+        table.add_row(model.name, model.role, state, size, model.licence, package, model.source)
     console.print(table)
     if problems:
         for problem in problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,24 +25,17 @@ def compare_reports(
     ] = False,
 ) -> None:
     """Which rows of two reports changed beyond noise; exit status 1 where one got worse or is gone."""
-    from lab.evaluation.compare_reports import (
-        compare,
-        compare_pooled,
-        print_changes,
-        print_pooled,
-        read,
-    )
+    from lab.evaluation import compare_reports as reports
 
-    (head_a, before), (head_b, after) = read(a), read(b)
+    (head_a, before), (head_b, after) = reports.read(a), reports.read(b)
+    found: Sequence[reports.Pooled | reports.Change]
     if pooled:
-        found = compare_pooled(before, after)
-        print_pooled(b.stem, found, console, everything=everything)
-        if any(one.verdict in ("worse", "gone") for one in found):
-            raise typer.Exit(1)
-        return
-    changes = compare(before, after, level=level)
-    print_changes((head_a, head_b), changes, console, everything=everything)
-    if any(change.verdict in ("worse", "only in A") for change in changes):
+        found = each = reports.compare_pooled(before, after)
+        reports.print_pooled(b.stem, each, console, everything=everything)
+    else:
+        found = changes = reports.compare(before, after, level=level)
+        reports.print_changes((head_a, head_b), changes, console, everything=everything)
+    if any(one.verdict in ("worse", "gone", "only in A") for one in found):
         raise typer.Exit(1)
 
 

@@ -62,15 +62,8 @@ def learn_channel(
         act(name, scenario)
         console.print(f"{name}, {scenario}: {'rolled back' if roll_back else 'forgotten'}")
         return
-    recipe = RefineRecipe(steps=steps)
-    run(
-        scenario,
-        _with_running_store(),
-        generator=generator,
-        recipe=recipe,
-        keep_it=keep,
-        console=console,
-    )
+    settings, recipe = _with_running_store(), RefineRecipe(steps=steps)
+    run(scenario, settings, generator=generator, recipe=recipe, keep_it=keep, console=console)
 
 
 def _with_running_store() -> Settings:

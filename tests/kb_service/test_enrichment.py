@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from tests_store import count_knowledge
 
 from kb_service.enrichment import WINDOW, tasks_of
 from kb_service.handler import KnowledgeBase
@@ -87,7 +88,7 @@ async def test_a_job_makes_what_queries_then_find(service, store, llm):
     ended = await _ended(service, started.id)
     assert (ended.state, ended.skipped, ended.generated, ended.failed) == ("done", 0, 60, 0)
     assert ended.started_unix_s <= ended.ended_unix_s
-    assert await store.count_knowledge() == 60
+    assert await count_knowledge(store) == 60
     items = corpus_named("soundscapes").items("val")
     captions = list(dict.fromkeys(c for item in items for c in item.captions))[:60]
     # exactly what the transmitter asks for a query
@@ -143,7 +144,7 @@ async def test_cancelled_between_two_tokens_and_resumed(store):
     assert ended.state == "cancelled"
     await _until(lambda: not service.queue.num_waiting and not service.queue.num_generating)
     assert llm.gave_way == 1
-    kept = await store.count_knowledge()
+    kept = await count_knowledge(store)
     assert kept == sum(map(len, llm.calls[:2]))
     llm.gate.set()
     again = await service.start_enrichment(_request())

@@ -32,7 +32,6 @@ def real(seed: int = 0) -> RealVectors:
         train_items=views(200, 1.0),
         train_identity=np.repeat(np.arange(200), 4),
         test_items=test,
-        test_identity=np.repeat(np.arange(50), 4),
         test_captions=captions,
         caption_item=np.repeat(np.arange(200), 2),
     )
