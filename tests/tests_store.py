@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from semlink.deployment.supervisor import store_command
+from semlink.deployment.processes import store_command
 from semlink.store import RedisStore, Store
 
 

@@ -148,7 +148,7 @@ def _vectors(texts: Sequence[str]) -> NDArray[np.float32]:
 @asynccontextmanager
 async def _redis() -> AsyncIterator[RedisStore]:
     """A store of our own, gone afterwards."""
-    from semlink.deployment.supervisor import store_command
+    from semlink.deployment.processes import store_command
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "redis.sock"

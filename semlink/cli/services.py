@@ -50,12 +50,13 @@ def down() -> None:
 def status() -> None:
     """Show every service: process, address, health, memory."""
     from semlink.deployment import supervisor
+    from semlink.deployment.health import status_table
 
     found = supervisor.status(settings_of())
     if not found:
         console.print("nothing is running; start with `semlink up`")
         raise typer.Exit(3)
-    console.print(supervisor.status_table(found))
+    console.print(status_table(found))
     if any(s.health != "healthy" for s in found):
         raise typer.Exit(1)
 

@@ -68,7 +68,7 @@ def learn_channel(
 
 def _with_running_store() -> Settings:
     """The settings, with the store of the services that `semlink up` runs where no other is named."""
-    from semlink.deployment import supervisor
+    from semlink.deployment import processes, supervisor
     from semlink.errors import Unavailable
     from semlink.settings import Settings
 
@@ -78,7 +78,7 @@ def _with_running_store() -> Settings:
     for service in supervisor.status(settings):
         if service.name == "redis":
             path = Path(service.address.removeprefix("unix:"))
-            return Settings(redis_url=supervisor.store_url(path))
+            return Settings(redis_url=processes.store_url(path))
     raise Unavailable(
         "no store: nothing that `semlink up` started runs here, and SEMLINK_REDIS_URL names none",
         field="redis_url",

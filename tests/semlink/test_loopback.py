@@ -23,8 +23,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from kb_service.endpoints import ChatEndpoint
 from kb_service.llm import Dialogue
 from kb_service.prompting import STRATEGIES
-from semlink.deployment import supervisor
-from semlink.deployment.supervisor import Service
+from semlink.deployment.health import is_healthy
+from semlink.deployment.processes import Service
 from semlink.probe import serving
 from semlink.rpc import ReceiverClient
 
@@ -102,7 +102,7 @@ async def test_calls_between_the_services(grpc_port: int) -> None:
 @pytest.mark.parametrize("kind", ["grpc", "http"])
 def test_the_probes_of_the_supervisor(grpc_port: int, http_port: int, kind: str) -> None:
     port = {"grpc": grpc_port, "http": http_port}[kind]
-    assert supervisor._is_healthy(Service("x", (), {"serve": port}, cast(Any, kind)))
+    assert is_healthy(Service("x", (), {"serve": port}, cast(Any, kind)))
 
 
 def test_the_health_check_of_the_gateways_container(http_port: int) -> None:

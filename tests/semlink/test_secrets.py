@@ -29,7 +29,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from semlink.deployment.supervisor import Service, down, up
+from semlink.deployment.processes import Service
+from semlink.deployment.supervisor import down, up
 from semlink.errors import SemlinkError
 from semlink.rpc import KnowledgeClient
 from semlink.settings import SecretUrl, Settings, secret_fields

