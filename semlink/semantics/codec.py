@@ -20,7 +20,7 @@ from torch import nn
 from semlink.errors import InvalidField
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.semantics.int8_tensors import unpack
-from semlink.semantics.spaces import weights_of
+from semlink.semantics.spaces import train_command, weights_of
 from semlink.weight_files import Weights
 
 SYMBOL_COUNTS: Final = (8, 16, 32, 64, 128)
@@ -219,7 +219,7 @@ def load_codec(space: str, device: torch.device | str = "cpu") -> Codec:
     """
     path = codec_path(space)
     return Weights(path.parent).load(
-        path.name, _read, str(device), made_by=f"semlink train codec --task {space}"
+        path.name, _read, str(device), made_by=train_command(space, "codec")
     )
 
 

@@ -35,7 +35,7 @@ from scipy.special import ndtr, ndtri
 from semlink.errors import InvalidField
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.semantics.int8_tensors import unpack
-from semlink.semantics.spaces import task_of, weights_of
+from semlink.semantics.spaces import task_of, train_command, weights_of
 from semlink.signal.coding import demodulate, modulate, scheme_of
 from semlink.signal.csi.rvq import block_matmul
 from semlink.signal.link import LinkLike
@@ -391,7 +391,7 @@ def load_source_coder(space: str, coding: str, device: torch.device | str = "cpu
         )
     path = statistics_path(space)
     return Weights(path.parent).load(
-        path.name, _read, coding, str(device), made_by=f"semlink train vq --task {space}"
+        path.name, _read, coding, str(device), made_by=train_command(space, "vq")
     )
 
 

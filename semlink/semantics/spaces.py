@@ -57,8 +57,13 @@ def weights_of(space: str, kind: Kind) -> Path:
     """An existing file of a space. Raises NotFound, with the command that makes it, when it is missing."""
     path = weights_file(space, kind)
     if not path.is_file():
-        whose = f"--task {space}" if space in TASKS else f"--corpus {space}"
         raise NotFound(
-            f"{path} is missing: run `semlink train {kind} {whose}`", field="weights_dir"
+            f"{path} is missing: run `{train_command(space, kind)}`", field="weights_dir"
         )
     return path
+
+
+def train_command(space: str, kind: Kind) -> str:
+    """The command that makes a space's file of that kind."""
+    whose = f"--task {space}" if space in TASKS else f"--corpus {space}"
+    return f"semlink train {kind} {whose}"
