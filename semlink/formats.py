@@ -18,6 +18,7 @@ GALLERY: Final = "a gallery"
 USER_ITEMS: Final = "added items"
 CHANNEL_KNOWLEDGE: Final = "a refinement"
 CACHE: Final = "a cache"
+CHECKPOINT: Final = "a checkpoint of a training"
 
 FORMATS: Final[Mapping[str, int]] = {
     STORE: 1,
@@ -27,6 +28,7 @@ FORMATS: Final[Mapping[str, int]] = {
     USER_ITEMS: 1,
     CHANNEL_KNOWLEDGE: 1,
     CACHE: 1,
+    CHECKPOINT: 2,
 }
 
 

@@ -18,15 +18,16 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def progress() -> Progress:
-    """A progress display on standard error: description, bar, count, elapsed and remaining time."""
+def progress(*, quiet: bool = False) -> Progress:
+    """A progress display on standard error: description, bar, count, elapsed and remaining time; ``quiet``: nothing."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=quiet),
+        disable=quiet,
     )
 
 

@@ -75,7 +75,15 @@ CARRIED: Final = frozenset(
 )
 """Caches of 7fb36b6 whose entries are taken over; its measured points are measured again."""
 MEASURED_BEFORE: Final = frozenset(
-    {"answers", "augmented", "bench-gallery", "csi-figures", "knowledge", "measurements"}
+    {
+        "answers",
+        "augmented",
+        "bench-gallery",
+        "csi-figures",
+        "knowledge",
+        "measurements",
+        "training",
+    }
 )
 """Its other caches."""
 _ABOUT: Final = "about.json"
@@ -368,7 +376,7 @@ class Part:
     """Entries of one cache that were made by the same sources and weights, or what stands beside them.
 
     ``state``: "in use"; "stale": made by other sources or weights; "earlier": made by 7fb36b6, moved when it is asked
-    for; "by content": named by all that it depends on, or not of this cache (checkpoints, converted models).
+    for; "by content": named by all that it depends on, or not of this cache (converted models).
     """
 
     name: str

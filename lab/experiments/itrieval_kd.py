@@ -22,7 +22,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -32,8 +31,9 @@ from lab.evaluation.parallel import one_thread, results_of
 from lab.evaluation.report import Row, over_seeds
 from lab.experiments.interface import Measured, Run
 from lab.experiments.tables import print_rows
-from lab.training.alignment_heads import contrastive_loss, embed
-from lab.training.features import FrozenFeatures
+from lab.training.alignment_heads import embed
+from lab.training.checkpoint import Checkpoint
+from lab.training.noisy_text_heads import FINE_BATCH, FINE_EPOCHS, fine_tuned
 from lab.training.sentence_student import (
     ALONE,
     MAX_NOISE,
@@ -41,7 +41,6 @@ from lab.training.sentence_student import (
     RAW,
     NoisySplit,
     Recipe,
-    Table,
     kept,
     load_student,
     logit_scale,
@@ -78,8 +77,6 @@ STUDENTS: Final[dict[str, Recipe]] = {
 SERVED: Final = "itrieval-kd"
 """The student that ships; the others are ablations."""
 FINE_RATES: Final = (1e-4, 5e-4)
-FINE_EPOCHS: Final = 2
-FINE_BATCH: Final = 128
 LONG_NOISE: Final = 12
 """Captions of other pictures in a long text: 15 sentences, some 200 word pieces."""
 
@@ -246,12 +243,18 @@ class Bench:
         sha256 = file_sha256(weights_of(SPACE, "heads"))
         key = key_of(json.dumps([1, rate, epochs, FINE_BATCH, seed, sha256, *self.keys["train"]]))
 
+        checkpoint = Checkpoint(f"text-head-{key}", "lab.training.noisy_text_heads")
+
         def make(path: Path) -> None:
+            text, scale = self.heads["text"], logit_scale(SPACE)
             with one_thread():
-                tuned = fine_tuned(self.heads["text"], self.train, rate, seed, epochs=epochs)
+                tuned = fine_tuned(
+                    text, self.train, scale, rate, seed, epochs=epochs, checkpoint=checkpoint
+                )
             save_file(tuned.state_dict(), path)
 
         path = HEADS.entry(f"{SPACE}-head-{key}.safetensors", make, fresh=fresh)
+        checkpoint.remove()
         head = copy.deepcopy(self.heads["text"])
         head.load_state_dict(load_file(path))
         return head.eval().requires_grad_(False)
@@ -433,49 +436,6 @@ def _beside_rows(plan: Plan, *, fresh: bool) -> list[Row]:
                 kept.put([asdict(row) for row in measure(bench.student(recipe, 0))], place)
         rows += [Row(**values) for values in kept.get(place)]
     return rows
-
-
-def fine_tuned(
-    head: Head, train: NoisySplit, rate: float, seed: int, *, epochs: int = FINE_EPOCHS
-) -> Head:
-    """The text head trained on noisy texts of both kinds, 0 to 3 noise sentences, against the pictures' features.
-
-    Symmetric InfoNCE at the shipped logit scale; the media head stays (a gallery is not made anew).
-    """
-    torch.manual_seed(seed)
-    tuned = copy.deepcopy(head).requires_grad_(True).train()
-    optimiser = torch.optim.AdamW(tuned.parameters(), lr=rate, weight_decay=0.01)
-    scale = logit_scale(SPACE)
-    media = torch.from_numpy(train.media)
-    states = train.table.frozen()
-    sets = list(itertools.product(range(epochs), NOISE_KINDS, range(MAX_NOISE + 1)))
-    # one stream of orders an epoch
-    orders = [np.random.default_rng((seed, epoch)) for epoch in range(epochs)]
-    for epoch, kind, n_noise in track(sets, f"text head, rate {rate:g}, seed {seed}"):
-        texts = train.texts(kind, n_noise, 20_011 * seed + epoch)
-        texts = [texts[i] for i in orders[epoch].permutation(len(texts))[: train.num_pooled]]
-        for start in range(0, len(texts), FINE_BATCH):
-            part = texts[start : start + FINE_BATCH]
-            queries = _trainable_means(tuned, states, train.table, part)
-            pictures = media[[train.place[t.item_id] for t in part]]
-            loss = contrastive_loss(
-                scale * queries @ pictures.T, torch.eye(len(part), dtype=torch.bool)
-            )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    return tuned.eval().requires_grad_(False)
-
-
-def _trainable_means(
-    head: Head, states: FrozenFeatures, table: Table, texts: Sequence[NoisyText]
-) -> torch.Tensor:
-    """:func:`lab.training.sentence_student.mean_features` of whole texts, with gradients: [texts, 256]."""
-    rows = [table.rows(t) for t in texts]
-    features = head.encode(states.batch([r for of_text in rows for r in of_text]))
-    owner = torch.tensor([n for n, of_text in enumerate(rows) for _ in of_text])
-    sums = torch.zeros(len(texts), features.shape[1]).index_add(0, owner, features)
-    return F.normalize(sums, dim=1)
 
 
 def _with_head(split: NoisySplit, head: Head) -> NoisySplit:

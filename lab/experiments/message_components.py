@@ -19,8 +19,8 @@ from lab.evaluation.parallel import one_thread
 from lab.evaluation.report import Row, over_seeds
 from lab.experiments.interface import Measured, Run
 from lab.training.build_gallery import components
-from lab.training.data import SplitData, split_data
-from lab.training.prototypes import score_matrix, two_way
+from lab.training.data import SplitData, split_data, two_way
+from lab.training.prototypes import score_matrix
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import NotFound
 from semlink.progress import track
@@ -83,7 +83,7 @@ def transmitted(
 def _r_at_1(
     scorer: PrototypeScorer | None, text: torch.Tensor, media: torch.Tensor, data: SplitData
 ) -> float:
-    return two_way(score_matrix(scorer, text, media), data)["text_to_media"]["r_at_1"]
+    return two_way(score_matrix(scorer, text, media).numpy(), data)["text_to_media"]["r_at_1"]
 
 
 def measure(plan: Plan, run: Run) -> Measured:  # noqa: ARG001

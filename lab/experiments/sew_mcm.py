@@ -25,12 +25,13 @@ from lab.experiments.interface import Measured, Run
 from lab.training import alignment_heads
 from lab.training.alignment_heads import embed
 from lab.training.data import SplitData, describe_data, split_data
-from lab.training.person_search import OBJECTIVES, RECIPES, load_heads
+from lab.training.person_search import OBJECTIVES, RECIPES
 from lab.training.person_search import run as train
 from semlink.corpora.corpus import Corpus
 from semlink.corpora.pedestrians import Pedestrians
 from semlink.corpora.pedestrians.corpus import DEFAULT_IDENTITIES
 from semlink.errors import InvalidField
+from semlink.semantics.encoders import read_heads
 from semlink.semantics.metrics import CUTOFFS, per_query
 from semlink.semantics.reranking import NEIGHBOURS, WEIGHTS, nearest, reranked
 
@@ -206,28 +207,22 @@ def trained(
 
     ``epochs``: 0 for the recipe's; ``fresh``: trained in any case.
     """
-    before = objective == BEFORE
     heads_recipe, recipe = alignment_heads.RECIPES["person"], RECIPES.get(objective)
     if epochs:
         heads_recipe = replace(heads_recipe, epochs=epochs)
         recipe = recipe and replace(recipe, epochs=epochs)
-    what: list[dict[str, Any]] = [asdict(heads_recipe)]
-    if recipe and not before:
-        what = [asdict(OBJECTIVES[objective]), asdict(recipe)]
-    key = [objective, *what, describe_data(corpus), seed]
+    before = objective == BEFORE or recipe is None
+    what: list[Any] = [heads_recipe] if before else [OBJECTIVES[objective], recipe]
+    key = [objective, *map(asdict, what), describe_data(corpus), seed]
     digest = key_of(json.dumps(key, sort_keys=True))
-    folder = HEADS.path(f"{objective}-{seed}-{digest}")
-    if fresh:
-        for kept in folder.glob("*"):
-            kept.unlink()
-    # The sidecar is written last.
-    if (folder / "heads-person.json").is_file():
-        return folder
-    if before:
-        alignment_heads.run("person", seed=seed, out=folder, corpus=corpus, recipe=heads_recipe)
-    else:
-        train(objective, seed, out=folder, corpus=corpus, recipe=recipe)
-    return folder
+
+    def make(folder: Path) -> None:
+        if before:
+            alignment_heads.run("person", seed=seed, out=folder, corpus=corpus, recipe=heads_recipe)
+        else:
+            train(objective, seed, out=folder, corpus=corpus, recipe=recipe)
+
+    return HEADS.entry(f"{objective}-{seed}-{digest}", make, fresh=fresh)
 
 
 def _figures_on(folder: Path, corpus: Corpus) -> QueryFigures:
@@ -235,7 +230,8 @@ def _figures_on(folder: Path, corpus: Corpus) -> QueryFigures:
     key = key_of(json.dumps([folder.name, describe_data(corpus)], sort_keys=True))
 
     def make(path: Path) -> None:
-        heads, data = load_heads(folder), split_data(corpus, "test")
+        heads = read_heads(folder / "heads-person.safetensors")
+        data = split_data(corpus, "test")
         found = query_figures(
             embed(heads["text"], data.text), embed(heads["media"], data.media), data
         )

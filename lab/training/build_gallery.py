@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from lab.training import sinkhorn_biases
-from lab.training.data import describe_data, rounded, split_data, two_way_metrics
+from lab.training.checkpoint import rounded
+from lab.training.data import describe_data, split_data, two_way_metrics
 from lab.training.features import FrozenFeatures
 from lab.training.prototypes import corpus_of
 from semlink.corpora.registry import corpus_named, default_corpus, gallery_split

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,21 +20,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from lab.training.alignment_heads import contrastive_loss
 from lab.training.build_gallery import components
-from lab.training.data import (
-    SplitData,
-    describe_data,
-    learning_rate_factor,
-    rounded,
-    save_weights,
-    split_data,
-)
+from lab.training.checkpoint import Checkpoint, rounded, save_weights
+from lab.training.data import SplitData, describe_data, split_data
 from lab.training.link_dataset import LinkDataset, cached_link_dataset, link_dataset_path
+from lab.training.losses import contrastive_loss
+from lab.training.trainer import TrainerConfig, steps_of, train
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.decibels import db_to_lin, lin_to_db
-from semlink.models import cache_dir
-from semlink.progress import progress
 from semlink.semantics.codec import MAX_SYMBOLS, SYMBOL_COUNTS, Codec, CodecConfig
 from semlink.semantics.encoders import heads_sha256, load_heads
 from semlink.semantics.int8_tensors import pack, unpack
@@ -175,10 +167,35 @@ def run(
         dataset, source = _link_dataset(space)
     tensors = LinkTensors.from_dataset(dataset)
     corpus = corpus_named(default_corpus(space) if space in TASKS else space)
-    train = embedded(space, split_data(corpus, "train"))
-    val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else train
-    started = time.monotonic()
-    codec, loss = _fit(space, train, tensors, recipe, seed)
+    data = embedded(space, split_data(corpus, "train"))
+    val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else data
+    torch.manual_seed(seed)
+    codec = Codec(CodecConfig())
+    codec.start_from(data.sample())
+    checkpoint = Checkpoint(
+        f"codec-{space}",
+        __name__,
+        asdict(recipe),
+        heads_sha256(space),
+        seed,
+        len(tensors.error),
+        float(tensors.noise_variance[0, 0]),
+    )
+    config = TrainerConfig.from_recipe(
+        recipe,
+        title=f"codec of {space}",
+        epochs=math.ceil(recipe.steps / recipe.checkpoint_steps),
+        num_steps=recipe.steps,
+        seed=seed,
+        reseed="step",
+    )
+    trained = train(
+        codec,
+        lambda epoch: steps_of(epoch, recipe.checkpoint_steps, recipe.steps),
+        lambda _: _loss(codec, data, tensors, recipe),
+        config,
+        checkpoint=checkpoint,
+    )
     # as shipped: the rounding to eight bits is part of what is measured
     codec.load_state_dict(unpack(pack(codec.state_dict())))
     scores = {
@@ -197,11 +214,12 @@ def run(
             "heads_sha256": heads_sha256(space),
             "recipe": asdict(recipe),
             "seed": seed,
-            "final_loss": round(loss, 4),
+            "final_loss": round(trained.final_loss, 4),
             "scores": rounded(scores),
-            "seconds": round(time.monotonic() - started),
+            "seconds": round(trained.seconds),
         },
     )
+    checkpoint.remove()
     return scores
 
 
@@ -234,68 +252,6 @@ def embedded(space: str, data: SplitData) -> Embedded:
         text_prototypes=text[:, 1:] if several else None,
         media_prototypes=media[:, 1:] if several else None,
     )
-
-
-def _fit(
-    space: str, train: Embedded, dataset: LinkTensors, recipe: CodecRecipe, seed: int
-) -> tuple[Codec, float]:
-    torch.manual_seed(seed)
-    codec = Codec(CodecConfig())
-    codec.start_from(train.sample())
-    optimiser = torch.optim.AdamW(
-        codec.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps)
-    )
-    path = cache_dir() / "training" / f"codec-{space}.pt"
-    key = json.dumps(
-        [
-            asdict(recipe),
-            heads_sha256(space),
-            seed,
-            len(dataset.error),
-            float(dataset.noise_variance[0, 0]),
-        ]
-    )
-    first = 0
-    if path.is_file():
-        state = torch.load(path, weights_only=True)
-        if state["key"] == key:
-            first = state["step"]
-            codec.load_state_dict(state["codec"])
-            optimiser.load_state_dict(state["optimiser"])
-            schedule.load_state_dict(state["schedule"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mean_loss = float("nan")
-    with progress() as bar:
-        line = bar.add_task(f"codec of {space}", total=recipe.steps, completed=first)
-        for step in range(first, recipe.steps):
-            if step % recipe.checkpoint_steps == 0:
-                # A stream of its own from each checkpoint on: a resumed run draws what the whole one would have drawn.
-                torch.manual_seed(seed * 100_003 + step)
-                if step > first:
-                    state = {
-                        "key": key,
-                        "step": step,
-                        "codec": codec.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "schedule": schedule.state_dict(),
-                    }
-                    torch.save(state, path)
-                    bar.print(f"codec of {space}, step {step}: loss {mean_loss:.3f}")
-            loss = _loss(codec, train, dataset, recipe)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            mean_loss = (
-                loss.item() if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * loss.item()
-            )
-            bar.advance(line)
-    path.unlink(missing_ok=True)
-    return codec.eval(), mean_loss
 
 
 def _loss(codec: Codec, train: Embedded, dataset: LinkTensors, recipe: CodecRecipe) -> torch.Tensor:

@@ -11,32 +11,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
 import torch
 import typer
-from rich.progress import Progress
-from torch import nn
+from rich.console import Console
 
-from lab.evaluation.cache import Cache, key_of
+from lab.evaluation.cache import key_of
 from lab.training.channel_dataset import TRAIN_MIX, drop, fewer_antennas
+from lab.training.checkpoint import Checkpoint, save_weights
 from lab.training.csi_rvq import (
-    SCORED_BITS,
     TEST_SEED,
     TRAIN_SEED,
     cached,
     drawn_channels,
-    nmse_db_and_sgcs,
+    score_table,
 )
-from lab.training.data import learning_rate_factor, save_weights
+from lab.training.trainer import TrainerConfig, steps_of, train
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS
 from semlink.progress import progress
 from semlink.settings import Settings
-from semlink.signal.csi import CsiQuantizer
 from semlink.signal.csi.arithmetic import PRECISION
 from semlink.signal.csi.layers import LayerRows
 from semlink.signal.csi.learned import (
@@ -288,58 +286,40 @@ def train_network(
     num_steps: int,
     nmse_weight: float,
     seed: int,
-    checkpoint: Path,
-    bar: Progress,
+    checkpoint: Checkpoint,
+    title: str,
 ) -> float:
     """Train ``weights.network`` in place on channels ``[n, 8, rx, tx]``. Returns the seconds of all its runs."""
-    network = weights.network.train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.01)
-    first, before, seen = 0, 0.0, 1.0
-    if checkpoint.exists():
-        kept = torch.load(checkpoint)
-        network.load_state_dict(kept["network"])
-        optimiser.load_state_dict(kept["optimiser"])
-        first, before = kept["step"], kept["seconds"]
-    task = bar.add_task(checkpoint.stem, total=num_steps, completed=first)
-    started = time.monotonic()
-    for step, batch in _batches(h, first, num_steps, seed):
+
+    def loss(batch: tuple[int, torch.Tensor]) -> torch.Tensor:
+        step, channels = batch
         rng = np.random.default_rng((seed, step))
         bits = TRAINED_BITS[int(rng.integers(len(TRAINED_BITS)))]
         quantizer = LearnedQuantizer(h.shape[2], h.shape[3], bits, weights)
-        for group in optimiser.param_groups:
-            group["lr"] = PEAK_LEARNING_RATE * learning_rate_factor(step, num_steps, 50)
-        loss = training_loss(quantizer, weights, batch, nmse_weight)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        seen += 0.02 * (float(loss.detach()) - seen)
-        bar.update(task, advance=1)
-        if (step + 1) % CHECKPOINT_STEPS == 0:
-            kept = {
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-                "seconds": before + time.monotonic() - started,
-            }
-            part = checkpoint.with_suffix(".part")
-            torch.save(kept, part)
-            part.replace(checkpoint)
-            bar.console.print(
-                f"{checkpoint.stem}: step {step + 1}, loss {seen:.4f}", highlight=False
-            )
-    network.eval()
-    return before + time.monotonic() - started
+        return training_loss(quantizer, weights, channels, nmse_weight)
+
+    config = TrainerConfig(
+        title=title,
+        epochs=-(-num_steps // CHECKPOINT_STEPS),
+        num_steps=num_steps,
+        learning_rate=PEAK_LEARNING_RATE,
+        seed=seed,
+        weight_decay=0.01,
+        warmup_steps=50,
+        reseed="never",
+    )
+    batches = partial(_batches, h, num_steps, seed)
+    return train(weights.network, batches, loss, config, checkpoint=checkpoint).seconds
 
 
 def _batches(
-    h: torch.Tensor, first: int, last: int, seed: int
+    h: torch.Tensor, num_steps: int, seed: int, epoch: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Batches of steps ``first…last − 1``; each pass over the channels in another order."""
-    per_pass = len(h) // BATCH
+    """Batches between two checkpoints; each pass over the channels in another order."""
+    per_pass, steps = len(h) // BATCH, steps_of(epoch, CHECKPOINT_STEPS, num_steps)
     order = torch.empty(0)
-    for step in range(first, last):
-        if step == first or step % per_pass == 0:
+    for step in steps:
+        if step == steps.start or step % per_pass == 0:
             generator = torch.Generator().manual_seed(seed + step // per_pass)
             order = torch.randperm(len(h), generator=generator)
         at = step % per_pass * BATCH
@@ -359,23 +339,15 @@ def seen_by(name: str, full: torch.Tensor) -> torch.Tensor:
 
 def scores(name: str, weights: LearnedWeights, channels: dict[str, torch.Tensor]) -> Any:
     """NMSE and SGCS of ``learned``, ``rvq`` and ``scalar`` by scenario and bits."""
-    num_tx_ant, num_rx_ant = CONFIGURATIONS[name]
-    table: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for scenario, full in channels.items():
-        h = seen_by(name, full)
-        index = torch.arange(len(h))
-        for bits in SCORED_BITS:
-            quantizers: list[CsiQuantizer] = [
-                LearnedQuantizer(num_rx_ant, num_tx_ant, bits, weights),
-                RvqQuantizer(num_rx_ant, num_tx_ant, bits, weights.books),
-            ]
-            with suppress(InvalidField):  # too few bits for the position of one of so many taps
-                quantizers.append(ScalarQuantizer(num_rx_ant, num_tx_ant, bits))
-            for q in quantizers:
-                found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index))
-                row = table.setdefault(scenario, {}).setdefault(q.name, {})
-                row[str(bits)] = [round(x, 3) for x in found]
-    return table
+    tx, rx = CONFIGURATIONS[name]
+    return score_table(
+        {scenario: seen_by(name, full) for scenario, full in channels.items()},
+        (
+            lambda bits: LearnedQuantizer(rx, tx, bits, weights),
+            lambda bits: RvqQuantizer(rx, tx, bits, weights.books),
+            lambda bits: ScalarQuantizer(rx, tx, bits),
+        ),
+    )
 
 
 def scored_drops() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -399,15 +371,11 @@ def train_learned(
     nmse_weight: Annotated[float, typer.Option(help="of NMSE against 1 − SGCS")] = 1.0,
     rounds: Annotated[int, typer.Option(help="of the training mix")] = 20,
     seed: int = 1,
-    work: Annotated[Path, typer.Option(help="where checkpoints are kept")] = Path(
-        "~/.cache/semlink/train-rvq"
-    ),
     out: Annotated[Path | None, typer.Option(help="where the weights go")] = None,
     fresh: Annotated[bool, typer.Option(help="make again what is there")] = False,
 ) -> None:
     """Train the transformers and count the tables of the learned quantiser."""
-    work, out = work.expanduser(), out or Settings().weights_dir
-    work.mkdir(parents=True, exist_ok=True)
+    out, console = out or Settings().weights_dir, Console(stderr=True)
     names = configurations or list(CONFIGURATIONS)
     unknown = [name for name in names if name not in CONFIGURATIONS]
     if unknown:
@@ -417,40 +385,40 @@ def train_learned(
         )
     with progress() as bar:
         full = drawn_channels(rounds, bar)
-        validation, test = scored_drops()
-        for name in names:
-            path = out / f"learned-{name}.safetensors"
-            checkpoint = work / f"learned-{name}.pt"
-            if path.exists() and not fresh:
-                continue
-            if fresh:
-                checkpoint.unlink(missing_ok=True)
-            torch.manual_seed(seed)
-            h = seen_by(name, full)
-            weights, stored, seconds = _trained(
-                h, out / f"rvq-{name}.safetensors", steps, nmse_weight, seed, checkpoint, bar
-            )
-            about = {
-                "command": f"python -m lab.training.csi_learned {name} --steps {steps} --nmse-weight {nmse_weight} "
-                f"--rounds {rounds} --seed {seed}",
-                "data": {
-                    "model": "TR 38.901 drops at 3.5 GHz by Sionna, 32 users a drop, 4 moments a user",
-                    "drops_a_round": TRAIN_MIX,
-                    "first_seed": TRAIN_SEED,
-                    "channels": len(h),
-                },
-                "seconds": round(seconds),
-                "scores": {
-                    "what": "[NMSE dB without common phase, SGCS] by scenario, quantizer, bits; 512 users each",
-                    "validation_seeds": f"{VALIDATION_SEED}…{VALIDATION_SEED + 15}",
-                    "validation": scores(name, weights, validation),
-                    "test_seeds": f"{TEST_SEED}…{TEST_SEED + 15}",
-                    "test": scores(name, weights, test),
-                },
-            }
-            digest = _digest(out / f"rvq-{name}.safetensors")
-            save_weights(path, stored, {"codebooks": digest}, about)
-            bar.console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
+    validation, test = scored_drops()
+    for name in names:
+        path = out / f"learned-{name}.safetensors"
+        if path.exists() and not fresh:
+            continue
+        torch.manual_seed(seed)
+        h = seen_by(name, full)
+        key = steps, nmse_weight, rounds, seed, _digest(out / f"rvq-{name}.safetensors")
+        checkpoint = Checkpoint(path.stem, __name__, *key)
+        weights, stored, seconds = _trained(
+            h, out / f"rvq-{name}.safetensors", steps, nmse_weight, seed, checkpoint, path.stem
+        )
+        about = {
+            "command": f"python -m lab.training.csi_learned {name} --steps {steps} --nmse-weight {nmse_weight} "
+            f"--rounds {rounds} --seed {seed}",
+            "data": {
+                "model": "TR 38.901 drops at 3.5 GHz by Sionna, 32 users a drop, 4 moments a user",
+                "drops_a_round": TRAIN_MIX,
+                "first_seed": TRAIN_SEED,
+                "channels": len(h),
+            },
+            "seconds": round(seconds),
+            "scores": {
+                "what": "[NMSE dB without common phase, SGCS] by scenario, quantizer, bits; 512 users each",
+                "validation_seeds": f"{VALIDATION_SEED}…{VALIDATION_SEED + 15}",
+                "validation": scores(name, weights, validation),
+                "test_seeds": f"{TEST_SEED}…{TEST_SEED + 15}",
+                "test": scores(name, weights, test),
+            },
+        }
+        digest = _digest(out / f"rvq-{name}.safetensors")
+        save_weights(path, stored, {"codebooks": digest}, about)
+        checkpoint.remove()
+        console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
 
 
 def _digest(codebooks: Path) -> str:
@@ -463,8 +431,8 @@ def _trained(
     steps: int,
     nmse_weight: float,
     seed: int,
-    checkpoint: Path,
-    bar: Progress,
+    checkpoint: Checkpoint,
+    title: str,
 ) -> tuple[LearnedWeights, dict[str, torch.Tensor], float]:
     """Weights of one configuration as they will be read, the stored tensors, and the seconds of training."""
     started = time.monotonic()
@@ -480,14 +448,12 @@ def _trained(
 
     some = _shuffled(h, 7)[:24_000]
     with torch.no_grad():
-        key = [checkpoint.stem, _digest(codebooks), len(h), seed]
-        path = Cache("train-rvq", __name__).entry(
-            f"tables-{key_of(json.dumps(key))}.pt",
-            lambda path: torch.save(
-                count_tables(weights_with(blank | _blank_tables()), some, seed), path
-            ),
+        key = key_of(json.dumps([title, _digest(codebooks), len(h), seed]))
+        tables: dict[str, torch.Tensor] = cached(
+            f"tables-{key}.pt",
+            lambda: count_tables(weights_with(blank | _blank_tables()), some, seed),
+            __name__,
         )
-        tables: dict[str, torch.Tensor] = torch.load(path)
     seconds = train_network(
         weights_with(tables),
         h,
@@ -495,7 +461,7 @@ def _trained(
         nmse_weight=nmse_weight,
         seed=seed,
         checkpoint=checkpoint,
-        bar=bar,
+        title=title,
     )
     stored = stored_network(network.state_dict())
     network.load_state_dict(network_state(stored))

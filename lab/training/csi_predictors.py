@@ -7,10 +7,8 @@ the retrieval loss of the semantic link behind its precoders (:mod:`lab.training
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,20 +16,20 @@ from typing import Any, Final
 import torch
 
 from kb_service.generators import ChannelGenerator, build
+from lab.training.checkpoint import Checkpoint, rounded, save_weights
 from lab.training.csi_history_dataset import (
     GROUP_USERS,
     Histories,
     training_histories,
     validation_histories,
 )
-from lab.training.data import learning_rate_factor, rounded, save_weights
 from lab.training.differentiable_link import SemanticLink
+from lab.training.trainer import SEED_STRIDE, Trained, TrainerConfig, steps_of
+from lab.training.trainer import train as fit
 from semlink.components import PREDICTORS
 from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField
 from semlink.links import default_link
-from semlink.models import cache_dir
-from semlink.progress import progress
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.signal.csi import content_of
@@ -115,8 +113,9 @@ def run(
     val = validation_histories() if val is None else val
     device = "cuda" if torch.cuda.is_available() else "cpu"
     joint = SemanticLink.from_corpus(JOINT_TASK, device=device) if recipe.joint_weight else None
-    started = time.monotonic()
-    loss = _fit(generator.to(device), train.to(device), joint, recipe, seed)
+    key = asdict(recipe), name, asdict(generator.settings), seed, len(train)
+    checkpoint = Checkpoint(f"csi-{name}-{seed}", __name__, *key)
+    trained = _fit(generator.to(device), train.to(device), joint, recipe, seed, checkpoint)
     generator.end_training()
     generator = generator.cpu().eval()
     # as shipped: the rounding to eight bits is part of what is measured
@@ -143,11 +142,12 @@ def run(
             "recipe": asdict(recipe),
             "seed": seed,
             "trainable_parameters": sum(p.numel() for p in generator.stored().values()),
-            "final_loss": round(loss, 4),
+            "final_loss": round(trained.final_loss, 4),
             "scores": rounded(scores),
-            "seconds": round(time.monotonic() - started),
+            "seconds": round(trained.seconds),
         },
     )
+    checkpoint.remove()
     return scores
 
 
@@ -157,98 +157,40 @@ def _fit(
     joint: SemanticLink | None,
     recipe: GeneratorRecipe,
     seed: int,
-) -> float:
+    checkpoint: Checkpoint,
+) -> Trained[ChannelGenerator]:
     torch.manual_seed(seed)
     generator.start_training()
-    generator.to(train.history.device).train()
-    trained = [p for p in generator.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps)
-    )
+    generator.to(train.history.device)
     truth = train.truth()
-    key = json.dumps(
-        [asdict(recipe), generator.name, asdict(generator.settings), seed, len(train)], default=str
-    )
-    path = cache_dir() / "training" / f"csi-{generator.name}-{seed}.pt"
-    first = _resumed(path, key, generator, optimiser, schedule)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mean = float("nan")
-    with progress() as bar:
-        line = bar.add_task(generator.name, total=recipe.steps, completed=first)
-        draws = torch.Generator()
-        for step in range(first, recipe.steps):
-            if step % recipe.checkpoint_steps == 0:
-                # a stream of its own from each checkpoint on: a resumed run draws what the whole one would have drawn
-                draws.manual_seed(seed * 100_003 + step)
-                if step > first:
-                    _keep(path, key, step, generator, optimiser, schedule)
-                    bar.print(f"{generator.name}, step {step}: loss {mean:.4f}")
+    draws = torch.Generator()
+
+    def batches(epoch: int) -> Iterator[torch.Tensor]:
+        steps = steps_of(epoch, recipe.checkpoint_steps, recipe.steps)
+        draws.manual_seed(seed * SEED_STRIDE + steps.start)
+        for _ in steps:
             group = torch.randint(len(train) // GROUP_USERS, (recipe.groups,), generator=draws)
-            index = (group[:, None] * GROUP_USERS + torch.arange(GROUP_USERS)).flatten()
-            present = some_missing((len(index), train.history.shape[1]), draws)
-            batch = train.rows(index.to(truth.device))
-            rows = generator(
-                batch.history, present.to(truth.device), batch.age_slots, batch.context
-            )
-            nmse = phase_free_nmse(rows, truth[index.to(truth.device)])
-            loss = (nmse + recipe.nmse_floor).log().mean()
-            loss = loss + generator.further_loss()
-            if joint is not None and recipe.joint_weight:
-                loss = loss + recipe.joint_weight * joint(rows, batch, draws)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimiser.step()
-            schedule.step()
-            mean = loss.item() if math.isnan(mean) else 0.99 * mean + 0.01 * loss.item()
-            bar.advance(line)
-    path.unlink(missing_ok=True)
-    return mean
+            yield (group[:, None] * GROUP_USERS + torch.arange(GROUP_USERS)).flatten()
 
+    def loss(index: torch.Tensor) -> torch.Tensor:
+        present = some_missing((len(index), train.history.shape[1]), draws)
+        batch = train.rows(index.to(truth.device))
+        rows = generator(batch.history, present.to(truth.device), batch.age_slots, batch.context)
+        nmse = phase_free_nmse(rows, truth[index.to(truth.device)])
+        total = (nmse + recipe.nmse_floor).log().mean() + generator.further_loss()
+        if joint is not None and recipe.joint_weight:
+            total = total + recipe.joint_weight * joint(rows, batch, draws)
+        return total
 
-def _keep(
-    path: Path,
-    key: str,
-    step: int,
-    generator: ChannelGenerator,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> None:
-    part = path.with_suffix(".part")
-    torch.save(
-        {
-            "key": key,
-            "step": step,
-            "generator": generator.stored(),
-            "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(),
-        },
-        part,
+    config = TrainerConfig.from_recipe(
+        recipe,
+        title=generator.name,
+        epochs=math.ceil(recipe.steps / recipe.checkpoint_steps),
+        num_steps=recipe.steps,
+        seed=seed,
+        reseed="never",
     )
-    part.replace(path)
-
-
-def _resumed(
-    path: Path,
-    key: str,
-    generator: ChannelGenerator,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> int:
-    """The step to go on from; all states are taken from the checkpoint where it is this run's."""
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["key"] != key:
-        return 0
-    generator.load_state_dict(state["generator"], strict=False)
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
-    step: int = state["step"]
-    return step
+    return fit(generator, batches, loss, config, checkpoint=checkpoint)
 
 
 # --- measuring ---------------------------------------------------------------------------------

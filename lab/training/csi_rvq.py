@@ -7,11 +7,11 @@ goes on from there.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -303,21 +303,42 @@ def scores(
     test: dict[str, torch.Tensor],
 ) -> Any:
     """NMSE and SGCS of ``rvq`` and ``scalar`` by scenario and bits, on seeds that training never saw."""
-    table: dict[str, dict[str, dict[str, list[float]]]] = {}
     num_rx_ant = num_rows if content == "rvq" else 2
-    for scenario, full in test.items():
-        h = fewer_antennas(full, num_rx_ant, num_tx_ant)
+
+    def whole(inner: CsiQuantizer) -> CsiQuantizer:
+        return inner if content == "rvq" else LayerQuantizer(inner, num_rx_ant)
+
+    return score_table(
+        {scenario: fewer_antennas(h, num_rx_ant, num_tx_ant) for scenario, h in test.items()},
+        (
+            lambda bits: whole(RvqQuantizer(num_rows, num_tx_ant, bits, books)),
+            lambda bits: whole(ScalarQuantizer(num_rows, num_tx_ant, bits)),
+        ),
+        WholeChannel(2) if content == "rvq" else LayerRows(num_rows, num_rx_ant),
+    )
+
+
+def score_table(
+    channels: Mapping[str, torch.Tensor],
+    schemes: Sequence[Callable[[int], CsiQuantizer]],
+    content: Content | None = None,
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """:func:`nmse_db_and_sgcs` of channels by scenario, name of the scheme and bits.
+
+    ``schemes`` make a quantiser of so many bits; what they refuse is left out (too few for the position of one of so
+    many taps).
+    """
+    table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for scenario, h in channels.items():
         index = torch.arange(len(h))
-        for bits in SCORED_BITS:
-            quantizers: list[CsiQuantizer] = [RvqQuantizer(num_rows, num_tx_ant, bits, books)]
-            with suppress(InvalidField):  # too few bits for the position of one of so many taps
-                quantizers.append(ScalarQuantizer(num_rows, num_tx_ant, bits))
-            for inner in quantizers:
-                q = inner if content == "rvq" else LayerQuantizer(inner, num_rx_ant)
-                described = WholeChannel(2) if content == "rvq" else LayerRows(num_rows, num_rx_ant)
-                found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index), described)
-                row = table.setdefault(scenario, {}).setdefault(q.name, {})
-                row[str(bits)] = [round(x, 3) for x in found]
+        for bits, scheme in itertools.product(SCORED_BITS, schemes):
+            try:
+                q = scheme(bits)
+            except InvalidField:
+                continue
+            found = nmse_db_and_sgcs(h, q.decode(q.encode(h, index), index), content)
+            row = table.setdefault(scenario, {}).setdefault(q.name, {})
+            row[str(bits)] = [round(x, 3) for x in found]
     return table
 
 
@@ -330,9 +351,11 @@ def configurations() -> list[tuple[str, int, int, int]]:
     ]
 
 
-def cached(name: str, make: Callable[[], Any]) -> Any:
-    """Drawn channels of a name: from the cache, or drawn now."""
-    cache = Cache("train-rvq", training_drops)
+def cached(
+    name: str, make: Callable[[], Any], producer: Callable[..., Any] | str = training_drops
+) -> Any:
+    """Drawn channels of a name, or what another ``producer`` makes: from the cache, or made now."""
+    cache = Cache("train-rvq", producer)
     return torch.load(cache.entry(name, lambda path: torch.save(make(), path)))
 
 
@@ -347,12 +370,7 @@ def drawn_channels(rounds: int, bar: Progress) -> torch.Tensor:
     drawn = []
     for i in range(rounds):
         seed = TRAIN_SEED + i * per_round
-        drawn.append(
-            cached(
-                f"round-{seed}.pt",
-                partial(_round, seed),
-            )
-        )
+        drawn.append(cached(f"round-{seed}.pt", partial(_round, seed)))
         bar.advance(task)
     return torch.cat(drawn)
 

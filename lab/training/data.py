@@ -1,32 +1,21 @@
-"""What every training run shares: data of a task, a schedule, and weights with a sidecar that says how they came."""
+"""Data of a task for training: frozen features of a split, what belongs to what, and what a sidecar says of them."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
-from lab.training.features import (
-    FrozenFeatures,
-    caption_features,
-    joined,
-    media_features,
-    other_takes,
-)
+from lab.training.features import FrozenFeatures, caption_features, media_features
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.corpora.registry import EMBEDDED, generator_version
-from semlink.semantics.int8_tensors import SCALE
 from semlink.semantics.metrics import retrieval_metrics
 
 
@@ -34,7 +23,6 @@ from semlink.semantics.metrics import retrieval_metrics
 class SplitData:
     """Frozen features of one split and what belongs to what.
 
-    ``media`` holds the items in order, then, where asked for, all of them again for each other take.
     ``identity``: [num_items], int64; ``caption_item``: [num_captions], int64, the item of each caption.
     """
 
@@ -45,13 +33,13 @@ class SplitData:
     caption_item: torch.Tensor
 
 
-def split_data(corpus: Corpus, split: Split, takes: int = 0) -> SplitData:
-    """Features of a split with ``takes`` other takes of each sound, computed once and cached."""
+def split_data(corpus: Corpus, split: Split) -> SplitData:
+    """Features of a split, computed once and cached."""
     items = corpus.items(split)
     names = {name: n for n, name in enumerate(dict.fromkeys(i.identity for i in items))}
     return SplitData(
         items=items,
-        media=joined([media_features(corpus, split), *other_takes(corpus, split, takes)]),
+        media=media_features(corpus, split),
         text=caption_features(corpus, split),
         identity=torch.tensor([names[i.identity] for i in items]),
         caption_item=torch.tensor([n for n, i in enumerate(items) for _ in i.captions]),
@@ -81,9 +69,12 @@ def two_way_metrics(
     text: NDArray[np.float32], media: NDArray[np.float32], data: SplitData
 ) -> dict[str, dict[str, float]]:
     """Metrics of text→media (all captions, any item of the identity) and media→text (any of its captions)."""
-    scores = text @ media.T
-    identity = data.identity.numpy()
-    owner = data.caption_item.numpy()
+    return two_way(text @ media.T, data)
+
+
+def two_way(scores: NDArray[np.float32], data: SplitData) -> dict[str, dict[str, float]]:
+    """:func:`two_way_metrics` of scores ``[num_captions, num_items]``."""
+    identity, owner = data.identity.numpy(), data.caption_item.numpy()
     return {
         "text_to_media": retrieval_metrics(scores, identity[owner][:, None] == identity[None, :]),
         "media_to_text": retrieval_metrics(
@@ -115,40 +106,3 @@ def phrase_targets(items: Sequence[Item], fewest: int = 40, most: float = 0.6) -
     for row, found in enumerate(sets):
         targets[row, [column[p] for p in found if p in column]] = 1.0
     return targets
-
-
-def learning_rate_factor(step: int, num_steps: int, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, num_steps - warmup)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-
-def save_weights(
-    path: Path,
-    tensors: Mapping[str, torch.Tensor],
-    metadata: Mapping[str, str],
-    sidecar: Mapping[str, Any],
-) -> None:
-    """Write ``path`` (safetensors, float16) and the sidecar ``path`` with ``.json``, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        name: (t.to(torch.float16) if t.is_floating_point() and not name.endswith(SCALE) else t)
-        .contiguous()
-        .cpu()
-        for name, t in tensors.items()
-    }
-    temporary = path.with_suffix(".part")
-    save_file(content, temporary, dict(metadata))
-    # safetensors writes for the owner alone; an image's service runs as another user.
-    temporary.chmod(0o644)
-    temporary.replace(path)
-    path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
-
-
-def rounded(values: Any) -> Any:
-    """The same structure with floats rounded to four places, for sidecars."""
-    if isinstance(values, Mapping):
-        return {key: rounded(value) for key, value in values.items()}
-    return round(values, 4) if isinstance(values, float) else values

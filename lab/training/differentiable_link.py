@@ -12,10 +12,10 @@ from typing import Final, Self
 
 import torch
 
-from lab.training.alignment_heads import contrastive_loss
 from lab.training.codec import Embedded, embedded
 from lab.training.csi_history_dataset import GROUP_USERS, SNR_DB, Histories
 from lab.training.data import split_data
+from lab.training.losses import contrastive_loss
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import InvalidField

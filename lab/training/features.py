@@ -8,7 +8,7 @@ set may move to another folder.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.cache import Cache, key_of, write_whole
-from lab.training import augmentation
 from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
 from semlink.corpora.media_io import fit_image
 from semlink.corpora.registry import EMBEDDED, generator_version
@@ -64,51 +63,46 @@ def media_features(corpus: Corpus, split: Split) -> FrozenFeatures:
     return _cached(corpus, split, "media")
 
 
-def other_takes(corpus: Corpus, split: Split, takes: int) -> list[FrozenFeatures]:
-    """Tokens of ``takes`` other takes (:mod:`lab.training.augmentation`) of every item, each like
-    :func:`media_features`."""
-    return [_cached(corpus, split, "media", take) for take in range(1, takes + 1)]
-
-
-def joined(parts: Sequence[FrozenFeatures]) -> FrozenFeatures:
-    """Several feature sets as one: input i of part p is input ``Σ len(parts[:p]) + i``."""
-    lengths = torch.cat([part.offsets.diff() for part in parts])
-    zero = torch.zeros(1, dtype=lengths.dtype)
-    return FrozenFeatures(
-        values=torch.cat([part.values for part in parts]),
-        offsets=torch.cat([zero, lengths.cumsum(0)]),
-    )
-
-
 def caption_features(corpus: Corpus, split: Split) -> FrozenFeatures:
     """Tokens of every caption, item by item, in the order of ``corpus.items(split)``."""
     return _cached(corpus, split, "text")
 
 
-def _cached(corpus: Corpus, split: Split, kind: Kind, take: int = 0) -> FrozenFeatures:
+def _cached(corpus: Corpus, split: Split, kind: Kind) -> FrozenFeatures:
     items = corpus.items(split)
     groups = [items[i : i + SHARD_ITEMS] for i in range(0, len(items), SHARD_ITEMS)]
-    paths = [
-        CACHE.path(
-            f"{corpus.info.name}/{split}-{kind}-{_digest(corpus, group, kind, take)}.safetensors"
-        )
-        for group in groups
-    ]
-    missing = [(g, p) for g, p in zip(groups, paths, strict=True) if not p.is_file()]
-    title = f"{corpus.info.name} {split} {kind} features" + (f", take {take}" if take else "")
-    for group, path in track(missing, title):
-        tokens = _media_tokens(corpus, group, take) if kind == "media" else _caption_tokens(group)
-        write_whole(path, partial(_save, tokens))
-    shards = [load_file(path) for path in paths]
-    lengths = np.concatenate([shard["lengths"] for shard in shards])
-    values = np.concatenate([shard["values"] for shard in shards])
+    return cached_features(
+        [
+            (
+                f"{corpus.info.name}/{split}-{kind}-{_digest(corpus, group, kind)}",
+                partial(_media_tokens, corpus, group)
+                if kind == "media"
+                else partial(text_tokens, [caption for i in group for caption in i.captions]),
+            )
+            for group in groups
+        ],
+        f"{corpus.info.name} {split} {kind} features",
+    )
+
+
+def cached_features(
+    shards: Sequence[tuple[str, Callable[[], Tokens]]], title: str
+) -> FrozenFeatures:
+    """Tokens of all shards: under their names from the cache, or made now; what is interrupted goes on."""
+    paths = [CACHE.path(f"{name}.safetensors") for name, _ in shards]
+    missing = [(s[1], p) for s, p in zip(shards, paths, strict=True) if not p.is_file()]
+    for make, path in track(missing, title):
+        write_whole(path, partial(_save, make()))
+    stored = [load_file(path) for path in paths]
+    lengths = np.concatenate([shard["lengths"] for shard in stored])
+    values = np.concatenate([shard["values"] for shard in stored])
     return FrozenFeatures(
         values=torch.from_numpy(values),
         offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
     )
 
 
-def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str:
+def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind) -> str:
     task = corpus.info.task
     model = backbone_of(task) if kind == "media" else "minilm"
     parts: list[object] = [LAYOUT[model], kind, task, MODELS[model].sha256]
@@ -116,8 +110,6 @@ def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind, take: int) -> str
         parts += [*_origin(corpus, group), [i.item_id for i in group]]
     else:
         parts += [[item.captions for item in group]]
-    if take:
-        parts += ["take", take, 1]
     return key_of(repr(parts), 10)
 
 
@@ -131,7 +123,7 @@ def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
     return [type(corpus).__name__, content.hexdigest()]
 
 
-def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
+def _media_tokens(corpus: Corpus, group: Sequence[Item]) -> Tokens:
     media: list[NDArray[Any]] = []
     match corpus:
         case ImageCorpus():
@@ -139,23 +131,12 @@ def _media_tokens(corpus: Corpus, group: Sequence[Item], take: int) -> Tokens:
             canvas = CANVAS[corpus.info.task]
             for item in group:
                 pixels = corpus.pixels(item.item_id)
-                if take:
-                    pixels = augmentation.another_view(pixels, item.item_id, take)
                 media.append(fit_image(pixels, height=canvas.height, width=canvas.width))
         case AudioCorpus():
             media = [corpus.waveform(item.item_id) for item in group]
-            if take:
-                media = [
-                    augmentation.another_take(waveform, item.item_id, take)
-                    for waveform, item in zip(media, group, strict=True)
-                ]
         case _:
             raise TypeError(f"corpus {corpus.info.name} holds neither pictures nor sounds")
     return media_tokens(corpus.info.task, media)
-
-
-def _caption_tokens(group: Sequence[Item]) -> Tokens:
-    return text_tokens([caption for item in group for caption in item.captions])
 
 
 def _save(tokens: Tokens, path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Losses of text-based person search: CMPM + CMPC (Zhang & Lu, ECCV 2018) and Sew (Wei et al., Sew + MCM).
+"""Losses between texts and media.
 
-A batch holds n pairs of a picture and one of its captions. ``image`` and ``text`` are their features before
-normalisation, float32 ``[n, 256]``; ``identity`` int64 ``[n]`` says whose they are; ``weights`` float32
-``[256, num_identities]`` are a classifier's, one for both directions, and are normalised here. ``margin`` is float32
-``[n]`` (or a number), one for each pair. Every loss is a scalar, the mean over the batch, of both directions together.
+Of two-way retrieval: InfoNCE, and the triplet sum of GPA. Of text-based person search: CMPM + CMPC (Zhang & Lu, ECCV
+2018) and Sew (Wei et al., Sew + MCM); there a batch holds n pairs of a picture and one of its captions. ``image`` and
+``text`` are their features before normalisation, float32 ``[n, 256]``; ``identity`` int64 ``[n]`` says whose they are;
+``weights`` float32 ``[256, num_identities]`` are a classifier's, one for both directions, and are normalised here.
+``margin`` is float32 ``[n]`` (or a number), one for each pair. Every loss is a scalar, the mean over the batch, of both
+directions together.
 """
 
 from __future__ import annotations
@@ -22,6 +24,23 @@ MARGIN_BOUNDS: Final = (0.4, 0.6)
 _EPSILON: Final = 1e-8
 _NONE: Final = -1e4
 """A logit that counts for nothing; −∞ would have no gradient where a sum is empty."""
+
+
+def contrastive_loss(scores: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE of logits [n, m] with targets spread evenly over ``positive`` [n, m], bool."""
+    weight = positive.float()
+    rows = -(F.log_softmax(scores, 1) * weight).sum(1) / weight.sum(1)
+    columns = -(F.log_softmax(scores, 0) * weight).sum(0) / weight.sum(0)
+    return 0.5 * (rows.mean() + columns.mean())
+
+
+def triplet_sum_loss(scores: torch.Tensor, margin: float) -> torch.Tensor:
+    """GPA eq. 11: ``1/B Σ_i Σ_{j≠i} [m + R_ij − R_ii]₊ + [m + R_ji − R_ii]₊`` of scores ``[B, B]``."""
+    own = scores.diagonal()
+    others = ~torch.eye(len(scores), dtype=torch.bool)
+    rows = (margin + scores - own[:, None]).relu()[others]
+    columns = (margin + scores - own[None, :]).relu()[others]
+    return (rows.sum() + columns.sum()) / len(scores)
 
 
 def cmpm(image: torch.Tensor, text: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:

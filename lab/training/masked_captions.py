@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lab.evaluation.cache import key_of
-from lab.training.features import CACHE, LAYOUT, FrozenFeatures
+from lab.training.features import LAYOUT, FrozenFeatures, cached_features
 from semlink.models import MODELS, locate
-from semlink.progress import track
 from semlink.semantics.encoders import text_tokens
 from semlink.semantics.text import MAX_TOKENS
 from semlink.semantics.tokens import Tokens
@@ -102,19 +99,14 @@ def masked_captions(captions: Sequence[str], seed: int = 0) -> MaskedCaptions:
             {t for c in captions for t in _tokenizer().encode(c, add_special_tokens=False).tokens}
         )
     )
-    values, lengths = [], []
     shards = [maskings[i : i + _SHARD] for i in range(0, len(maskings), _SHARD)]
-    for shard in track(shards, "masked captions"):
-        path = CACHE.entry(f"masked/{_digest(shard)}.safetensors", partial(_save, shard))
-        content = load_file(path)
-        values.append(content["values"])
-        lengths.append(content["lengths"])
+    features = cached_features(
+        [(f"masked/{_digest(s)}", partial(text_tokens, [m.text for m in s])) for s in shards],
+        "masked captions",
+    )
     place = {piece: n for n, piece in enumerate(vocabulary)} | {"": -1}
     return MaskedCaptions(
-        features=FrozenFeatures(
-            values=torch.cat(values),
-            offsets=torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(lengths).cumsum(0)]),
-        ),
+        features=features,
         words=torch.tensor([place[piece] for m in maskings for piece in m.hidden]),
         vocabulary=vocabulary,
     )
@@ -206,9 +198,3 @@ def _tokenizer() -> Any:
 def _digest(shard: Sequence[Masking]) -> str:
     parts = [LAYOUT["minilm"], MODELS["minilm"].sha256, [m.text for m in shard]]
     return key_of(repr(parts), 12)
-
-
-def _save(shard: Sequence[Masking], path: Path) -> None:
-    tokens = text_tokens([masking.text for masking in shard])
-    values, lengths = tokens.values[tokens.mask].half(), tokens.mask.sum(1)
-    save_file({"values": values, "lengths": lengths}, path)

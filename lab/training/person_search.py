@@ -9,8 +9,6 @@ kept: val chooses nothing inside a run.
 from __future__ import annotations
 
 import copy
-import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,27 +17,26 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import nn
 
 from lab.training import losses
-from lab.training.alignment_heads import Checkpoint, contrastive_loss, evaluate, follow, thinned
-from lab.training.data import (
-    SplitData,
-    describe_data,
-    learning_rate_factor,
-    phrase_targets,
-    rounded,
-    save_weights,
-    split_data,
+from lab.training.alignment_heads import (
+    HeadPair,
+    captions_of,
+    evaluate,
+    new_head,
+    save_heads,
+    thinned,
 )
+from lab.training.checkpoint import Checkpoint
+from lab.training.data import SplitData, describe_data, phrase_targets, split_data
 from lab.training.features import FrozenFeatures
 from lab.training.masked_captions import MaskedCaptionDecoder, MaskedCaptions, masked_captions
+from lab.training.trainer import TrainerConfig, train
 from semlink.corpora.corpus import Corpus
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
-from semlink.progress import progress
-from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
+from semlink.semantics.heads import FEATURE_DIM, Head
 from semlink.semantics.int8_tensors import pack, unpack
 from semlink.semantics.text import MAX_TOKENS
 from semlink.semantics.tokens import Tokens
@@ -131,19 +128,21 @@ CMPM + CMPC gains from batches of whole persons; Sew, whose pull then drives a p
 """
 
 
-class Pair(nn.Module):
+class Pair(HeadPair):
     """Both heads and everything that only training needs."""
 
     text_norm: nn.BatchNorm1d
     media_norm: nn.BatchNorm1d
 
     def __init__(self, train: SplitData, objective: Objective, recipe: Recipe, words: int) -> None:
-        super().__init__()
-        self.text = _head(train.text.values, MAX_TOKENS, recipe, recipe.text_bands)
-        self.media = _head(train.media.values, 64, recipe, recipe.media_bands)
+        shape = {"width": recipe.width, "num_layers": recipe.num_layers, "dropout": recipe.dropout}
+        text, media = train.text.values, train.media.values
+        super().__init__(
+            new_head(text, max_tokens=MAX_TOKENS, pooled_bands=recipe.text_bands, **shape),
+            new_head(media, max_tokens=64, pooled_bands=recipe.media_bands, **shape),
+        )
         self.text_norm = nn.BatchNorm1d(FEATURE_DIM)
         self.media_norm = nn.BatchNorm1d(FEATURE_DIM)
-        self.log_scale = nn.Parameter(torch.tensor(1.0 / 0.07).log())
         identities = int(train.identity.max()) + 1
         self.identities = nn.Parameter(torch.randn(FEATURE_DIM, identities) * 0.05)
         self.phrases: nn.Linear | None = None
@@ -182,8 +181,7 @@ class _Training:
         self.masked: MaskedCaptions | None = None
         if objective.captions != "whole":
             self.masked = masked_captions([c for i in self.data.items for c in i.captions])
-        owner = self.data.caption_item
-        self.captions = [torch.where(owner == n)[0] for n in range(len(self.data.items))]
+        self.captions = captions_of(self.data)
         # [CLS] and [SEP] are no words.
         self.lengths = self.data.text.offsets.diff() - 2
         self.shortest, self.longest = (
@@ -202,7 +200,7 @@ class _Training:
     def steps_an_epoch(self) -> int:
         return max(1, len(self.data.items) // self.recipe.batch)
 
-    def batches(self) -> Iterator[_Batch]:
+    def batches(self, _epoch: int) -> Iterator[_Batch]:
         """One epoch of batches, each item at most once."""
         order = _order(self.data.identity, self.recipe.images_per_identity)
         for step in range(self.steps_an_epoch()):
@@ -223,7 +221,8 @@ class _Training:
             words=words,
         )
 
-    def loss(self, pair: Pair, batch: _Batch) -> torch.Tensor:
+    def loss(self, batch: _Batch) -> torch.Tensor:
+        pair = self.pair
         raw_media, media_states, media_mask = self._passed(pair.media, batch.media)
         raw_text, named = None, None
         if batch.masked is not None and batch.words is not None:
@@ -236,7 +235,7 @@ class _Training:
         matches_masked = self.recipe.matches_masked or self.objective.captions == "masked"
         if raw_text is None or not matches_masked:
             raw_text, _, _ = self._passed(pair.text, batch.whole)
-        total = self._matching(pair, pair.media_norm(raw_media), pair.text_norm(raw_text), batch)
+        total = self._matching(pair.media_norm(raw_media), pair.text_norm(raw_text), batch)
         if named is not None:
             total = total + self.recipe.modelling_weight * named
         if pair.phrases is not None and self.phrases is not None:
@@ -253,10 +252,8 @@ class _Training:
         mask = thinned(tokens.mask, self.recipe.token_dropout)
         return *_raw_and_states(head, tokens.values, mask), mask
 
-    def _matching(
-        self, pair: Pair, media: torch.Tensor, text: torch.Tensor, batch: _Batch
-    ) -> torch.Tensor:
-        identity, weights = batch.identity, pair.identities
+    def _matching(self, media: torch.Tensor, text: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        pair, identity, weights = self.pair, batch.identity, self.pair.identities
         match self.objective.matching:
             case "cmpm-cmpc":
                 by_identity = losses.cmpc(media, text, identity, weights)
@@ -269,9 +266,8 @@ class _Training:
                 by_identity = losses.sew_identity(media, text, identity, weights, margin, alpha)
                 matched = losses.sew_match(media, text, identity, margin, alpha)
             case "infonce":
-                scale = pair.log_scale.clamp(max=float(np.log(100.0))).exp()
-                scores = scale * F.normalize(text, dim=1) @ F.normalize(media, dim=1).T
-                return contrastive_loss(scores, identity[:, None] == identity[None, :])
+                scores = pair.logits(F.normalize(text, dim=1), F.normalize(media, dim=1))
+                return losses.contrastive_loss(scores, identity[:, None] == identity[None, :])
         return matched + self.recipe.identity_weight * by_identity
 
 
@@ -299,7 +295,18 @@ def run(
     corpus = corpus or corpus_named(default_corpus("person"))
     torch.manual_seed(seed)
     training = _Training(OBJECTIVES[objective], recipe, corpus)
-    average, history, seconds = _fit(training, objective, seed, corpus)
+    checkpoint = Checkpoint(
+        f"person-{objective}", __name__, asdict(recipe), describe_data(corpus), seed
+    )
+    config = TrainerConfig.from_recipe(
+        recipe,
+        title=f"{objective}, seed {seed}",
+        num_steps=training.steps_an_epoch() * recipe.epochs,
+        seed=seed,
+        decayed_ndim=2,
+    )
+    trained = train(training.pair, training.batches, training.loss, config, checkpoint=checkpoint)
+    average = trained.module
     heads = {
         "text": folded(average.text, average.text_norm),
         "media": folded(average.media, average.media_norm),
@@ -315,38 +322,18 @@ def run(
     if measure_test:
         test = split_data(corpus, "test")
         scores["test"] = evaluate(heads["text"], heads["media"], test)
-    tensors = {f"{s}.{n}": t for s, head in heads.items() for n, t in head.state_dict().items()}
-    save_weights(
-        out / "heads-person.safetensors",
-        pack(tensors),
-        {"configs": json.dumps({side: head.config.as_dict() for side, head in heads.items()})},
-        {
-            "command": f"semlink train person --objective {objective}"
-            + (f" --seed {seed}" if seed else ""),
-            "data": describe_data(corpus),
-            "objective": asdict(OBJECTIVES[objective]),
-            "recipe": asdict(recipe),
-            "seed": seed,
-            "caption_length_bounds": [training.shortest, training.longest],
-            "scores": rounded(scores),
-            "history": rounded(history),
-            "seconds": round(seconds),
-        },
-    )
+    about = {
+        "command": f"semlink train person --objective {objective}"
+        + (f" --seed {seed}" if seed else ""),
+        "data": describe_data(corpus),
+        "objective": asdict(OBJECTIVES[objective]),
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "caption_length_bounds": [training.shortest, training.longest],
+    }
+    save_heads(out / "heads-person.safetensors", heads, about, scores, trained)
+    checkpoint.remove()
     return scores
-
-
-def load_heads(folder: Path) -> dict[str, Head]:
-    """The heads that :func:`run` wrote to ``folder``, ``{"text": …, "media": …}``, in evaluation mode."""
-    with safe_open(folder / "heads-person.safetensors", framework="pt") as file:
-        configs = json.loads(file.metadata()["configs"])
-        state = unpack({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    heads = {side: Head(HeadConfig(**config)).eval() for side, config in configs.items()}
-    for side, head in heads.items():
-        prefix = f"{side}."
-        own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        head.load_state_dict(own)
-    return heads
 
 
 @torch.no_grad()
@@ -363,23 +350,6 @@ def folded(head: Head, norm: nn.BatchNorm1d) -> Head:
         linear.weight.mul_(gain[:, None])
         linear.bias.mul_(gain)
     return result
-
-
-def _head(values: torch.Tensor, max_tokens: int, recipe: Recipe, bands: int) -> Head:
-    head = Head(
-        HeadConfig(
-            values.shape[1],
-            max_tokens,
-            width=recipe.width,
-            num_layers=recipe.num_layers,
-            dropout=recipe.dropout,
-            pooled_bands=bands,
-        )
-    )
-    sample = values[:: max(1, len(values) // 50_000)].float()
-    head.mean.copy_(sample.mean(0))
-    head.deviation.copy_(sample.std(0).clamp_min(1e-3))
-    return head
 
 
 @torch.no_grad()
@@ -418,78 +388,3 @@ def _order(identity: torch.Tensor, images_per_identity: int) -> torch.Tensor:
         own = shuffled[identity[shuffled] == person]
         groups += torch.split(own, images_per_identity)
     return torch.cat([groups[n] for n in torch.randperm(len(groups)).tolist()])
-
-
-def _fit(
-    training: _Training, objective: str, seed: int, corpus: Corpus
-) -> tuple[Pair, list[dict[str, float]], float]:
-    """The averaged pair after the last epoch, each epoch's loss, and the seconds that all took."""
-    recipe = training.recipe
-    pair = training.pair
-    average = copy.deepcopy(pair).eval()
-    optimiser = torch.optim.AdamW(
-        [
-            {
-                "params": [p for p in pair.parameters() if p.ndim > 1],
-                "weight_decay": recipe.weight_decay,
-            },
-            {"params": [p for p in pair.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
-    steps = training.steps_an_epoch()
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: learning_rate_factor(step, steps * recipe.epochs, recipe.warmup_steps),
-    )
-    checkpoint = Checkpoint(f"person-{objective}", seed, recipe, corpus)
-    first, history, seconds = 0, [], 0.0
-    state = checkpoint.load()
-    if state is not None:
-        first, history, seconds = state["epoch"], state["history"], state["seconds"]
-        for name, part in (("pair", pair), ("average", average)):
-            part.load_state_dict(state[name])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-    started = time.monotonic() - seconds
-    with progress() as bar:
-        line = bar.add_task(f"{objective}, seed {seed}", total=steps * recipe.epochs)
-        bar.advance(line, first * steps)
-        for epoch in range(first, recipe.epochs):
-            # A stream of its own for each epoch: a resumed run draws what the whole one would have drawn.
-            torch.manual_seed(seed * 100_003 + epoch)
-            pair.train()
-            losses = []
-            for batch in training.batches():
-                loss = training.loss(pair, batch)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                follow(average, pair, recipe.average_decay)
-                _copy_statistics(average, pair)
-                losses.append(loss.item())
-                bar.advance(line)
-            history.append({"epoch": epoch, "loss": float(np.mean(losses))})
-            seconds = time.monotonic() - started
-            bar.print(f"{objective} epoch {epoch}: loss {np.mean(losses):.3f}")
-            checkpoint.save(
-                {
-                    "epoch": epoch + 1,
-                    "history": history,
-                    "seconds": seconds,
-                    "pair": pair.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                }
-            )
-    checkpoint.remove()
-    return average.eval(), history, seconds
-
-
-def _copy_statistics(average: Pair, pair: Pair) -> None:
-    """Batch normalisation's running statistics, which are means over steps already."""
-    for mean, value in zip(average.buffers(), pair.buffers(), strict=True):
-        mean.copy_(value)

@@ -7,9 +7,9 @@ Whatever is chosen is chosen on val, test is measured once if asked for.
 
 from __future__ import annotations
 
-import copy
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,21 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lab.training.alignment_heads import Checkpoint, contrastive_loss, evaluate, follow
+from lab.training.alignment_heads import captions_of, evaluate
+from lab.training.checkpoint import Checkpoint, rounded, save_weights
 from lab.training.data import (
     SplitData,
     caption_groups,
     describe_data,
-    learning_rate_factor,
-    rounded,
-    save_weights,
     split_data,
     two_way_metrics,
 )
 from lab.training.features import FrozenFeatures
+from lab.training.losses import contrastive_loss
+from lab.training.trainer import Trained, TrainerConfig, train
 from semlink.corpora.corpus import Corpus
 from semlink.errors import NotFound
-from semlink.progress import progress, track
+from semlink.progress import track
 from semlink.semantics.heads import FEATURE_DIM
 from semlink.semantics.image import efficientnet
 from semlink.semantics.int8_tensors import pack, unpack
@@ -81,6 +81,8 @@ class _Pooled:
     media: torch.Tensor
     text: torch.Tensor
     caption_item: torch.Tensor
+    captions: list[torch.Tensor]
+    """Rows of ``text``, by item."""
     group: torch.Tensor
     """[items]: items of one identity, and items that are described by the very same captions, share a number."""
 
@@ -93,34 +95,31 @@ def run(
     seed: int = 0,
     recipe: PooledRecipe | None = None,
     measure_test: bool = False,
-    train: SplitData | None = None,
-    val: SplitData | None = None,
 ) -> dict[str, Any]:
     """Train on the corpus's train split and write ``path`` (safetensors) with its sidecar; returns the scores.
 
-    ``train`` and ``val`` stand for the corpus's own splits where they are given. An interrupted run goes on after its
-    last checkpoint. Raises NotFound when the corpus has no train split.
+    An interrupted run goes on after its last checkpoint. Raises NotFound when the corpus has no train split.
     """
-    if train is None and "train" not in corpus.splits:
+    if "train" not in corpus.splits:
         raise NotFound(f"corpus {name!r} has no train split to train on", field="corpus")
     recipe = recipe or PooledRecipe()
-    train = train or split_data(corpus, "train")
-    if val is None and "val" in corpus.splits:
+    data, val = split_data(corpus, "train"), None
+    if "val" in corpus.splits:
         val = split_data(corpus, "val")
-    if val is not None:
         val = replace(val, identity=caption_groups(val.items))
     started = time.monotonic()
     torch.manual_seed(seed)
-    pair = _new_pair(corpus, train, recipe)
-    pooled = _standardise(pair, train)
+    pair = _new_pair(corpus, data, recipe)
+    pooled = _standardise(pair, data)
     _correlate(pair, pooled, recipe)
-    checkpoint = Checkpoint(f"pooled-{name}", seed, recipe, corpus)
-    loss, seconds = _fit(pair, pooled, recipe, seed, checkpoint, name)
+    checkpoint = Checkpoint(f"pooled-{name}", __name__, asdict(recipe), describe_data(corpus), seed)
+    trained = _fit(pair, pooled, recipe, seed, checkpoint, name)
+    pair = trained.module
     _join(pair, pooled)
     # As stored: the rounding to eight bits is part of what is measured.
     pair.load_state_dict(unpack(pack(pair.state_dict())))
     _correct_hubs(pair, pooled, val)
-    heads = {"text": _head(pair, "text"), "media": _head(pair, "media")}
+    heads = pair.heads
     scores: dict[str, Any] = {}
     if val is not None:
         scores["val"] = evaluate(heads["text"], heads["media"], val)
@@ -128,7 +127,7 @@ def run(
         scores["test"] = evaluate(heads["text"], heads["media"], split_data(corpus, "test"))
     save_weights(
         path,
-        pack(pair.state_dict()),
+        pack({f"{s}.{n}": t for s, head in heads.items() for n, t in head.state_dict().items()}),
         {
             "configs": json.dumps({side: head.shape.as_dict() for side, head in heads.items()}),
             "kind": "pooled",
@@ -139,22 +138,30 @@ def run(
             "recipe": asdict(recipe),
             "seed": seed,
             "hub": [round(value, 3) for value in heads["media"].get_buffer("hub").tolist()],
-            "final_loss": round(loss, 4),
+            "final_loss": round(trained.final_loss, 4),
             "scores": rounded(scores),
-            "seconds": round(seconds + time.monotonic() - started),
+            "seconds": round(max(trained.seconds, time.monotonic() - started)),
         },
     )
     checkpoint.remove()
     return scores
 
 
-def _head(pair: nn.ModuleDict, side: str) -> PooledHead:
-    head = pair[side]
-    assert isinstance(head, PooledHead)
-    return head
+class _Pair(nn.Module):
+    """Both heads and the temperature."""
+
+    def __init__(self, text: PooledConfig, media: PooledConfig, logit_scale: float) -> None:
+        super().__init__()
+        self.text, self.media = PooledHead(text), PooledHead(media)
+        self.log_scale = nn.Parameter(torch.tensor(logit_scale).log())
+
+    @property
+    def heads(self) -> dict[str, PooledHead]:
+        """By side."""
+        return {"text": self.text, "media": self.media}
 
 
-def _new_pair(corpus: Corpus, train: SplitData, recipe: PooledRecipe) -> nn.ModuleDict:
+def _new_pair(corpus: Corpus, train: SplitData, recipe: PooledRecipe) -> _Pair:
     """Both heads with what is fixed before any fit: shapes, lift, lexicon."""
     text = PooledConfig(
         in_dim=train.text.values.shape[1],
@@ -175,14 +182,14 @@ def _new_pair(corpus: Corpus, train: SplitData, recipe: PooledRecipe) -> nn.Modu
     lift = efficientnet().last_layer() if corpus.info.task != "audio" else None
     if lift is not None:
         media = replace(media, lifted=lift[0].shape[0], lift_from=lift[0].shape[1])
-    pair = nn.ModuleDict({"text": PooledHead(text), "media": PooledHead(media)})
+    pair = _Pair(text, media, recipe.logit_scale)
     if lift is not None:
-        _head(pair, "media").get_buffer("lift").copy_(lift[0])
-        _head(pair, "media").get_buffer("lift_bias").copy_(lift[1])
+        pair.media.get_buffer("lift").copy_(lift[0])
+        pair.media.get_buffer("lift_bias").copy_(lift[1])
     if recipe.lexicon:
         mean, directions = lexicon(train.text.values, recipe.lexicon)
-        _head(pair, "text").get_buffer("token_mean").copy_(mean)
-        _head(pair, "text").get_buffer("lexicon").copy_(directions)
+        pair.text.get_buffer("token_mean").copy_(mean)
+        pair.text.get_buffer("lexicon").copy_(directions)
     return pair
 
 
@@ -202,16 +209,17 @@ def lexicon(tokens: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 @torch.no_grad()
-def _standardise(pair: nn.ModuleDict, train: SplitData) -> _Pooled:
+def _standardise(pair: _Pair, train: SplitData) -> _Pooled:
     """Pool the train split once, set both heads' means and deviations by it."""
     parts = {}
     for side, features in (("media", train.media), ("text", train.text)):
-        head = _head(pair, side)
+        head = pair.heads[side]
         pooled = _pooled(head, features, f"pooling {side}")
         head.mean.copy_(pooled.mean(0))
         head.deviation.copy_(pooled.std(0).clamp_min(1e-3))
         parts[side] = head.deviations(pooled)
-    return _Pooled(parts["media"], parts["text"], train.caption_item, caption_groups(train.items))
+    group = caption_groups(train.items)
+    return _Pooled(parts["media"], parts["text"], train.caption_item, captions_of(train), group)
 
 
 def _pooled(head: PooledHead, features: FrozenFeatures, title: str) -> torch.Tensor:
@@ -226,7 +234,7 @@ def _pooled(head: PooledHead, features: FrozenFeatures, title: str) -> torch.Ten
 
 
 @torch.no_grad()
-def _correlate(pair: nn.ModuleDict, data: _Pooled, recipe: PooledRecipe) -> None:
+def _correlate(pair: _Pair, data: _Pooled, recipe: PooledRecipe) -> None:
     """Regularised canonical correlation of media and text in closed form."""
     count = torch.zeros(len(data.media)).index_add_(
         0, data.caption_item, torch.ones(len(data.text))
@@ -238,7 +246,7 @@ def _correlate(pair: nn.ModuleDict, data: _Pooled, recipe: PooledRecipe) -> None
         canonical_axes(data.media, caption, data.text, recipe),
         strict=True,
     ):
-        _head(pair, side).get_buffer("correlated")[: axes.shape[1]] = axes.T
+        pair.heads[side].get_buffer("correlated")[: axes.shape[1]] = axes.T
 
 
 def canonical_axes(
@@ -268,95 +276,55 @@ def _whitening(x: torch.Tensor, ridge: float) -> torch.Tensor:
 
 
 def _fit(
-    pair: nn.ModuleDict,
+    pair: _Pair,
     data: _Pooled,
     recipe: PooledRecipe,
     seed: int,
     checkpoint: Checkpoint,
     name: str,
-) -> tuple[float, float]:
-    """Train the contrastive view; the heads keep the mean over steps. Returns the last loss and earlier seconds."""
-    log_scale = nn.Parameter(torch.tensor(recipe.logit_scale).log())
-    live, average = pair, copy.deepcopy(pair).eval()
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": list(live.parameters()), "weight_decay": recipe.weight_decay},
-            {"params": [log_scale], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
+) -> Trained[_Pair]:
+    """Train the contrastive view; the heads keep the mean over steps."""
     num_items = len(data.media)
     batch = min(recipe.batch, num_items)
-    num_steps = num_items // batch * recipe.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, num_steps, recipe.warmup_steps)
+    an_epoch = num_items // batch
+
+    def batches(_epoch: int) -> Sequence[torch.Tensor]:
+        return torch.split(torch.randperm(num_items)[: an_epoch * batch], batch)
+
+    def loss(picked: torch.Tensor) -> torch.Tensor:
+        own = [data.captions[n] for n in picked.tolist()]
+        sent = torch.stack([rows[torch.randint(len(rows), ())] for rows in own])
+        media = pair.media.trained(data.media[picked])
+        text = pair.text.trained(data.text[sent])
+        positive = data.group[picked][:, None] == data.group[picked][None, :]
+        return contrastive_loss(pair.log_scale.clamp(max=4.6).exp() * text @ media.T, positive)
+
+    config = TrainerConfig.from_recipe(
+        recipe,
+        title=f"heads of {name}",
+        num_steps=an_epoch * recipe.epochs,
+        seed=seed,
+        decayed_ndim=1,
+        clip_norm=None,
+        checkpoint_epochs=CHECKPOINT_EPOCHS,
     )
-    captions = [torch.where(data.caption_item == n)[0] for n in range(num_items)]
-    state, first, loss_value, seconds = checkpoint.load(), 0, float("nan"), 0.0
-    if state is not None:
-        first, loss_value, seconds = state["epoch"], state["loss"], state["seconds"]
-        live.load_state_dict(state["live"])
-        average.load_state_dict(state["average"])
-        log_scale.data.copy_(state["log_scale"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-    started = time.monotonic()
-    with progress() as bar:
-        line = bar.add_task(f"heads of {name}", total=recipe.epochs, completed=first)
-        for epoch in range(first, recipe.epochs):
-            # A stream of its own for each epoch: a resumed run draws what the whole one would have drawn.
-            torch.manual_seed(seed * 100_003 + epoch)
-            order = torch.randperm(num_items)
-            live.train()
-            for start in range(0, num_items - batch + 1, batch):
-                picked = order[start : start + batch]
-                said = torch.stack(
-                    [captions[n][torch.randint(len(captions[n]), ())] for n in picked.tolist()]
-                )
-                media = _head(live, "media").trained(data.media[picked])
-                text = _head(live, "text").trained(data.text[said])
-                positive = data.group[picked][:, None] == data.group[picked][None, :]
-                loss = contrastive_loss(log_scale.clamp(max=4.6).exp() * text @ media.T, positive)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
-                follow(average, live, recipe.average_decay)
-                loss_value = loss.item()
-            bar.advance(line)
-            if (epoch + 1) % CHECKPOINT_EPOCHS:
-                continue
-            checkpoint.save(
-                {
-                    "epoch": epoch + 1,
-                    "loss": loss_value,
-                    "seconds": seconds + time.monotonic() - started,
-                    "live": live.state_dict(),
-                    "average": average.state_dict(),
-                    "log_scale": log_scale.data,
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                }
-            )
-    pair.load_state_dict(average.state_dict())
-    pair.eval()
-    return loss_value, seconds
+    return train(pair, batches, loss, config, checkpoint=checkpoint)
 
 
 @torch.no_grad()
-def _join(pair: nn.ModuleDict, data: _Pooled) -> None:
+def _join(pair: _Pair, data: _Pooled) -> None:
     """The principal axes that both views of both sides have in common, most important first."""
-    media = _head(pair, "media").views(data.media)
-    text = _head(pair, "text").views(data.text)
+    media = pair.media.views(data.media)
+    text = pair.text.views(data.text)
     _, axes = torch.linalg.eigh(media.T @ media / len(media) + text.T @ text / len(text))
     for side in ("media", "text"):
-        _head(pair, side).get_buffer("joint").copy_(axes.flip(1)[:, : FEATURE_DIM - 1].T)
+        pair.heads[side].get_buffer("joint").copy_(axes.flip(1)[:, : FEATURE_DIM - 1].T)
 
 
 @torch.no_grad()
-def _correct_hubs(pair: nn.ModuleDict, data: _Pooled, val: SplitData | None) -> None:
+def _correct_hubs(pair: _Pair, data: _Pooled, val: SplitData | None) -> None:
     """Fill the query bank with captions of the train split; sharpness and weight are chosen on val."""
-    text, media = _head(pair, "text"), _head(pair, "media")
+    text, media = pair.text, pair.media
     bank = media.get_buffer("bank")
     picked = torch.linspace(0, len(data.text) - 1, len(bank)).round().long()
     # As it will be stored.

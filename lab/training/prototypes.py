@@ -12,12 +12,10 @@ other captions are never negatives. The weights are an exponential mean over ste
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -29,29 +27,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lab.evaluation.cache import Cache, key_of
+from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.evaluation.parallel import one_thread
 from lab.training import alignment_heads
-from lab.training.alignment_heads import contrastive_loss
-from lab.training.data import (
-    SplitData,
-    describe_data,
-    learning_rate_factor,
-    phrase_targets,
-    rounded,
-    save_weights,
-    split_data,
-)
+from lab.training.alignment_heads import thinned
+from lab.training.checkpoint import Checkpoint, rounded, save_weights
+from lab.training.data import SplitData, describe_data, phrase_targets, split_data, two_way
 from lab.training.features import FrozenFeatures
+from lab.training.losses import contrastive_loss, triplet_sum_loss
+from lab.training.trainer import TrainerConfig, Validation, train
 from semlink.corpora.corpus import Corpus, Split
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.corpora.soundscapes import Soundscapes
 from semlink.errors import InvalidField
-from semlink.progress import progress, track
+from semlink.progress import track
 from semlink.semantics.encoders import heads_path, num_components, read_heads
 from semlink.semantics.heads import FEATURE_DIM, Head
 from semlink.semantics.int8_tensors import pack, unpack
-from semlink.semantics.metrics import retrieval_metrics
 from semlink.semantics.prototypes import (
     Aggregator,
     Generator,
@@ -272,11 +264,11 @@ def corpus_of(task: str, num_items: Mapping[Split, int] | None = None) -> Corpus
 def evaluate(model: GpaModel, split: EncodedSplit) -> dict[str, dict[str, dict[str, float]]]:
     """Two-way retrieval metrics over the ideal link without a Sinkhorn bias: as trained, and by the global cosine."""
     found = components_of_split(model, split)
+    scorers = {"prototypes": model.scorer} if model.scorer else {}
     return {
-        "prototypes" if model.scorer else "global": two_way(
-            score_matrix(model.scorer, found.text, found.media), split.data
-        )
-    } | {"global": two_way(score_matrix(None, found.text, found.media), split.data)}
+        name: two_way(score_matrix(scorer, found.text, found.media).numpy(), split.data)
+        for name, scorer in {**scorers, "global": None}.items()
+    }
 
 
 def trained(recipe: GpaRecipe, corpus: Corpus, seed: int) -> tuple[GpaModel, dict[str, Any]]:
@@ -427,26 +419,6 @@ def score_matrix(
     return torch.cat([scorer.score(part, media) for part in torch.split(text, chunk)])
 
 
-def two_way(scores: torch.Tensor, data: SplitData) -> dict[str, dict[str, float]]:
-    """Metrics of scores ``[num_captions, num_items]``: text→media, and media→text with the best of its captions."""
-    owner, identity = data.caption_item, data.identity
-    relevant = identity[owner][:, None] == identity[None, :]
-    own = owner[None, :] == torch.arange(len(identity))[:, None]
-    return {
-        "text_to_media": retrieval_metrics(scores.numpy(), relevant.numpy()),
-        "media_to_text": retrieval_metrics(scores.T.numpy(), own.numpy()),
-    }
-
-
-def triplet_sum_loss(scores: torch.Tensor, margin: float) -> torch.Tensor:
-    """Eq. 11: ``1/B Σ_i Σ_{j≠i} [m + R_ij − R_ii]₊ + [m + R_ji − R_ii]₊`` of scores ``[B, B]``."""
-    own = scores.diagonal()
-    others = ~torch.eye(len(scores), dtype=torch.bool)
-    rows = (margin + scores - own[:, None]).relu()[others]
-    columns = (margin + scores - own[None, :]).relu()[others]
-    return (rows.sum() + columns.sum()) / len(scores)
-
-
 def _on_top(head: Head, prototypes: PrototypeConfig | None) -> Head:
     """A new head with the weights of ``head``, and fresh prototypes where wanted."""
     state = {
@@ -515,111 +487,64 @@ def _thinned(
     recipe: GpaRecipe,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """A batch with a share of its tokens hidden, the first always kept, and a share of the states' channels dropped."""
-    kept = torch.rand(mask.shape) >= recipe.token_dropout
-    kept[:, 0] = True
-    return F.dropout(states, recipe.state_dropout), mask & kept, pooled, values
+    mask = thinned(mask, recipe.token_dropout)
+    return F.dropout(states, recipe.state_dropout), mask, pooled, values
 
 
 def _train(recipe: GpaRecipe, corpus: Corpus, seed: int, path: Path) -> None:
-    train, val = (encoded(corpus, split, recipe.start) for split in ("train", "val"))
-    items = train.data.items
+    data, val = (encoded(corpus, split, recipe.start) for split in ("train", "val"))
+    items = data.data.items
     targets = phrase_targets(items)
     torch.manual_seed(seed)
     heads = read_heads(start_heads(corpus.info.task, recipe.start))
     model = GpaModel(heads, recipe.prototypes, targets.shape[1], recipe.temperature)
-    average = copy.deepcopy(model).eval()
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in learned if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
     steps_an_epoch = max(1, len(items) // recipe.batch)
-    num_steps = steps_an_epoch * recipe.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, num_steps, recipe.warmup_steps)
-    )
     first_caption = torch.tensor([0, *np.cumsum([len(i.captions) for i in items])])
-    stored = path.with_suffix(".part.pt")
-    first, history, seconds = 0, [], 0.0
-    best, best_score = average.state_dict(), -1.0
-    if stored.is_file():
-        state = torch.load(stored, weights_only=True)
-        first, history, seconds = state["epoch"], state["history"], state["seconds"]
-        best, best_score = state["best"], state["best_score"]
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-    started = time.process_time()
-    title = (
-        f"{recipe.scoring} {recipe.loss} {recipe.generator} K={recipe.num_prototypes} seed {seed}"
+
+    def batches(_epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = torch.randperm(len(items))[: steps_an_epoch * recipe.batch]
+        for picked in torch.split(order, recipe.batch):
+            count = first_caption[picked + 1] - first_caption[picked]
+            yield first_caption[picked] + (torch.rand(len(picked)) * count).long(), picked
+
+    def validate(average: GpaModel, epoch: int) -> Validation | None:
+        # Measured in every third epoch and the last: a measurement costs half an epoch.
+        if (recipe.epochs - 1 - epoch) % 3:
+            return None
+        ways = next(iter(evaluate(average, val).values()))
+        return sum(way["r_at_1"] + way["map"] for way in ways.values()), {
+            f"val_{name}": way["r_at_1"] for name, way in ways.items()
+        }
+
+    config = TrainerConfig.from_recipe(
+        recipe,
+        title=f"{recipe.scoring} {recipe.loss} {recipe.generator} K={recipe.num_prototypes} seed {seed}",
+        num_steps=steps_an_epoch * recipe.epochs,
+        seed=seed,
+        decayed_ndim=2,
     )
-    with progress() as bar:
-        line = bar.add_task(title, total=num_steps, completed=first * steps_an_epoch)
-        for epoch in range(first, recipe.epochs):
-            # A stream of its own for each epoch: a resumed run draws what the whole one would have drawn.
-            torch.manual_seed(seed * 100_003 + epoch)
-            order = torch.randperm(len(items))[: steps_an_epoch * recipe.batch]
-            model.train()
-            losses = []
-            for picked in torch.split(order, recipe.batch):
-                count = first_caption[picked + 1] - first_caption[picked]
-                captions = first_caption[picked] + (torch.rand(len(picked)) * count).long()
-                loss = _loss(model, train, captions, picked, targets, recipe)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(learned, 1.0)
-                optimiser.step()
-                schedule.step()
-                with torch.no_grad():
-                    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-                        if value.requires_grad:
-                            mean.lerp_(value, 1.0 - recipe.average_decay)
-                losses.append(loss.item())
-                bar.advance(line)
-            row: dict[str, float] = {"epoch": epoch, "loss": float(np.mean(losses))}
-            # Measured in every third epoch and the last: a measurement costs half an epoch.
-            if (recipe.epochs - 1 - epoch) % 3 == 0:
-                ways = next(iter(evaluate(average, val).values()))
-                row["val_text_to_media"] = ways["text_to_media"]["r_at_1"]
-                row["val_media_to_text"] = ways["media_to_text"]["r_at_1"]
-                score = sum(way["r_at_1"] + way["map"] for way in ways.values())
-                if score > best_score:
-                    best, best_score = copy.deepcopy(average.state_dict()), score
-            history.append(row)
-            bar.print(title + ": " + " ".join(f"{k} {v:.4g}" for k, v in row.items()))
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            temporary = stored.with_suffix(".new")
-            torch.save(
-                {
-                    "epoch": epoch + 1,
-                    "history": history,
-                    "seconds": seconds + time.process_time() - started,
-                    "best": best,
-                    "best_score": best_score,
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                },
-                temporary,
-            )
-            temporary.replace(stored)
-    average.load_state_dict(unpack(pack(best)))
+    checkpoint = Checkpoint(path.stem, __name__, asdict(recipe))
+    trained = train(
+        model,
+        batches,
+        lambda batch: _loss(model, data, *batch, targets, recipe),
+        config,
+        validate=validate,
+        checkpoint=checkpoint,
+    )
+    average = trained.module
+    stored = pack(average.state_dict())
+    average.load_state_dict(unpack(stored))
     sidecar = {
         "recipe": asdict(recipe),
         "data": describe_data(corpus),
         "seed": seed,
         "logit_scale": round(average.log_scale.exp().item(), 3),
         "scores": rounded({"val": evaluate(average, val)}),
-        "history": [rounded(row) for row in history],
-        "cpu_seconds": round(seconds + time.process_time() - started),
+        "history": rounded(trained.history),
+        "seconds": round(trained.seconds),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(sidecar, indent=1) + "\n")
-    whole = path.with_suffix(".new.safetensors")
-    save_file(pack(best), whole)
-    whole.replace(path)
-    stored.unlink(missing_ok=True)
+    write_whole(path, lambda part: save_file(stored, part))
+    checkpoint.remove()

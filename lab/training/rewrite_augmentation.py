@@ -10,29 +10,27 @@ Our definition.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from torch import nn
 
 from kb_service.filtering import accept_all, filter_rewrites
 from lab.evaluation.cache import Cache
 from lab.evaluation.rewrite_cache import RewriteCache, Source
-from lab.training.alignment_heads import RECIPES, contrastive_loss, evaluate, follow, thinned
-from lab.training.data import SplitData, learning_rate_factor, split_data
+from lab.training.alignment_heads import RECIPES, HeadPair, evaluate, recipe_heads, thinned
+from lab.training.data import SplitData, split_data
 from lab.training.features import FrozenFeatures
+from lab.training.losses import contrastive_loss
+from lab.training.trainer import TrainerConfig, train
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.progress import track
 from semlink.semantics.encoders import text_tokens
-from semlink.semantics.heads import Head, HeadConfig
-from semlink.semantics.text import MAX_TOKENS
 from semlink.semantics.tokens import Tokens, pad
 from semlink.tasks import Task
 
@@ -118,34 +116,31 @@ def _tokens(texts: Sequence[str]) -> list[torch.Tensor]:
     return [torch.from_numpy(row) for row in text_tokens(texts).rows()]
 
 
-def fit(data: Few, row: Augmentation, seed: int, *, steps: int = STEPS) -> _Pair:
+def fit(data: Few, row: Augmentation, seed: int, *, steps: int = STEPS) -> HeadPair:
     """Train; every row of a seed starts from the same heads and sees the same pictures in the same order."""
     torch.manual_seed(seed)
     recipe = RECIPES[data.task]
-    pair = _Pair(data)
-    average = copy.deepcopy(pair).eval()
-    optimiser = torch.optim.AdamW(
-        pair.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, steps, recipe.warmup_steps)
-    )
+    pair = HeadPair(*recipe_heads(recipe, torch.cat(data.captions), data.media.values))
     order = np.random.default_rng(seed)
     draws = np.random.default_rng([seed, 1])
-    pair.train()
-    for _ in range(steps):
-        picked = order.permutation(len(data.captions))[:BATCH]
-        rows = [_caption(data, row, int(n), draws) for n in picked]
-        text, media = pad(rows), data.media.batch(torch.from_numpy(picked))
-        identity = data.identity[torch.from_numpy(picked)]
-        loss = _loss(pair, text, media, identity, recipe.token_dropout)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        follow(average, pair, recipe.average_decay)
-    return average.eval()
+
+    def batches(_epoch: int) -> Iterator[tuple[Tokens, Tokens, torch.Tensor]]:
+        for _ in range(steps):
+            picked = order.permutation(len(data.captions))[:BATCH]
+            rows = [_caption(data, row, int(n), draws) for n in picked]
+            items = torch.from_numpy(picked)
+            yield pad(rows), data.media.batch(items), data.identity[items]
+
+    def loss(batch: tuple[Tokens, Tokens, torch.Tensor]) -> torch.Tensor:
+        text, media, identity = batch
+        sent = pair.text(text.values, thinned(text.mask, recipe.token_dropout))
+        seen = pair.media(media.values, thinned(media.mask, recipe.token_dropout))
+        return contrastive_loss(pair.logits(sent, seen), identity[:, None] == identity[None, :])
+
+    config = TrainerConfig.from_recipe(
+        recipe, title="", epochs=1, num_steps=steps, seed=seed, reseed="never"
+    )
+    return train(pair, batches, loss, config).module
 
 
 def _caption(data: Few, row: Augmentation, n: int, draws: np.random.Generator) -> torch.Tensor:
@@ -155,47 +150,6 @@ def _caption(data: Few, row: Augmentation, n: int, draws: np.random.Generator) -
     if replaced and rewrites:
         return data.rewrites[rewrites[int(which * len(rewrites))]].float()
     return data.captions[n].float()
-
-
-class _Pair(nn.Module):
-    """Both heads and the temperature."""
-
-    def __init__(self, data: Few) -> None:
-        super().__init__()
-        recipe = RECIPES[data.task]
-        self.text = Head(
-            HeadConfig(
-                in_dim=data.captions[0].shape[1],
-                max_tokens=MAX_TOKENS,
-                dropout=recipe.dropout,
-                pooled_bands=recipe.text_bands,
-            )
-        )
-        self.media = Head(
-            HeadConfig(
-                in_dim=data.media.values.shape[1],
-                max_tokens=recipe.max_media_tokens,
-                dropout=recipe.dropout,
-                input_dropout=recipe.media_input_dropout,
-                pooled_bands=recipe.media_bands,
-            )
-        )
-        self.log_scale = nn.Parameter(torch.tensor(1.0 / 0.07).log())
-        for head, values in (
-            (self.text, torch.cat(data.captions)),
-            (self.media, data.media.values),
-        ):
-            head.mean.copy_(values.float().mean(0))
-            head.deviation.copy_(values.float().std(0).clamp_min(1e-3))
-
-
-def _loss(
-    pair: _Pair, text: Tokens, media: Tokens, identity: torch.Tensor, dropout: float
-) -> torch.Tensor:
-    sent = pair.text(text.values, thinned(text.mask, dropout))
-    seen = pair.media(media.values, thinned(media.mask, dropout))
-    scale = pair.log_scale.clamp(max=float(np.log(100.0))).exp()
-    return contrastive_loss(scale * sent @ seen.T, identity[:, None] == identity[None, :])
 
 
 def compare(
@@ -237,5 +191,5 @@ def _cached_scores(
     return found
 
 
-def _scores(pair: _Pair, data: SplitData) -> dict[str, float]:
+def _scores(pair: HeadPair, data: SplitData) -> dict[str, float]:
     return evaluate(pair.text, pair.media, data)["text_to_media"]

@@ -11,11 +11,11 @@ Frozen token states and the teacher's scores are computed once; every epoch draw
 
 from __future__ import annotations
 
-import copy
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,20 +24,21 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 
 from lab.evaluation.cache import Cache, key_of, write_whole
 from lab.evaluation.parallel import one_thread
-from lab.training import features
 from lab.training.alignment_heads import embed
-from lab.training.data import learning_rate_factor, rounded, save_weights
+from lab.training.checkpoint import Checkpoint, rounded, save_weights
 from lab.training.features import (
     FrozenFeatures,
+    cached_features,
     caption_features,
     media_features,
 )
 from lab.training.noisy_texts import make_pool
+from lab.training.trainer import TrainerConfig, Validation
+from lab.training.trainer import train as optimise
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.corpora.noisy import (
     N_KEY,
@@ -51,7 +52,6 @@ from semlink.corpora.noisy import (
 )
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.models import MODELS, file_sha256
-from semlink.progress import progress
 from semlink.semantics.encoders import load_heads, text_tokens
 from semlink.semantics.heads import Head
 from semlink.semantics.int8_tensors import pack, unpack
@@ -216,15 +216,10 @@ def _states(sentences: Sequence[str]) -> list[torch.Tensor]:
     """The trunk's states of sentences, kept in the cache."""
     if not sentences:
         return []
-
-    def save(path: Path) -> None:
-        rows = [torch.from_numpy(r).half() for r in text_tokens(sentences).rows()]
-        lengths = torch.tensor([len(r) for r in rows])
-        save_file({"values": torch.cat(rows), "lengths": lengths}, path)
-
     name = key_of(repr((MODELS["minilm"].sha256, list(sentences))), 10)
-    stored = load_file(features.CACHE.entry(f"sentences/{name}.safetensors", save))
-    return list(torch.split(stored["values"], stored["lengths"].tolist()))
+    shard = f"sentences/{name}", partial(text_tokens, sentences)
+    found = cached_features([shard], "sentences")
+    return list(torch.split(found.values, found.offsets.diff().tolist()))
 
 
 def run(
@@ -285,10 +280,12 @@ def trained(
     """:func:`fit`, from the cache where it was done before."""
     path = student_path(train.key, val.key, recipe, space, seed)
     if not path.is_file():
+        checkpoint = Checkpoint(f"student-{path.stem}", __name__)
         with one_thread():
-            scorer, history = fit(train, val, recipe, logit_scale(space), seed)
+            scorer, history = fit(train, val, recipe, logit_scale(space), seed, checkpoint)
         metadata = {"history": json.dumps(history)}
         write_whole(path, lambda part: save_file(scorer.state_dict(), part, metadata))
+        checkpoint.remove()
     return load_student(path, recipe)
 
 
@@ -311,52 +308,47 @@ def load_student(path: Path, recipe: Recipe) -> tuple[SentenceScorer, list[dict[
 
 
 def fit(
-    train: NoisySplit, val: NoisySplit, recipe: Recipe, logit_scale: float, seed: int
+    train: NoisySplit,
+    val: NoisySplit,
+    recipe: Recipe,
+    logit_scale: float,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[SentenceScorer, list[dict[str, float]]]:
     """The scorer of the epoch with the best selection accuracy on val, rounded as stored, and the history."""
     torch.manual_seed(seed)
     scorer = SentenceScorer(recipe.student)
-    decayed = [p for p in scorer.parameters() if p.ndim > 1]
-    others = [p for p in scorer.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
     epochs = [_epoch_texts(train, recipe.kinds, seed, epoch) for epoch in range(recipe.epochs)]
-    num_steps = sum(-(-len(texts) // recipe.batch) for texts in epochs)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, num_steps, recipe.warmup_steps)
-    )
     alpha = recipe.scale or logit_scale
     shown = [t for kind in NOISE_KINDS for t in val.texts(kind, MAX_NOISE, seed)]
-    best, best_accuracy, history = copy.deepcopy(scorer.state_dict()), -1.0, []
-    with progress() as bar:
-        line = bar.add_task("student", total=num_steps)
-        for epoch, texts in enumerate(epochs):
-            scorer.train()
-            losses = []
-            for start in range(0, len(texts), recipe.batch):
-                loss = _loss(scorer, train, texts[start : start + recipe.batch], alpha, recipe)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                losses.append(loss.item())
-                bar.advance(line)
-            accuracy = selection_accuracy(shown, student_scores(scorer, val.table, shown))
-            history.append(
-                {"epoch": epoch, "loss": float(np.mean(losses)), "val_accuracy": accuracy}
-            )
-            bar.print(f"student epoch {epoch}: loss {np.mean(losses):.4f}, val {accuracy:.4f}")
-            if accuracy > best_accuracy:
-                best, best_accuracy = copy.deepcopy(scorer.state_dict()), accuracy
+
+    def batches(epoch: int) -> Iterator[list[NoisyText]]:
+        texts = epochs[epoch]
+        return (texts[i : i + recipe.batch] for i in range(0, len(texts), recipe.batch))
+
+    def validate(scorer: SentenceScorer, _epoch: int) -> Validation:
+        accuracy = selection_accuracy(shown, student_scores(scorer, val.table, shown))
+        return accuracy, {"val_accuracy": accuracy}
+
+    config = TrainerConfig.from_recipe(
+        recipe,
+        title="student",
+        num_steps=sum(-(-len(texts) // recipe.batch) for texts in epochs),
+        seed=seed,
+        decayed_ndim=2,
+        reseed="never",
+    )
+    trained = optimise(
+        scorer,
+        batches,
+        lambda texts: _loss(scorer, train, texts, alpha, recipe),
+        config,
+        validate=validate,
+        checkpoint=checkpoint,
+    )
     # As shipped: the rounding to eight bits is part of what is measured.
-    scorer.load_state_dict(unpack(pack(best)))
-    return scorer.eval(), history
+    scorer.load_state_dict(unpack(pack(scorer.state_dict())))
+    return scorer, trained.history
 
 
 def _epoch_texts(

@@ -26,6 +26,7 @@ from kb_service.channel_knowledge import keep, refined_weights
 from kb_service.generators import Antennas, ChannelGenerator, context_of, load_generator
 from kb_service.prediction import Generated, default_predictor
 from lab.training.csi_predictors import phase_free_nmse, some_missing
+from lab.training.trainer import TrainerConfig, train
 from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField, NotFound
 from semlink.links import default_link
@@ -193,7 +194,7 @@ def refine(
     shipped: ChannelGenerator, pairs: Pairs, recipe: RefineRecipe
 ) -> dict[str, torch.Tensor]:
     """The weights of the last layers after training on pairs, by name; ``shipped`` stays as it is."""
-    generator = copy.deepcopy(shipped)
+    generator = copy.deepcopy(shipped).requires_grad_(False)
     trained = {
         name: weight
         for name, weight in generator.named_parameters()
@@ -203,11 +204,9 @@ def refine(
         weight.requires_grad_(True)
     start = {name: weight.detach().clone() for name, weight in trained.items()}
     size = sum(float(weight.square().sum()) for weight in start.values())
-    optimiser = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, weight_decay=0.0)
     draws = torch.Generator().manual_seed(recipe.seed)
-    for step in range(recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * (1 - step / recipe.steps)
+
+    def loss(_step: int) -> torch.Tensor:
         batch = pairs.rows(torch.randint(len(pairs), (recipe.batch,), generator=draws))
         lost = some_missing((recipe.batch, HISTORY_REPORTS), draws)
         # what is lost on top of what was lost, unless that leaves nothing
@@ -218,11 +217,18 @@ def refine(
             ((weight - start[name]).square().sum() for name, weight in trained.items()),
             torch.zeros(()),
         )
-        loss = phase_free_nmse(rows, batch.later).mean() + recipe.stay * moved / size
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        optimiser.step()
+        return phase_free_nmse(rows, batch.later).mean() + recipe.stay * moved / size
+
+    config = TrainerConfig(
+        title="",
+        epochs=1,
+        num_steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        decay="linear",
+        reseed="never",
+        training_mode=False,
+    )
+    train(generator, lambda _: range(recipe.steps), loss, config)
     return {name: weight.detach().clone() for name, weight in trained.items()}
 
 

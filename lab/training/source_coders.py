@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lab.training.checkpoint import rounded, save_weights
 from lab.training.codec import Embedded, embedded
-from lab.training.data import describe_data, rounded, save_weights, split_data
+from lab.training.data import describe_data, split_data
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.errors import InvalidField
 from semlink.semantics.digital import (

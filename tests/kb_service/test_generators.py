@@ -24,7 +24,7 @@ from kb_service.generators.base import (
     to_angles,
 )
 from kb_service.predictors import Wiener
-from lab.training.data import save_weights
+from lab.training.checkpoint import save_weights
 from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS

@@ -22,7 +22,9 @@ from tests_store import empty, start_store
 
 from kb_service import channel_knowledge
 from kb_service.entries import Entries
+from lab.evaluation.cache import parts, remove
 from lab.training import features
+from lab.training.checkpoint import Checkpoint
 from receiver.gallery import gallery_of
 from semlink.cli.knowledge import read_entries, to_json
 from semlink.corpora.registry import (
@@ -208,5 +210,28 @@ def test_features_are_taken_over(
         assert torch.equal(found.values, file.get_tensor("values"))
 
 
+def test_a_checkpoint_of_before_is_stale_and_one_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
+    earlier = tmp_path / "training" / "heads-person-00112233.pt"
+    earlier.parent.mkdir()
+    torch.save({"epoch": 3, "pair": {}}, earlier)
+    checkpoint = Checkpoint("heads-person", "lab.training.alignment_heads", 0)
+    assert checkpoint.load() is None
+    checkpoint.save({"step": 1})
+    assert {(part.name, part.state) for part in parts()} == {
+        ("training", "in use"),
+        ("training", "stale"),
+    }
+    remove("training", stale=True)
+    assert not earlier.exists()
+    assert checkpoint.load() == {"format": 2, "step": 1}
+    for other in ({"step": 1}, {"step": 1, "format": 3}):
+        torch.save(other, checkpoint.path)
+        with pytest.raises(Unavailable, match=r"has format (None|3), .*semlink cache rm training"):
+            checkpoint.load()
+
+
 def test_every_format_is_tested_here() -> None:
-    assert len(FORMATS) == 7, "a new kind of data needs a test on what the version before wrote"
+    assert len(FORMATS) == 8, "a new kind of data needs a test on what the version before wrote"

@@ -218,23 +218,23 @@ def test_the_command_lists_removes_and_keeps(
     made, other = Cache("points", "lab.a"), Cache("others", "lab.other")
     for one in (made, other):
         one.entry("x", lambda path: path.write_bytes(bytes(3 << 20)))
-    (folder / "training").mkdir()
-    (folder / "training" / "run.pt").write_text("a checkpoint")
+    (folder / "smollm2").mkdir()
+    (folder / "smollm2" / "model.bin").write_text("a converted model")
     rewrite(program / "lab" / "b.py", "def g(x):\n    return x\n")
     lines = {line.split()[1]: line for line in call("ls").splitlines() if "│" in line}
     assert "3.0 MiB" in lines["points"]
     assert "stale" in lines["points"]
     assert "lab.a" in lines["points"]
     assert "in use" in lines["others"]
-    assert "by content" in lines["training"]
+    assert "by content" in lines["smollm2"]
     assert not made.path("x").exists()
     assert "kept 1 files" in call("keep", "points")
     assert made.path("x").exists()
     assert "removed: nothing" in call("rm", "--stale")
     rewrite(program / "lab" / "b.py", "def g(x):\n    return -x\n")
     assert "removed: points" in call("rm", "--stale")
-    assert sorted(p.name for p in folder.iterdir()) == ["others", "training"]
-    with pytest.raises(NotFound, match="there are: others, training"):
+    assert sorted(p.name for p in folder.iterdir()) == ["others", "smollm2"]
+    with pytest.raises(NotFound, match="there are: others, smollm2"):
         call("rm", "pionts")
     assert "removed: others" in call("rm", "others")
     assert CliRunner().invoke(app, ["cache", "rm"]).exit_code != 0

@@ -89,13 +89,13 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def heads(folder: Path) -> dict[str, Any]:
-        objective, _, seed = folder.name.rpartition("-")
+    def heads(path: Path) -> dict[str, Any]:
+        objective, _, seed = path.parent.name.rpartition("-")
         return features(NOISE[objective], int(seed))
 
     monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(sew_mcm, "trained", trained)
-    monkeypatch.setattr(sew_mcm, "load_heads", heads)
+    monkeypatch.setattr(sew_mcm, "read_heads", heads)
     monkeypatch.setattr(sew_mcm, "embed", lambda head, _: head)
     monkeypatch.setattr(sew_mcm, "split_data", lambda corpus, split: data())
     return tmp_path, asked

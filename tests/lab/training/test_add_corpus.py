@@ -262,19 +262,19 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(
     corpus = corpus_named("colours")
     monkeypatch.setattr(pooled_heads, "CHECKPOINT_EPOCHS", 1)
     whole = pooled_heads.run(corpus, "whole", tmp_path / "whole.safetensors", recipe=FEW)
-    real, calls = pooled_heads.follow, iter(range(100))
+    real, calls = pooled_heads.contrastive_loss, iter(range(100))
 
-    def broken(*arguments: Any) -> None:
+    def broken(*arguments: Any) -> torch.Tensor:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        real(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(pooled_heads, "follow", broken)
+    monkeypatch.setattr(pooled_heads, "contrastive_loss", broken)
     path = tmp_path / "again.safetensors"
     with pytest.raises(KeyboardInterrupt):
         pooled_heads.run(corpus, "again", path, recipe=FEW)
     assert not path.exists()
-    monkeypatch.setattr(pooled_heads, "follow", real)
+    monkeypatch.setattr(pooled_heads, "contrastive_loss", real)
     assert pooled_heads.run(corpus, "again", path, recipe=FEW) == whole
     # Not byte for byte: safetensors writes its metadata in any order.
     with (

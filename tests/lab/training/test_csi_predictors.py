@@ -77,7 +77,7 @@ def own_link(link: SemanticLink, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(csi_predictors, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path))
     return tmp_path
 
 
@@ -176,7 +176,7 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(
         for folder in ("whole", "parts")
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert not list((own_cache / "training").glob("*.pt"))
+    assert not list((own_cache / "training").rglob("*.pt"))
 
 
 def test_training_lowers_the_loss(histories: Histories, own_cache: Path, own_link: None) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +17,16 @@ import pytest
 import torch
 from torch import nn
 
+from lab.evaluation.cache import ROOT
 from lab.training import alignment_heads, person_search
+from lab.training.checkpoint import Checkpoint
 from lab.training.data import SplitData
 from lab.training.features import FrozenFeatures
 from lab.training.masked_captions import COPIES, MaskedCaptions
 from lab.training.person_search import OBJECTIVES, Recipe, folded, run
 from semlink.corpora.corpus import Item, Split
 from semlink.errors import InvalidField
+from semlink.semantics.encoders import read_heads
 from semlink.semantics.heads import Head, HeadConfig
 
 RECIPE = Recipe(
@@ -79,9 +87,8 @@ def masked(captions: list[str]) -> MaskedCaptions:
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(person_search, "split_data", lambda corpus, split: population(split))
     monkeypatch.setattr(person_search, "masked_captions", masked)
-    for room in (person_search, alignment_heads):
-        monkeypatch.setattr(room, "describe_data", lambda corpus: {"corpus": "small"})
-    monkeypatch.setattr(alignment_heads, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(person_search, "describe_data", lambda corpus: {"corpus": "small"})
+    monkeypatch.setenv("SEMLINK_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -92,7 +99,7 @@ def test_every_objective_learns_and_stores_plain_heads(objective: str, tmp_path:
     assert scores["test"]["text_to_media"]["r_at_1"] > 0.4
     sidecar = json.loads((tmp_path / "heads-person.json").read_text())
     assert sidecar["history"][-1]["loss"] < sidecar["history"][0]["loss"]
-    heads = person_search.load_heads(tmp_path)
+    heads = read_heads(tmp_path / "heads-person.safetensors")
     again = alignment_heads.evaluate(heads["text"], heads["media"], population("test"))
     assert again["text_to_media"]["map"] == pytest.approx(
         scores["test"]["text_to_media"]["map"], abs=0.02
@@ -117,19 +124,85 @@ def test_every_objective_has_a_recipe() -> None:
     assert len(common) == 1
 
 
+@pytest.mark.parametrize(
+    ("objective", "losses"),
+    [
+        ("sew-mcm", [122.1425, 120.9989, 115.5369]),
+        ("cmpm-cmpc", [28.6453, 17.9998, 14.8144]),
+    ],
+)
+def test_losses_are_those_of_before_there_was_one_trainer(
+    objective: str, losses: list[float], tmp_path: Path
+) -> None:
+    """Measured at c2b07b2, when this model had a loop of its own."""
+    run(objective, 1, out=tmp_path, recipe=replace(RECIPE, epochs=3))
+    history = json.loads((tmp_path / "heads-person.json").read_text())["history"]
+    assert [row["loss"] for row in history] == pytest.approx(losses, rel=1e-4)
+
+
+INTERRUPTED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from test_person_search import RECIPE, masked, population
+from lab.training import person_search
+torch.set_num_threads(1)
+person_search.split_data = lambda corpus, split: population(split)
+person_search.masked_captions = masked
+person_search.describe_data = lambda corpus: {"corpus": "small"}
+person_search.run("cmpm-cmpc", out=Path(sys.argv[1]), recipe=replace(RECIPE, epochs=12))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_interrupted_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+    """With a real Ctrl-C: SIGINT after a checkpoint."""
+    places = [str(Path(__file__).parent), str(ROOT)]
+    command = [sys.executable, "-c", INTERRUPTED]
+
+    def start(out: str, cache: str) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(places),
+            "SEMLINK_CACHE_DIR": str(tmp_path / cache),
+        }
+        return subprocess.Popen(
+            [*command, str(tmp_path / out)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    parts = start("parts", "cache")
+    while parts.poll() is None and not list((tmp_path / "cache").glob("training/*/person-*.pt")):
+        time.sleep(0.01)
+    parts.send_signal(signal.SIGINT)
+    _, error = parts.communicate(timeout=120)
+    assert "KeyboardInterrupt" in error
+    assert not (tmp_path / "parts").exists()
+    (state,) = (tmp_path / "cache").glob("training/*/person-*.pt")
+    done = len(torch.load(state)["history"])
+    assert 0 < done < 12
+    for again, out, cache in (("resumed", "parts", "cache"), ("whole", "whole", "other")):
+        process = start(out, cache)
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+        assert ("epoch 0," in error) == (again == "whole"), "epochs that were done are not again"
+    assert not list((tmp_path / "cache").glob("training/*/*.pt"))
+    stored = [(tmp_path / n / "heads-person.safetensors").read_bytes() for n in ("whole", "parts")]
+    assert stored[0] == stored[1]
+
+
 def test_an_interrupted_run_ends_as_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run("sew-mcm", out=tmp_path / "whole", recipe=RECIPE)
-    real = alignment_heads.Checkpoint.save
+    real = Checkpoint.save
 
-    def interrupted(self: Any, state: dict[str, Any]) -> None:
+    def interrupted(self: Checkpoint, state: dict[str, Any]) -> None:
         real(self, state)
-        if state["epoch"] == 2:
+        if len(state["history"]) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(alignment_heads.Checkpoint, "save", interrupted)
+        patch.setattr(Checkpoint, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("sew-mcm", out=tmp_path / "parts", recipe=RECIPE)
     resumed = run("sew-mcm", out=tmp_path / "parts", recipe=RECIPE)
@@ -173,7 +246,7 @@ def test_an_epoch_holds_every_item_once_and_persons_together(per_identity: int) 
 
 def test_the_margin_uses_the_captions_own_lengths() -> None:
     training = person_search._Training(OBJECTIVES["sew-adaptive"], RECIPE, None)  # type: ignore[arg-type]
-    batch = next(training.batches())
+    batch = next(training.batches(0))
     assert torch.equal(batch.lengths, batch.whole.mask.sum(1) - 2)
     assert training.shortest < training.longest
 

@@ -11,15 +11,15 @@ import torch
 
 from lab.experiments.gpa import Ranks, first_ranks, own_ranks, recipe_of, tables
 from lab.training import prototypes
-from lab.training.data import save_weights
+from lab.training.checkpoint import save_weights
 from lab.training.features import FrozenFeatures
+from lab.training.losses import triplet_sum_loss
 from lab.training.prototypes import (
     GpaModel,
     GpaRecipe,
     States,
     _states,
     components_of,
-    triplet_sum_loss,
 )
 from semlink.errors import InvalidField
 from semlink.semantics import encoders

@@ -54,3 +54,20 @@ def test_rows_differ_in_captions_alone(data):
     name = "text.out.weight"
     assert torch.equal(trained.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(trained.state_dict()[name], other.state_dict()[name])
+
+
+def test_weights_are_those_of_before_there_was_one_trainer(data):
+    """Measured at c2b07b2, when this model had a loop of its own: sums of magnitudes after six steps."""
+    state = fit(data, Augmentation(0.5), 1, steps=6).state_dict()
+    sums = {
+        name: float(state[name].double().abs().sum())
+        for name in ("text.out.weight", "media.positions", "log_scale")
+    }
+    assert sums == pytest.approx(
+        {
+            "text.out.weight": 2895.220577,
+            "media.positions": 131.168475,
+            "log_scale": 2.659209,
+        },
+        rel=1e-5,
+    )
