@@ -241,7 +241,9 @@ async def test_snr_is_what_the_antennas_see():
     channel = service(recorder)
     config = link(scenario="rayleigh", snr_db=3.0, num_users=4)
     n0 = 4 / 10**0.3
-    w = open_loop_precoder(config, range(150)).roll(1, 0)
+    w = open_loop_precoder(
+        config.num_tx_ant, config.num_users * config.num_layers, range(150)
+    ).roll(1, 0)
     frames = [frame(config, w[i], slot=130 + 5 * i, seed=i, num_elements=64) for i in range(len(w))]
     await transmit(channel, *frames)
     zero_power, data, pilot_power = [], [], []
@@ -278,7 +280,7 @@ async def test_perfect_csi_beats_none_and_scales_with_snr_only_with_csi():
     for snr_db in (5.0, 25.0):
         config = link(scenario="uma-nlos", snr_db=snr_db, num_rx_ant=1)
         slots = range(150, 950, 20)
-        blind = open_loop_precoder(config, slots)
+        blind = open_loop_precoder(config.num_tx_ant, config.num_users * config.num_layers, slots)
         for name in ("informed", "blind"):
             deliveries = await transmit(
                 channel,
@@ -496,7 +498,7 @@ async def test_perfect_is_explicit_and_none_is_nothing():
     request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=nothing)])
     (slot,) = (await channel.grant(request)).slots
     assert await store.reports([(slot.link_id, list(range(slot.slot + 1)))]) == [[]]
-    w = open_loop_precoder(nothing, [0])[0]
+    w = open_loop_precoder(nothing.num_tx_ant, nothing.num_users * nothing.num_layers, [0])[0]
     (delivery,) = await transmit(channel, frame(nothing, w))
     assert delivery.link.feedback_bits == 0
     assert not delivery.link.HasField("csi_age_slots")

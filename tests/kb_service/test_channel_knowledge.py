@@ -103,7 +103,7 @@ def test_a_refinement_of_other_shipped_weights_is_not_used(
     with (weights / name).open("ab") as file:
         file.write(b" ")
     monkeypatch.setenv("SEMLINK_WEIGHTS_DIR", str(weights))
-    assert refined_weights(NAME, "umi-los") == {}
+    assert refined_weights(NAME, "umi-los", Settings().weights) == {}
     assert [r.in_use for r in refinements()] == [False]
 
 

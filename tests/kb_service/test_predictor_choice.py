@@ -22,6 +22,7 @@ from semlink.links import default_link
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.v1 import common_pb2 as pb
+from semlink.weight_files import Weights
 
 LINEAR = untrained_predictors()
 
@@ -64,7 +65,7 @@ def test_the_nearest_setting_answers(tmp_path: Path) -> None:
     )
 
     def best(age: int = 5, **changes: object) -> str:
-        return best_predictors(link(**changes), age, folder)[0]
+        return best_predictors(link(**changes), age, Weights(folder))[0]
 
     assert best() == "a"
     assert [best(bits=b) for b in (8, 24, 40, 1024)] == ["b", "b", "a", "a"]
@@ -83,7 +84,7 @@ def test_the_scenario_is_not_known(tmp_path: Path) -> None:
 
 def test_without_a_table(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"python -m lab\.training\.select_predictor"):
-        best_predictors(default_link(), 5, tmp_path)
+        best_predictors(default_link(), 5, Weights(tmp_path))
 
 
 def test_sgcs_decides_then_gain_then_nmse() -> None:
