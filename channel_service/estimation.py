@@ -10,8 +10,8 @@ import torch
 
 from semlink.decibels import db_to_lin
 from semlink.grid import BLOCK_SLOTS
+from semlink.links import Link
 from semlink.seeds import stable_seed
-from semlink.v1 import common_pb2 as pb
 
 CSI_RS_PER_SUBBAND: Final = 6
 """One element a port and physical resource block (density 1 of TS 38.211 clause 7.4.1.5), 6 blocks a subband."""
@@ -19,7 +19,7 @@ ZERO_POWER_ELEMENTS: Final = 96
 """Elements without any signal in a slot, from which a receiver measures its noise."""
 
 
-def report_slots_of_block(config: pb.LinkConfig, block_index: int) -> torch.Tensor:
+def report_slots_of_block(config: Link, block_index: int) -> torch.Tensor:
     """Absolute slots of the block in which a report is made (multiples of the period): int64 ``[num_reports]``."""
     first = block_index * BLOCK_SLOTS
     period = config.feedback.report_period_slots
@@ -27,7 +27,7 @@ def report_slots_of_block(config: pb.LinkConfig, block_index: int) -> torch.Tens
 
 
 def least_squares(
-    h: torch.Tensor, config: pb.LinkConfig, block_index: int
+    h: torch.Tensor, config: Link, block_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Least-squares estimates from CSI-RS of every report slot of a block, and the measured noise of each.
 
@@ -77,7 +77,7 @@ def lmmse_over_subbands(estimate: torch.Tensor, error_variance: torch.Tensor) ->
     return smoothed.view(estimate.shape)
 
 
-def estimate_reports(h: torch.Tensor, config: pb.LinkConfig, block_index: int) -> torch.Tensor:
+def estimate_reports(h: torch.Tensor, config: Link, block_index: int) -> torch.Tensor:
     """CSI estimates of all users in every report slot of a block.
 
     ``h``: complex64 ``[num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``, the channel in the slots of

@@ -35,8 +35,8 @@ from semlink.grid import (
     SUBCARRIER_SPACING_HZ,
     SUBCARRIERS_PER_SUBBAND,
 )
+from semlink.links import Link
 from semlink.seeds import stable_seed
-from semlink.v1 import common_pb2 as pb
 
 DELAY_SPREAD_S: Final = 100e-9
 """Of ``cdl-*`` (RMS) and ``rayleigh`` (mean delay) that name none: "nominal" of TR 38.901 table 7.7.3-1."""
@@ -60,7 +60,7 @@ class ChannelKey:
     """Of ``cdl-*`` and ``rayleigh``; the other scenarios draw their own."""
 
     @classmethod
-    def from_config(cls, config: pb.LinkConfig) -> ChannelKey:
+    def from_config(cls, config: Link) -> ChannelKey:
         """The key of a (validated) link configuration."""
         return cls(
             config.scenario,
@@ -423,7 +423,7 @@ def frequency_response(
 
 
 def generate_block(
-    config: pb.LinkConfig, block_index: int, device: torch.device | str = "cpu"
+    config: Link, block_index: int, device: torch.device | str = "cpu"
 ) -> ChannelBlock:
     """Window ``block_index`` of the link's channel, computed afresh (see :class:`ChannelBlocks` for the cached way)."""
     key = ChannelKey.from_config(config)
@@ -509,7 +509,7 @@ class ChannelBlocks:
         )
         self._rays: ByteBoundedCache[ChannelKey, Rays] = ByteBoundedCache(max_bytes // 4)
 
-    def block(self, config: pb.LinkConfig, block_index: int) -> ChannelBlock:
+    def block(self, config: Link, block_index: int) -> ChannelBlock:
         """Window ``block_index`` ≥ 0 of the link, generated when it is not there."""
         key = ChannelKey.from_config(config)
         return self._blocks.get((key, block_index), lambda: self._generate(key, block_index))
@@ -518,7 +518,7 @@ class ChannelBlocks:
         rays = self._rays.get(key, lambda: draw_rays(key))
         return _block(key, rays, block_index, self.device)
 
-    def slot(self, config: pb.LinkConfig, slot: int) -> torch.Tensor:
+    def slot(self, config: Link, slot: int) -> torch.Tensor:
         """Channel of one absolute slot: complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``."""
         index, offset = block_of(slot)
         return self.block(config, index).h[:, offset]

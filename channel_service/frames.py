@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND
-from semlink.links import link_id_of, validate_link
+from semlink.links import Link, checked_link, link_id_of
 from semlink.semantics.headers import is_digital, parse_header
 from semlink.signal.coding import constellation, scheme_of
-from semlink.v1 import channel_pb2, common_pb2
+from semlink.v1 import channel_pb2
 from semlink.wire import from_wire
 
 OFDM_SYMBOLS_PER_SLOT = 14
@@ -32,7 +32,7 @@ class CheckedFrame:
     """
 
     link_id: str
-    config: common_pb2.LinkConfig
+    config: Link
     slot: int
     user: int
     seed: int
@@ -57,8 +57,7 @@ def check_frame(frame: channel_pb2.Frame, *, field: str) -> CheckedFrame:
     ``‖W_u‖_F² = num_layers`` in the mean over the subbands. All to 1 %, so that no frame buys itself SNR.
     Raises InvalidField or CorruptTensor naming ``{field}.name``.
     """
-    config = frame.config
-    validate_link(config, field=f"{field}.config")
+    config = checked_link(frame.config, field=f"{field}.config")
     if frame.slot < 0:
         raise InvalidField(f"{field}.slot is {frame.slot}, allowed: ≥ 0", field=f"{field}.slot")
     if frame.user >= config.num_users:
@@ -160,9 +159,7 @@ def _check_co_scheduled(
         )
 
 
-def _check_precoder_power(
-    precoder: NDArray[np.complex64], config: common_pb2.LinkConfig, *, field: str
-) -> None:
+def _check_precoder_power(precoder: NDArray[np.complex64], config: Link, *, field: str) -> None:
     power = np.sum(np.abs(precoder.astype(np.complex128)) ** 2, axis=1) / config.num_layers
     per_user = power.reshape(NUM_SUBBANDS, config.num_users, config.num_layers).sum(-1)
     if config.power_allocation == "water-filling":

@@ -25,7 +25,7 @@ from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.errors import InvalidField, SemlinkError, Unavailable
 from semlink.grid import HISTORY_SLOTS
 from semlink.grouping import grouped, run_grouped
-from semlink.links import default_link, link_id_of, slot_of_query, validate_link
+from semlink.links import Link, checked_link, link_id_of, slot_of_query
 from semlink.services import KnowledgeBaseService, ReceiverService
 from semlink.settings import Settings
 from semlink.signal.csi import content_of, quantizer_for
@@ -80,7 +80,7 @@ class Channel:
 
     def warm_up(self) -> None:
         """Make a first block, so that the first query does not pay for Sionna's set-up."""
-        self.blocks.block(default_link(), 0)
+        self.blocks.block(Link(), 0)
 
     async def close(self) -> None:
         """Finish what is queued."""
@@ -93,10 +93,10 @@ class Channel:
 
         Raises InvalidField naming ``config.…``, also for feedback that no quantiser makes, Unavailable without a store.
         """
-        validate_link(request.config, field="config")
-        await asyncio.to_thread(check_feedback, request.config, self._weights, field="config")
+        config = checked_link(request.config, field="config")
+        await asyncio.to_thread(check_feedback, config, self._weights, field="config")
         link = channel_pb2.Link(
-            link_id=f"l-{secrets.token_urlsafe(12)}", config=request.config, slot=HISTORY_SLOTS
+            link_id=f"l-{secrets.token_urlsafe(12)}", config=config.to_proto(), slot=HISTORY_SLOTS
         )
         await self._store.put_link(link)
         return link
@@ -141,11 +141,10 @@ class Channel:
         for i, item in enumerate(items):
             match item.WhichOneof("link"):
                 case "link_config":
-                    config = item.link_config
-                    validate_link(config, field=f"items[{i}].link_config")
+                    config = checked_link(item.link_config, field=f"items[{i}].link_config")
                     slots[i] = channel_pb2.Slot(
                         link_id=link_id_of(config),
-                        config=config,
+                        config=config.to_proto(),
                         slot=slot_of_query(config, item.seed),
                     )
                 case "link_id":
@@ -188,7 +187,7 @@ class Channel:
 
     def _due(self, slots: list[channel_pb2.Slot]) -> list[common_pb2.CsiReport]:
         """Every report of one link that is usable in one of its slots."""
-        config = slots[0].config
+        config = checked_link(slots[0].config)
         due = {due for slot in slots for due in needed_report_slots(config, slot.slot)}
         return self._reports.made_in(config, sorted(due), slots[0].link_id)
 
@@ -275,22 +274,21 @@ class Channel:
     async def get_csi(self, request: channel_pb2.GetCsiRequest) -> channel_pb2.GetCsiResponse:
         """Magnitudes of user 0's channel of an open link: true, and as estimated, fed back and predicted.
 
-        ``report_slot`` is that of the newest usable report, −1 without one. Predicted only where this service knows a
-        knowledge base that answers. Raises NotFound, InvalidField for a negative slot.
+        ``report_slot`` is that of the newest usable report, absent without one. Predicted only where this service knows
+        a knowledge base that answers. Raises NotFound, InvalidField for a negative slot.
         """
         link = await self._store.link(request.link_id)
         slot = request.slot if request.HasField("slot") else link.slot
         if slot < 0:
             raise InvalidField(f"slot is {slot}, allowed: ≥ 0", field="slot")
-        response = await asyncio.to_thread(self._csi_of, link.config, slot)
-        if self._knowledge is not None and response.report_slot >= 0:
+        response = await asyncio.to_thread(self._csi_of, checked_link(link.config), slot)
+        if self._knowledge is not None and response.HasField("report_slot"):
             await self._add_prediction(response, link, slot)
         return response
 
-    def _csi_of(self, config: common_pb2.LinkConfig, slot: int) -> channel_pb2.GetCsiResponse:
+    def _csi_of(self, config: Link, slot: int) -> channel_pb2.GetCsiResponse:
         response = channel_pb2.GetCsiResponse(
             slot=slot,
-            report_slot=-1,
             true_magnitude=_magnitude(self.blocks.slot(config, slot)[0]),
         )
         usable = report_slots(config, slot, 1)
@@ -308,10 +306,10 @@ class Channel:
     ) -> None:
         """Put the usable reports where the knowledge base looks for them, ask it, take its prediction."""
         assert self._knowledge is not None
-        due = needed_report_slots(link.config, slot)
+        config = checked_link(link.config)
+        due = needed_report_slots(config, slot)
         await self._store.put_reports(
-            link.link_id,
-            await asyncio.to_thread(self._reports.made_in, link.config, due, link.link_id),
+            link.link_id, await asyncio.to_thread(self._reports.made_in, config, due, link.link_id)
         )
         request = knowledge_pb2.PredictCsiRequest(
             items=[

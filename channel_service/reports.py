@@ -18,6 +18,7 @@ from channel_service.estimation import (
 )
 from channel_service.fading import ByteBoundedCache, ChannelBlocks, ChannelKey, block_of
 from semlink.grid import BLOCK_SLOTS
+from semlink.links import Link
 from semlink.signal.csi import CsiQuantizer, State, quantizer_for
 from semlink.signal.feedback import scheme_of
 from semlink.telemetry import CSI_REPORTS_REJECTED
@@ -84,14 +85,12 @@ class Reports:
     ) -> None:
         self._blocks = blocks
         self._weights = weights
-        self._groups: ByteBoundedCache[tuple[bytes, int, int], _Group] = ByteBoundedCache(max_bytes)
+        self._groups: ByteBoundedCache[tuple[Link, int, int], _Group] = ByteBoundedCache(max_bytes)
         self._observed: ByteBoundedCache[tuple[ChannelKey, float, int, int], _Observed] = (
             ByteBoundedCache(max_bytes)
         )
 
-    def made_in(
-        self, config: pb.LinkConfig, slots: Iterable[int], link_id: str = ""
-    ) -> list[pb.CsiReport]:
+    def made_in(self, config: Link, slots: Iterable[int], link_id: str = "") -> list[pb.CsiReport]:
         """The reports that all users make in the given slots, by slot, then user, labelled with scheme and link.
 
         ``perfect`` reports the true channel of any slot, unquantised; ``none`` reports nothing; the others report in
@@ -117,7 +116,7 @@ class Reports:
             if payload is not None
         ]
 
-    def estimates(self, config: pb.LinkConfig, slot: int) -> torch.Tensor:
+    def estimates(self, config: Link, slot: int) -> torch.Tensor:
         """What the users estimated in a report slot.
 
         Returns complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``.
@@ -128,7 +127,7 @@ class Reports:
         number = int(torch.searchsorted(report_slots_of_block(config, index), slot))
         return self._estimate(config, index, slice(number, number + 1))[:, 0]
 
-    def _payloads_of(self, config: pb.LinkConfig, slot: int) -> list[NDArray[np.uint8] | None]:
+    def _payloads_of(self, config: Link, slot: int) -> list[NDArray[np.uint8] | None]:
         """Payload of every user's report in one slot, None where there is none."""
         index, _ = block_of(slot)
         period = config.feedback.report_period_slots
@@ -148,30 +147,28 @@ class Reports:
             for payload, there in zip(made.payloads, made.made, strict=True)
         ]
 
-    def _chunk(self, config: pb.LinkConfig, index: int, chunk: int) -> _Payloads:
+    def _chunk(self, config: Link, index: int, chunk: int) -> _Payloads:
         """A chunk of a channel block's reports, made when it is not there, and those before it if it rests on them."""
         quantizer = quantizer_for(config, self._weights)
         first, num_reports = chunk, CHUNK_REPORTS
         if quantizer.chained:
             first, num_reports = 0, len(report_slots_of_block(config, index))
         group = self._groups.get(
-            (config.SerializeToString(deterministic=True), index, first),
+            (config, index, first),
             lambda: _Group(quantizer, config.num_users, num_reports),
         )
         return group.chunk(
             chunk - first, lambda number: self._channels(config, index, first + number)
         )
 
-    def _channels(
-        self, config: pb.LinkConfig, index: int, chunk: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _channels(self, config: Link, index: int, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimates of a chunk's reports, on the CPU, and the reports' indices."""
         part = slice(chunk * CHUNK_REPORTS, (chunk + 1) * CHUNK_REPORTS)
         slots = report_slots_of_block(config, index)[part]
         numbers = slots // config.feedback.report_period_slots
         return self._estimate(config, index, part).cpu(), numbers
 
-    def _estimate(self, config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
+    def _estimate(self, config: Link, index: int, part: slice) -> torch.Tensor:
         """Estimates of some of a channel block's reports: complex64 ``[num_users, reports, …]``."""
         key = (
             ChannelKey.from_config(config),
@@ -182,7 +179,7 @@ class Reports:
         seen = self._observed.get(key, lambda: self._observe(config, index))
         return lmmse_over_subbands(seen.estimate[:, part], seen.error_variance[:, part])
 
-    def _observe(self, config: pb.LinkConfig, index: int) -> _Observed:
+    def _observe(self, config: Link, index: int) -> _Observed:
         """What all users measure in a block, whatever they report of it."""
         slots = report_slots_of_block(config, index)
         block = self._blocks.block(config, index).h

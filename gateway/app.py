@@ -319,7 +319,7 @@ def _add_links(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
         fed_back = _magnitudes(csi.fed_back_magnitude)
         return schemas.CsiBody(
             slot=csi.slot,
-            report_slot=csi.report_slot if fed_back is not None else None,
+            report_slot=csi.report_slot if csi.HasField("report_slot") else None,
             predictor=csi.predictor,
             true=_magnitudes(csi.true_magnitude),
             estimated=_magnitudes(csi.estimated_magnitude),

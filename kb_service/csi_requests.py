@@ -10,7 +10,7 @@ from typing import Final
 from kb_service.prediction import predict_items, predictor_named
 from semlink.batching import MicroBatcher, ThreadExecutor
 from semlink.errors import InvalidField, Unavailable
-from semlink.links import validate_link
+from semlink.links import checked_link
 from semlink.settings import Settings
 from semlink.signal.feedback import needed_report_slots
 from semlink.store import Store
@@ -43,7 +43,10 @@ class CsiRequests:
         items = list(request.items)
         for i, item in enumerate(items):
             self._check(item, field=f"items[{i}]")
-        wanted = [(item.link_id, needed_report_slots(item.config, item.slot)) for item in items]
+        wanted = [
+            (item.link_id, needed_report_slots(checked_link(item.config), item.slot))
+            for item in items
+        ]
         try:
             with timed("knowledge.reports"):
                 reports = await self._store.reports(wanted)
@@ -64,9 +67,9 @@ class CsiRequests:
         await self._batcher.drain()
 
     def _check(self, item: pb.PredictCsiItem, *, field: str) -> None:
-        validate_link(item.config, field=f"{field}.config")
+        link = checked_link(item.config, field=f"{field}.config")
         if item.predictor:
-            predictor_named(item.predictor, item.config, self._weights, field=f"{field}.predictor")
+            predictor_named(item.predictor, link, self._weights, field=f"{field}.predictor")
         if item.slot < 0:
             raise InvalidField(f"{field}.slot is {item.slot}, allowed: ≥ 0", field=f"{field}.slot")
 

@@ -21,7 +21,7 @@ from kb_service.predictor_choice import best_predictors
 from kb_service.predictors import CsiPredictor, HoldLast
 from semlink.components import PREDICTORS
 from semlink.errors import InvalidField, NotFound
-from semlink.links import default_link
+from semlink.links import Link, checked_link
 from semlink.models import cache_dir, locate
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import (
@@ -63,7 +63,7 @@ class Generated:
         if not self.fits(config):
             raise InvalidField(
                 f"{field} is {self.name!r}, which has no weights for content "
-                f"{config.feedback.content or 'layers'}, {config.num_tx_ant} ports and {config.num_layers} layers, "
+                f"{config.feedback.content}, {config.num_tx_ant} ports and {config.num_layers} layers, "
                 f"allowed here: {', '.join(untrained_predictors())}",
                 field=field,
             )
@@ -172,7 +172,7 @@ def predictors_for(config: LinkLike, weights: Weights = SHIPPED) -> dict[str, Cs
 
 def predictor_named(
     name: str,
-    config: common_pb2.LinkConfig,
+    config: Link,
     weights: Weights = SHIPPED,
     *,
     field: str = "predictor",
@@ -186,7 +186,7 @@ def predictor_named(
     return predictor
 
 
-def familiar(config: common_pb2.LinkConfig, age_slots: int) -> bool:
+def familiar(config: Link, age_slots: int) -> bool:
     """Whether generators were trained on links like this: reports every 2…10 slots, 0…14 slots old, up to 60 km/h.
 
     Beyond, nothing promises that they are better than the reports (reports every 40 slots: 0.5 dB worse).
@@ -199,7 +199,7 @@ def familiar(config: common_pb2.LinkConfig, age_slots: int) -> bool:
 
 
 def default_predictor(
-    config: common_pb2.LinkConfig, age_slots: int, weights: Weights = SHIPPED
+    config: Link, age_slots: int, weights: Weights = SHIPPED
 ) -> tuple[CsiPredictor, tuple[str, ...]]:
     """Who answers for a (validated) link when nobody is named, and why those that would be better cannot.
 
@@ -225,7 +225,7 @@ def _registered(names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if name in PREDICTORS.names)
 
 
-def _at_site(predictor: Generated, config: common_pb2.LinkConfig) -> Generated:
+def _at_site(predictor: Generated, config: Link) -> Generated:
     """With weights that were refined on links of this scenario, if there are any."""
     refined = refined_weights(predictor.name, config.scenario, predictor.weights)
     return replace(predictor, site=config.scenario) if refined else predictor
@@ -233,7 +233,7 @@ def _at_site(predictor: Generated, config: common_pb2.LinkConfig) -> Generated:
 
 def load_default_generators(weights: Weights = SHIPPED) -> None:
     """Load what the defaults of the default link may need, so that no query waits for it."""
-    config = default_link()
+    config = Link()
     for name in _registered(best_predictors(config, config.feedback.delay_slots, weights)):
         predictor = predictor_of(name, weights)
         if not isinstance(predictor, Generated):
@@ -248,6 +248,7 @@ class _PredictionState:
     """One item: its reports' slots, what was decoded of them, who predicts, and what is to be said of the choice."""
 
     item: knowledge_pb2.PredictCsiItem
+    link: Link
     slots: Sequence[int]
     decoded: DecodedHistory
     predictor: CsiPredictor
@@ -255,7 +256,7 @@ class _PredictionState:
 
     @property
     def source(self) -> str:
-        if self.item.config.feedback.quantizer == "perfect":
+        if self.link.feedback.quantizer == "perfect":
             return "perfect"
         return (
             self.predictor.source if isinstance(self.predictor, Generated) else self.predictor.name
@@ -263,7 +264,7 @@ class _PredictionState:
 
     def group(self) -> tuple[object, ...]:
         """What must be equal for two items to be computed in one batch."""
-        config = self.item.config
+        config = self.link
         if isinstance(self.predictor, Generated):
             return (self.predictor, config.num_layers, config.num_tx_ant)
         return (
@@ -302,21 +303,27 @@ def predict_items(
     for an unknown or unfit predictor (``items[i].predictor``), NotFound for one whose model is not installed. Runs on
     the CPU; call it in a worker thread.
     """
-    slots = [report_slots(item.config, item.slot, HISTORY_REPORTS) for item in items]
+    links = [checked_link(item.config) for item in items]
+    slots = [
+        report_slots(link, item.slot, HISTORY_REPORTS)
+        for item, link in zip(items, links, strict=True)
+    ]
     chosen = [
-        _chosen(item, due, weights, f"items[{i}].predictor")
-        for i, (item, due) in enumerate(zip(items, slots, strict=True))
+        _chosen(item, link, due, weights, f"items[{i}].predictor")
+        for i, (item, link, due) in enumerate(zip(items, links, slots, strict=True))
     ]
     decoded = decode_histories(
         [
-            ReportHistory(item.config, link_reports, due, item.link_id)
-            for item, link_reports, due in zip(items, reports, slots, strict=True)
+            ReportHistory(link, link_reports, due, item.link_id)
+            for item, link, link_reports, due in zip(items, links, reports, slots, strict=True)
         ],
         weights,
     )
     states = [
-        _PredictionState(item, due, history, *choice)
-        for item, due, history, choice in zip(items, slots, decoded, chosen, strict=True)
+        _PredictionState(item, link, due, history, *choice)
+        for item, link, due, history, choice in zip(
+            items, links, slots, decoded, chosen, strict=True
+        )
     ]
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, state in enumerate(states):
@@ -331,18 +338,18 @@ def predict_items(
 
 
 def _chosen(
-    item: knowledge_pb2.PredictCsiItem, slots: Sequence[int], weights: Weights, field: str
+    item: knowledge_pb2.PredictCsiItem,
+    link: Link,
+    slots: Sequence[int],
+    weights: Weights,
+    field: str,
 ) -> tuple[CsiPredictor, tuple[str, ...]]:
     if item.predictor:
-        chosen = predictor_named(item.predictor, item.config, weights, field=field)
-        return (HOLD_LAST if _is_bound(item) else chosen), ()
-    if not slots or _is_bound(item):
+        chosen = predictor_named(item.predictor, link, weights, field=field)
+        return (HOLD_LAST if link.feedback.quantizer == "perfect" else chosen), ()
+    if not slots or link.feedback.quantizer == "perfect":
         return HOLD_LAST, ()
-    return default_predictor(item.config, item.slot - slots[-1], weights)
-
-
-def _is_bound(item: knowledge_pb2.PredictCsiItem) -> bool:
-    return item.config.feedback.quantizer == "perfect"
+    return default_predictor(link, item.slot - slots[-1], weights)
 
 
 def _predict_together(states: Sequence[_PredictionState]) -> list[torch.Tensor]:
@@ -350,8 +357,8 @@ def _predict_together(states: Sequence[_PredictionState]) -> list[torch.Tensor]:
     predictor, histories = states[0].predictor, [state.history() for state in states]
     if not isinstance(predictor, Generated):
         csi, known, ages = (torch.stack(parts) for parts in zip(*histories, strict=True))
-        return list(predictor.predict(csi, known, ages, states[0].item.config))
-    configs = [state.item.config for state in states]
+        return list(predictor.predict(csi, known, ages, states[0].link))
+    configs = [state.link for state in states]
     contents = [content_of(config) for config in configs]
     users = [config.num_users for config in configs]
     rows = predictor.rows(

@@ -43,9 +43,9 @@ class Setting:
         return cls(
             config.num_tx_ant,
             content_of(config).num_rows,
-            feedback.content or "layers",
+            feedback.content,
             feedback.quantizer,
-            feedback.memory or "none",
+            feedback.memory,
             feedback.bits,
             config.speed_mps * 3.6,
             age_slots,

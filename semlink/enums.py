@@ -25,6 +25,11 @@ def _names(enum: EnumTypeWrapper) -> dict[int, str]:
     }
 
 
+@lru_cache(maxsize=64)
+def _numbers(enum: EnumTypeWrapper) -> dict[str, int]:
+    return {name: number for number, name in _names(enum).items()}
+
+
 def enum_names(enum: EnumTypeWrapper) -> tuple[str, ...]:
     """List the strings of an enum's values, in the order of their numbers, without ``UNSPECIFIED``."""
     return tuple(_names(enum).values())
@@ -46,7 +51,7 @@ def enum_name(enum: EnumTypeWrapper, value: int, *, default: str, field: str) ->
 
 def enum_value(enum: EnumTypeWrapper, name: str, *, field: str) -> int:
     """Return the number of a string. Raises InvalidField, naming ``field``, for one that is not in the set."""
-    for number, known in _names(enum).items():
-        if known == name:
-            return number
+    number = _numbers(enum).get(name)
+    if number is not None:
+        return number
     raise InvalidField(f"{field} is {name!r}, allowed: {', '.join(enum_names(enum))}", field=field)

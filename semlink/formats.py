@@ -1,7 +1,7 @@
 """Format numbers of what semlink keeps for its users, so that another version reads it or says why not.
 
 What bears no number was written by 7fb36b6 or before and has format 1. Whoever changes what is written raises the
-number here and reads the older one where it is checked; ``tests/semlink/test_formats.py`` starts on data of 7fb36b6.
+number here and migrates the older one where it is checked; ``tests/semlink/test_formats.py`` starts on data of 7fb36b6.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CACHE: Final = "a cache"
 CHECKPOINT: Final = "a checkpoint of a training"
 
 FORMATS: Final[Mapping[str, int]] = {
-    STORE: 1,
+    STORE: 2,
     ENTRIES: 1,
     CORPUS: 1,
     GALLERY: 1,

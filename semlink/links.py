@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import numpy as np
 
 from semlink.errors import InvalidField
-from semlink.fields import Spec, check, check_range, described
+from semlink.fields import Spec, check, check_range, described, from_proto, to_proto
 from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS, MAX_BITS, MAX_LAYERS
 from semlink.quantizers import (
     CONTENTS,
@@ -20,7 +21,7 @@ from semlink.quantizers import (
     quantizer_names,
     quantizer_spec,
 )
-from semlink.scenarios import SCENARIOS, Scenario
+from semlink.scenarios import SCENARIOS
 from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2 as pb
 
@@ -89,7 +90,7 @@ class Link:
     Everybody's default: UMi-LOS, 10 dB, 16 ports to 4 users of 2 antennas, 64-bit RVQ.
     """
 
-    scenario: Annotated[Scenario, Spec("channel model of TR 38.901", one_of=SCENARIOS)] = "umi-los"
+    scenario: Annotated[str, Spec("channel model of TR 38.901", one_of=SCENARIOS)] = "umi-los"
     snr_db: Annotated[
         float,
         Spec(
@@ -127,7 +128,7 @@ class Link:
         ),
     ] = 4
     power_allocation: Annotated[
-        PowerAllocation,
+        str,
         Spec(
             "power of the streams: equal, or water-filling over the layers and subbands of each user",
             one_of=POWER_ALLOCATIONS,
@@ -202,74 +203,44 @@ class Link:
             check_range(feedback.bits, 1, MAX_BITS, f"{field}.feedback.bits")
 
     @classmethod
-    def from_proto(cls, message: pb.LinkConfig) -> Self:
-        """Return the link of a message; not checked yet."""
-        feedback = message.feedback
-        return cls(
-            scenario=message.scenario,  # type: ignore[arg-type]  # Link.check refuses others
-            snr_db=message.snr_db,
-            speed_kmh=round(message.speed_mps * 3.6, 9),
-            carrier_frequency_hz=message.carrier_frequency_hz,
-            num_tx_ant=message.num_tx_ant,
-            num_rx_ant=message.num_rx_ant,
-            num_layers=message.num_layers,
-            num_users=message.num_users,
-            power_allocation=message.power_allocation or "equal",  # type: ignore[arg-type]
-            delay_spread_ns=round(message.delay_spread_s * 1e9, 9) or None,
-            feedback=Feedback(
-                quantizer=feedback.quantizer,
-                bits=feedback.bits,
-                report_period_slots=feedback.report_period_slots,
-                delay_slots=feedback.delay_slots,
-                memory=feedback.memory or "none",  # type: ignore[arg-type]
-                content=feedback.content or "layers",  # type: ignore[arg-type]
-            ),
-            seed=message.seed,
-        )
+    def from_proto(cls, message: pb.LinkConfig, *, field: str = "link") -> Self:
+        """Return the link of a message; what is not set has its default. :meth:`check` checks it.
+
+        Raises InvalidField, naming ``{field}.name``, for a number of an enum that is not known.
+        """
+        return from_proto(cls, message, field=field)
 
     def to_proto(self) -> pb.LinkConfig:
-        """Return the link as a message."""
-        feedback = self.feedback
-        return pb.LinkConfig(
-            scenario=self.scenario,
-            snr_db=self.snr_db,
-            speed_mps=self.speed_mps,
-            carrier_frequency_hz=self.carrier_frequency_hz,
-            num_tx_ant=self.num_tx_ant,
-            num_rx_ant=self.num_rx_ant,
-            num_layers=self.num_layers,
-            num_users=self.num_users,
-            power_allocation="" if self.power_allocation == "equal" else self.power_allocation,
-            delay_spread_s=self.delay_spread_s or 0.0,
-            feedback=pb.FeedbackConfig(
-                quantizer=feedback.quantizer,
-                bits=feedback.bits,
-                report_period_slots=feedback.report_period_slots,
-                delay_slots=feedback.delay_slots,
-                memory="" if feedback.memory == "none" else feedback.memory,
-                content="" if feedback.content == "layers" else feedback.content,
-            ),
-            seed=self.seed,
-        )
+        """Return the link as a message, every field set."""
+        return to_proto(self, pb.LinkConfig())
 
 
-def default_link() -> pb.LinkConfig:
-    """The link of a query that names none, as a message."""
-    return Link().to_proto()
+def checked_link(message: pb.LinkConfig, *, field: str = "link") -> Link:
+    """Return the link of a message. Raises InvalidField, naming ``{field}.name``, for a value that is not allowed."""
+    try:
+        return _checked(message.SerializeToString(deterministic=True))
+    except InvalidField:
+        link = Link.from_proto(message, field=field)
+        link.check(field=field)
+        return link
 
 
-def validate_link(config: pb.LinkConfig, *, field: str = "link") -> None:
-    """Raise InvalidField, naming ``{field}.name``, unless every value of the link is allowed."""
-    Link.from_proto(config).check(field=field)
+@lru_cache(maxsize=4096)
+def _checked(data: bytes) -> Link:
+    """Several services read the same link again and again; what is refused is not cached."""
+    link = Link.from_proto(pb.LinkConfig.FromString(data))
+    link.check()
+    return link
 
 
-def link_id_of(config: pb.LinkConfig) -> str:
+def link_id_of(link: Link) -> str:
     """The id of a link by value: a content hash of its configuration."""
-    digest = hashlib.blake2b(config.SerializeToString(deterministic=True), digest_size=12)
+    data = link.to_proto().SerializeToString(deterministic=True)
+    digest = hashlib.blake2b(data, digest_size=12)
     return f"v-{digest.hexdigest()}"
 
 
-def slot_of_query(config: pb.LinkConfig, query_seed: int) -> int:
+def slot_of_query(link: Link, query_seed: int) -> int:
     """Slot in which a query rides on a link by value: uniform over a block's later slots (our definition)."""
-    rng = np.random.Generator(np.random.Philox(key=stable_seed("slot", config.seed, query_seed)))
+    rng = np.random.Generator(np.random.Philox(key=stable_seed("slot", link.seed, query_seed)))
     return int(rng.integers(HISTORY_SLOTS, BLOCK_SLOTS))

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 from semlink.components import CODECS, FUSIONS, PRECODERS, PREDICTORS
 from semlink.errors import InvalidField
+from semlink.links import Link
 from semlink.registry import load_plugins
 from semlink.tasks import TASKS, Task
-from semlink.v1 import common_pb2 as pb
 from semlink.weight_files import SHIPPED, Weights
 
 Scoring = Literal["global", "prototypes"]
@@ -201,7 +201,7 @@ def method_named(name: str, *, field: str = "method") -> Method:
 
 
 def check_link(
-    method: Method, config: pb.LinkConfig, weights: Weights = SHIPPED, *, field: str = "link"
+    method: Method, config: Link, weights: Weights = SHIPPED, *, field: str = "link"
 ) -> None:
     """Raise InvalidField for a method whose trained predictor has no weights for the (validated) link."""
     if not method.predictor or config.feedback.quantizer in BOUNDS:
@@ -213,7 +213,7 @@ def check_link(
         raise InvalidField(
             f"method {method.name!r} has weights for reports of layers with ports x layers of "
             f"{', '.join(spec.antennas(weights)) or 'none'}, not for {antennas[0]}x{antennas[1]} and content "
-            f"{config.feedback.content or 'layers'!r} ({field}.num_tx_ant, {field}.num_layers)",
+            f"{config.feedback.content!r} ({field}.num_tx_ant, {field}.num_layers)",
             field=f"{field}.num_tx_ant",
         )
 

@@ -193,7 +193,7 @@ class Settings(BaseSettings):
 
     # the link of a query that names none
     scenario: str = "umi-los"
-    """Scenario of :func:`semlink.links.default_link` as the gateway and the command line use it."""
+    """Scenario of the default :class:`semlink.links.Link` as the gateway and the command line use it."""
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from semlink import links_7fb36b6
 from semlink.errors import NotFound, Unavailable
 from semlink.formats import FORMATS, STORE, check_format
 from semlink.grid import BLOCK_SLOTS
@@ -237,7 +238,7 @@ class RedisStore:
     """:class:`Store` in Redis, shared by every replica of every service.
 
     Keys: ``semlink:reports:{link id}:bucket`` (hash "slot:user" → report, expires), ``semlink:link:{link id}`` (hash
-    config, slot), ``semlink:links`` (set of ids), ``semlink:knowledge`` (hash), ``semlink:format`` (of all these;
+    link, slot), ``semlink:links`` (set of ids), ``semlink:knowledge`` (hash), ``semlink:format`` (of all these;
     checked once, Unavailable where it is another). A batch costs one round trip.
 
     A Redis that is down or slow costs a caller at most ``timeout_s`` seconds and then raises Unavailable; after
@@ -282,11 +283,14 @@ class RedisStore:
         self._failures, self._closed_until = 0, 0.0
 
     async def _check_format(self) -> None:
-        """Mark a store that is empty or of 7fb36b6 with today's format; refuse another."""
-        await self._redis.set(_FORMAT_KEY, FORMATS[STORE], nx=True)
-        found = cast(bytes, await self._redis.get(_FORMAT_KEY)).decode()
-        advice = "start the semlink that wrote it, or another store (SEMLINK_REDIS_URL)"
-        check_format(STORE, found, "the store (Redis)", advice)
+        """Bring a store of 7fb36b6 up to date, mark an empty one with today's format; refuse another."""
+        found = await self._redis.get(_FORMAT_KEY)
+        if found in (None, b"1"):
+            await self._migrate_links()
+            await self._redis.set(_FORMAT_KEY, FORMATS[STORE])
+        else:
+            advice = "start the semlink that wrote it, or another store (SEMLINK_REDIS_URL)"
+            check_format(STORE, cast(bytes, found).decode(), "the store (Redis)", advice)
         self._format_known = True
 
     async def put_reports(self, link_id: str, reports: Sequence[common_pb2.CsiReport]) -> None:
@@ -342,9 +346,21 @@ class RedisStore:
             for link_id, slots in wanted
         ]
 
+    async def _migrate_links(self) -> None:
+        """Write links of format 1 anew, beside what they were: whoever else does so writes the same."""
+        members: set[bytes] = await cast(Any, self._redis.smembers(_LINKS_KEY))
+        for member in members:
+            key = _link_key(member.decode())
+            old = await cast(Any, self._redis.hget(key, "config"))
+            if old is not None:
+                link = links_7fb36b6.link_of(old)
+                data = link.to_proto().SerializeToString()
+                await cast(Any, self._redis.hset(key, "link", cast(Any, data)))
+                await cast(Any, self._redis.hdel(key, "config"))
+
     async def put_link(self, link: channel_pb2.Link) -> None:
         """See :meth:`Store.put_link`."""
-        fields = {"config": link.config.SerializeToString(), "slot": link.slot}
+        fields = {"link": link.config.SerializeToString(), "slot": link.slot}
         async with self._available():
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.hset(_link_key(link.link_id), mapping=cast(Any, fields))
@@ -371,7 +387,7 @@ class RedisStore:
         async with self._available():
             pipeline = self._redis.pipeline(transaction=False)
             for link_id in link_ids:
-                pipeline.hmget(_link_key(link_id), ["config", "slot"])
+                pipeline.hmget(_link_key(link_id), ["link", "slot"])
             answers = await pipeline.execute()
         return [
             None if config is None else _link(link_id, config, int(slot))

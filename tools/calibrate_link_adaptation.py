@@ -30,6 +30,7 @@ from lab.training.link_dataset import (
     training_configs,
 )
 from semlink.decibels import db_to_lin, lin_to_db
+from semlink.links import Link
 from semlink.semantics.codec import SYMBOL_COUNTS
 from semlink.settings import Settings
 from semlink.signal.coding import (
@@ -51,7 +52,6 @@ from semlink.signal.link_adaptation import (
     shannon_snr_db,
     terms_of,
 )
-from semlink.v1 import common_pb2
 
 Array = NDArray[np.float64]
 SPAN_DB = (-2.5, 5.0)
@@ -103,7 +103,7 @@ def thresholds(blocks: int, seed: int) -> tuple[dict[int, Array], dict[int, Arra
     return threshold, width
 
 
-def dataset_links() -> list[common_pb2.LinkConfig]:
+def dataset_links() -> list[Link]:
     """The link of each frame of the dataset, without its SNR."""
     configs = training_configs(LINK_DATASET["seeds"], TRAINING_LINK_SEEDS)
     return list(
@@ -140,15 +140,11 @@ def fit_probit(snr_db: Array, arrived: NDArray[np.bool_]) -> tuple[float, float]
     return float(best.x[0]), float(np.exp(best.x[1]))
 
 
-def fit_promise(
-    dataset: LinkDataset, links: Sequence[common_pb2.LinkConfig]
-) -> tuple[Array, Array]:
+def fit_promise(dataset: LinkDataset, links: Sequence[Link]) -> tuple[Array, Array]:
     """Coefficients of the mean and the log of the spread of the promise's error, ``[2, len(KINDS), NUM_TERMS]``."""
     with_snr = []
     for link, snr_db in zip(links, dataset.snr_db.tolist(), strict=True):
-        one = common_pb2.LinkConfig()
-        one.CopyFrom(link)
-        one.snr_db = snr_db
+        one = link.replace(snr_db=snr_db)
         with_snr.append(one)
     promised = dataset.predicted_snr_db.astype(np.float64)
     variance = dataset.noise_variance.astype(np.float64)

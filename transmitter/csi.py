@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.errors import Unavailable
+from semlink.links import checked_link
 from semlink.signal.csi import content_of, doppler_hz
 from semlink.signal.feedback import (
     HISTORY_REPORTS,
@@ -49,7 +50,10 @@ class Received:
 def decode(received: Sequence[Received], weights: Weights = SHIPPED) -> list[KnownCsi]:
     """What the reports of each slot say of all users."""
     decoded = decode_histories(
-        [ReportHistory(r.slot.config, r.reports, r.due, r.slot.link_id) for r in received],
+        [
+            ReportHistory(checked_link(r.slot.config), r.reports, r.due, r.slot.link_id)
+            for r in received
+        ],
         weights,
     )
     for history in decoded:
@@ -80,27 +84,22 @@ async def newest_reports(
     async def read(slots: Sequence[channel_pb2.Slot], due: Sequence[list[int]]) -> list[KnownCsi]:
         reports = await store.reports(
             [
-                (slot.link_id, needed_report_slots(slot.config, slot.slot, len(d)))
+                (slot.link_id, needed_report_slots(checked_link(slot.config), slot.slot, len(d)))
                 for slot, d in zip(slots, due, strict=True)
             ]
         )
         return await decode(list(map(Received, slots, due, reports)))
 
+    links = [checked_link(s.config) for s in slots]
     due = [
-        report_slots(
-            s.config, s.slot, HISTORY_REPORTS if s.config.feedback.memory == "fused" else 1
-        )
-        for s in slots
+        report_slots(link, s.slot, HISTORY_REPORTS if link.feedback.memory == "fused" else 1)
+        for s, link in zip(slots, links, strict=True)
     ]
     try:
         known = await read(slots, due)
-        lost = [
-            i
-            for i, k in enumerate(known)
-            if k.degraded and slots[i].config.feedback.memory in ("", "none")
-        ]
+        lost = [i for i, k in enumerate(known) if k.degraded and links[i].feedback.memory == "none"]
         if lost:
-            older = [report_slots(slots[i].config, slots[i].slot, HISTORY_REPORTS) for i in lost]
+            older = [report_slots(links[i], slots[i].slot, HISTORY_REPORTS) for i in lost]
             again = await read([slots[i] for i in lost], older)
             for i, found in zip(lost, again, strict=True):
                 known[i] = found
@@ -114,7 +113,8 @@ def _known(slot: channel_pb2.Slot, due: Sequence[int], history: DecodedHistory) 
     if not due:
         return KnownCsi(None, "none")
     bad = tuple(_degradation(error.message) for error in history.refused)
-    memory = slot.config.feedback.memory
+    link = checked_link(slot.config)
+    memory = link.feedback.memory
     known = history.known if memory == "predictive" else history.present
     usable = known.any(1).all() if memory == "fused" else known.all(0).any()
     if not usable:
@@ -128,13 +128,13 @@ def _known(slot: channel_pb2.Slot, due: Sequence[int], history: DecodedHistory) 
             history.csi[None],
             history.present[None],
             ages,
-            doppler_hz(slot.config),
-            content_of(slot.config),
+            doppler_hz(link),
+            content_of(link),
         )
         newest = due[int(history.present.any(0).nonzero()[-1])]
         return KnownCsi(fused[0].numpy(), "fused", slot.slot - newest, bad)
     newest = int(known.all(0).nonzero()[-1])
-    source = "perfect" if slot.config.feedback.quantizer == "perfect" else "hold-last"
+    source = "perfect" if link.feedback.quantizer == "perfect" else "hold-last"
     if memory == "predictive":
         source = "tracked"
     return KnownCsi(history.csi[:, newest].numpy(), source, slot.slot - due[newest], bad)

@@ -14,6 +14,7 @@ from semlink.components import PRECODERS
 from semlink.decibels import db_to_lin
 from semlink.grid import NUM_SUBBANDS
 from semlink.grouping import run_grouped
+from semlink.links import Link, checked_link
 from semlink.semantics.message import load_message_codec
 from semlink.signal.layer_mapping import map_layers, per_symbol
 from semlink.signal.precoding import (
@@ -22,7 +23,7 @@ from semlink.signal.precoding import (
     water_filled,
 )
 from semlink.stages import Noted
-from semlink.v1 import channel_pb2, common_pb2
+from semlink.v1 import channel_pb2
 from semlink.weight_files import SHIPPED, Weights
 from semlink.wire import to_wire
 from transmitter.encoding import Meaning
@@ -42,7 +43,7 @@ class Message:
     space: str
     components: NDArray[np.float32]
     num_symbols: int
-    config: common_pb2.LinkConfig
+    config: Link
     csi: NDArray[np.complex64] | None
     slot: int
     user: int = 0
@@ -112,7 +113,7 @@ def _message(meaning: Meaning, scheduled: Scheduled) -> Message:
         space=query.space,
         components=meaning.components,
         num_symbols=query.message.symbols,
-        config=slot.config,
+        config=checked_link(slot.config),
         csi=scheduled.known.csi,
         slot=slot.slot,
         user=slot.user,
@@ -214,7 +215,7 @@ def _frame_alike(messages: list[Message], device: torch.device, weights: Weights
     ]
 
 
-def open_loop_sinr_db(snr_db: torch.Tensor, config: common_pb2.LinkConfig) -> torch.Tensor:
+def open_loop_sinr_db(snr_db: torch.Tensor, config: Link) -> torch.Tensor:
     """What a transmitter without CSI expects after equalisation, dB, shaped like ``snr_db`` (our definition).
 
     ``rx`` antennas collect a stream of unit gain and can null ``rx − 1`` of the other streams:

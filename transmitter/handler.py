@@ -19,7 +19,7 @@ from semlink.stages import Noted, batched, follow, side_by_side, where
 from semlink.store import Store
 from semlink.tasks import TASKS
 from semlink.telemetry import timed
-from semlink.v1 import transmitter_pb2
+from semlink.v1 import common_pb2, transmitter_pb2
 from semlink.weight_files import Weights
 from transmitter.delivery import answer_of, search, transmit
 from transmitter.encoding import Content, Encoder, Meaning, encode, encode_selected
@@ -123,7 +123,10 @@ class Transmitter:
     ) -> transmitter_pb2.RetrieveResponse:
         """Answer every query in order. Nothing is sent unless every query is valid."""
         # A quantiser with predictive memory takes 40 ms to build for each new speed; all else here takes microseconds.
-        slow = any(q.link_config.feedback.memory == "predictive" for q in request.queries)
+        slow = any(
+            q.link_config.feedback.memory == common_pb2.FEEDBACK_MEMORY_PREDICTIVE
+            for q in request.queries
+        )
         check = partial(_checked, request, self._weights)
         checked = await asyncio.to_thread(check) if slow else check()
         queries = await self._decoded(checked)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from semlink.corpora.registry import check_corpus, default_corpus
 from semlink.errors import InvalidField
 from semlink.knowledge import DEFAULT_STRATEGY, PROMPT_STRATEGIES
-from semlink.links import validate_link
+from semlink.links import checked_link
 from semlink.methods import (
     EXTRACTIONS,
     RERANKINGS,
@@ -99,9 +99,9 @@ def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuer
         case None:
             raise InvalidField(f"{field}.link is missing", field=f"{field}.link")
         case "link_config":
-            validate_link(query.link_config, field=f"{field}.link")
-            check_feedback(query.link_config, weights, field=f"{field}.link")
-            check_link(method, query.link_config, weights, field=f"{field}.link")
+            link = checked_link(query.link_config, field=f"{field}.link")
+            check_feedback(link, weights, field=f"{field}.link")
+            check_link(method, link, weights, field=f"{field}.link")
     modality = query.WhichOneof("content")
     if modality is None:
         raise InvalidField(f"{field}.content is missing", field=f"{field}.content")

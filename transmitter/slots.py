@@ -13,6 +13,7 @@ from semlink.batching import AsyncExecutor, MicroBatcher
 from semlink.errors import CorruptTensor, InvalidField, NotFound, Unavailable
 from semlink.grid import NUM_SUBBANDS
 from semlink.grouping import gather_grouped
+from semlink.links import checked_link
 from semlink.methods import Method, check_link
 from semlink.services import ChannelService, KnowledgeBaseService
 from semlink.stages import Noted
@@ -148,7 +149,7 @@ class AcquireCsi:
         A link that was opened before the method was named may be one that its predictor has no weights for.
         """
         try:
-            check_link(granted.method, granted.slot.config, self._weights)
+            check_link(granted.method, checked_link(granted.slot.config), self._weights)
         except InvalidField as error:
             return error.message
         return ""

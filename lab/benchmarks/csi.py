@@ -15,7 +15,7 @@ from lab.benchmarks.timing import report_of
 from lab.evaluation.report import Report, Row
 from lab.training.channel_dataset import drop
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.quantizers import quantizer_specs
 from semlink.settings import Settings
 from semlink.signal.csi import CsiQuantizer, quantizer_for
@@ -77,7 +77,7 @@ def run(threads: int, console: Console) -> Report:
     A number of bits that a scheme does not offer is shown with its error and has no row. The rows' ``variant`` holds
     threads and the machine's load, without which the figures mean little.
     """
-    config = default_link()
+    config = Link()
     h = torch.cat([drop(SCENARIO, SEED + i, 16, 2, moments=4) for i in range(2)])[:BATCH]
     load = os.getloadavg()[0]
     variant = f"{threads} threads, batch {BATCH}, load {load:.1f}"
@@ -98,8 +98,7 @@ def run(threads: int, console: Console) -> Report:
     ]
     with report_of("bench-csi", threads) as report:
         for name, bits, memory in cells:
-            config.feedback.quantizer, config.feedback.bits = name, bits
-            config.feedback.memory = memory
+            config = config.replace(quantizer=name, bits=bits, memory=memory or "none")
             label = f"{name}, {memory}" if memory else name
             try:
                 quantizer = quantizer_for(config, Settings().weights)

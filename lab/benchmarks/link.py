@@ -22,20 +22,17 @@ from channel_service.mimo_channel import apply_channel, draw, transmit
 from channel_service.reports import Reports
 from lab.benchmarks.timing import fastest_s
 from semlink.grid import BLOCK_SLOTS
-from semlink.links import default_link
-from semlink.v1 import common_pb2
+from semlink.links import Link
 
 SCENARIOS = ("umi-los", "uma-nlos", "cdl-c", "rayleigh")
 BATCH, NUM_ELEMENTS = 64, 128
 
 
-def _link(scenario: str) -> common_pb2.LinkConfig:
-    config = default_link()
-    config.scenario = scenario
-    return config
+def _link(scenario: str) -> Link:
+    return Link().replace(scenario=scenario)
 
 
-def sionna_slot(config: common_pb2.LinkConfig, num_slots: int) -> torch.Tensor:
+def sionna_slot(config: Link, num_slots: int) -> torch.Tensor:
     """What Sionna itself computes once per query: its rays summed for ``num_slots``, then the subbands."""
     key = ChannelKey.from_config(config)
     with _sionna_seed(key.draw_seed()), torch.no_grad():
@@ -89,7 +86,7 @@ def _whole_block(scenario: str) -> dict[str, object]:
 
 def _air() -> list[dict[str, object]]:
     """Applying the channel against the bare einsum over the same numbers."""
-    config = default_link()
+    config = Link()
     generator = torch.Generator().manual_seed(0)
 
     def gaussian(*shape: int) -> torch.Tensor:
@@ -132,8 +129,7 @@ def _air() -> list[dict[str, object]]:
 
 def _reports(quantizer: str) -> dict[str, object]:
     """Estimating and quantising all reports of a block, as the first query of a configuration pays it."""
-    config = default_link()
-    config.feedback.quantizer = quantizer
+    config = Link().replace(quantizer=quantizer)
     blocks = ChannelBlocks()
     blocks.block(config, 0)
     slots = range(0, BLOCK_SLOTS, config.feedback.report_period_slots)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lab.evaluation.report import Report, Row
 from semlink.corpora.registry import corpus_named
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.settings import Settings
 from semlink.v1 import transmitter_pb2
 
@@ -105,8 +105,6 @@ def in_process_load(in_flight: int, number: int, settings: Settings) -> Load:
     def request(start: int) -> transmitter_pb2.RetrieveRequest:
         queries = []
         for i in range(start, min(start + in_flight, number)):
-            link = default_link()
-            link.seed = i % LINKS
             queries.append(
                 transmitter_pb2.Query(
                     id=str(i),
@@ -116,7 +114,7 @@ def in_process_load(in_flight: int, number: int, settings: Settings) -> Load:
                     top_k=5,
                     symbols=64,
                     seed=i,
-                    link_config=link,
+                    link_config=Link(seed=i % LINKS).to_proto(),
                 )
             )
         return transmitter_pb2.RetrieveRequest(queries=queries)

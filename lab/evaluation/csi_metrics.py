@@ -10,6 +10,7 @@ import torch
 
 from lab.evaluation.csi_samples import Condition, CsiSamples
 from semlink.decibels import db_to_lin, lin_to_db
+from semlink.links import Link
 from semlink.settings import Settings
 from semlink.signal.csi import content_of, doppler_hz, quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS
@@ -21,7 +22,6 @@ from semlink.signal.metrics import (
 )
 from semlink.signal.precoding import open_loop_precoder
 from semlink.signal.tracking import fuse_reports
-from semlink.v1 import common_pb2
 
 ESTIMATE, CHANNEL, WHEN_USED = (
     "against the estimate",
@@ -62,7 +62,7 @@ def references(samples: CsiSamples) -> list[Reference]:
     ]
 
 
-def reconstruct(config: common_pb2.LinkConfig, samples: CsiSamples, age_slots: int) -> torch.Tensor:
+def reconstruct(config: Link, samples: CsiSamples, age_slots: int) -> torch.Tensor:
     """What the transmitter takes for the channel ``age_slots`` after each judged report, which is the newest it has.
 
     Only the fuser carries on to a later slot; other reports are held. Returns complex64

@@ -17,7 +17,7 @@ from kb_service.predictors import CsiPredictor
 from lab.evaluation.cache import Cache
 from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import Unavailable
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.quantizers import weight_prefixes
 from semlink.seeds import stable_seed
 from semlink.settings import Settings
@@ -25,7 +25,6 @@ from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import Content
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.signal.metrics import precoding_gain_db, sgcs
-from semlink.v1 import common_pb2 as pb
 
 USERS_PER_DROP: Final = 32
 FIRST_SEED: Final[Mapping[str, int]] = {"val": 3_000_000_000_000, "test": 5_000_000_000_000}
@@ -40,17 +39,20 @@ def link(
     bits: int,
     *,
     quantizer: str = "rvq",
-    memory: str = "",
+    memory: str = "none",
     num_tx_ant: int = 16,
     num_layers: int = 1,
-) -> pb.LinkConfig:
+) -> Link:
     """The default link with other channels and reports."""
-    config = default_link()
-    config.scenario, config.speed_mps = scenario, speed_kmh / 3.6
-    config.num_tx_ant, config.num_layers = num_tx_ant, num_layers
-    config.feedback.quantizer, config.feedback.bits = quantizer, bits
-    config.feedback.memory = memory
-    return config
+    return Link().replace(
+        scenario=scenario,
+        speed_kmh=speed_kmh,
+        num_tx_ant=num_tx_ant,
+        num_layers=num_layers,
+        quantizer=quantizer,
+        bits=bits,
+        memory=memory,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Drops:
 
 
 def draw_drops(
-    config: pb.LinkConfig,
+    config: Link,
     ages_slots: Sequence[int],
     *,
     split: str,
@@ -83,10 +85,8 @@ def draw_drops(
     newest = int(slots[-1])
     estimates, truth = [], []
     for number in range(drops):
-        drawn = pb.LinkConfig()
-        drawn.CopyFrom(config)
         place = stable_seed("prediction", config.scenario, seed, number) % 2**40
-        drawn.seed = FIRST_SEED[split] + place
+        drawn = config.replace(seed=FIRST_SEED[split] + place)
         rays = draw_rays(replace(ChannelKey.from_config(drawn), num_users=USERS_PER_DROP))
         h = frequency_response(rays, 0, newest + max(ages_slots) + 1)
         estimates.append(estimate_reports(h[:, slots], drawn, 0))
@@ -110,7 +110,7 @@ class Reports:
     known: torch.Tensor
 
 
-def decoded(config: pb.LinkConfig, drops: Drops, arrived: torch.Tensor | None = None) -> Reports:
+def decoded(config: Link, drops: Drops, arrived: torch.Tensor | None = None) -> Reports:
     """The last ``HISTORY_REPORTS`` reports through the link's quantiser and back.
 
     ``arrived``: bool ``[users, reports]``, all by default: whether each report reached the transmitter.
@@ -128,7 +128,7 @@ def decoded(config: pb.LinkConfig, drops: Drops, arrived: torch.Tensor | None = 
     return Reports(quantizer.decode_group(payload, known, index), known)
 
 
-def decoded_all(config: pb.LinkConfig, drops: Drops) -> torch.Tensor:
+def decoded_all(config: Link, drops: Drops) -> torch.Tensor:
     """Every report through a quantiser whose reports stand for themselves: complex64 ``[users, reports, …]``."""
     quantizer = quantizer_for(config, Settings().weights)
     users, count = drops.estimates.shape[:2]
@@ -138,7 +138,7 @@ def decoded_all(config: pb.LinkConfig, drops: Drops) -> torch.Tensor:
 
 
 def predicted(
-    predictor: CsiPredictor, config: pb.LinkConfig, reports: Reports, age_slots: int
+    predictor: CsiPredictor, config: Link, reports: Reports, age_slots: int
 ) -> torch.Tensor:
     """CSI ``age_slots`` after the newest report's slot: complex64 ``[users, …]``; every user is an item."""
     period = config.feedback.report_period_slots
@@ -187,7 +187,7 @@ def figures(truth: torch.Tensor, csi: torch.Tensor, content: Content) -> Figures
 
 def measured(
     predictors: Mapping[str, CsiPredictor],
-    config: pb.LinkConfig,
+    config: Link,
     drops: Drops,
     reports: Reports,
     age_slots: int,

@@ -9,9 +9,8 @@ import torch
 
 from channel_service.estimation import estimate_reports
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.seeds import stable_seed
-from semlink.v1 import common_pb2
 
 USERS_PER_DROP: Final = 32
 FIRST_TEST_SEED: Final = 10_000_000
@@ -30,23 +29,22 @@ class Condition:
     scenario: str
     speed_kmh: float = 3.0
     carrier_frequency_hz: float = 3.5e9
-    delay_spread_s: float = 0.0
+    delay_spread_ns: float | None = None
 
-    def link(
-        self, snr_db: float, quantizer: str, bits: int, form: str = ""
-    ) -> common_pb2.LinkConfig:
+    def link(self, snr_db: float, quantizer: str, bits: int, form: str = "") -> Link:
         """The default link in this condition; ``form``: a memory across reports, or "channel" for that content."""
-        config = default_link()
-        config.scenario, config.speed_mps = self.scenario, self.speed_kmh / 3.6
-        config.carrier_frequency_hz = self.carrier_frequency_hz
-        config.delay_spread_s = self.delay_spread_s
-        config.snr_db = snr_db
-        config.feedback.quantizer, config.feedback.bits = quantizer, bits
-        if form == "channel":
-            config.feedback.content = form
-        else:
-            config.feedback.memory = form
-        return config
+        config = Link().replace(
+            scenario=self.scenario,
+            speed_kmh=self.speed_kmh,
+            carrier_frequency_hz=self.carrier_frequency_hz,
+            delay_spread_ns=self.delay_spread_ns,
+            snr_db=snr_db,
+            quantizer=quantizer,
+            bits=bits,
+        )
+        return config.replace(
+            **({"content": form} if form == "channel" else {"memory": form or "none"})
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,9 @@ def draw_samples(condition: Condition, snr_db: float, seed: int, drops: int) -> 
     parts = []
     for number in range(drops):
         # far from the link seeds of every other experiment
-        config.seed = FIRST_TEST_SEED + stable_seed(condition.name, seed, number) % 2**40
+        config = config.replace(
+            seed=FIRST_TEST_SEED + stable_seed(condition.name, seed, number) % 2**40
+        )
         rays = draw_rays(replace(ChannelKey.from_config(config), num_users=USERS_PER_DROP))
         h = frequency_response(rays, 0, int(slots[-1]) + delay + 1)
         estimates = estimate_reports(h[:, slots], config, 0)

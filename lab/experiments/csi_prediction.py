@@ -35,8 +35,8 @@ from lab.experiments.interface import Measured, Run
 from lab.experiments.plotting import Figure, Line, Panel, drawn
 from lab.experiments.tables import print_panel
 from semlink.decibels import lin_to_db
+from semlink.links import Link
 from semlink.settings import Settings
-from semlink.v1 import common_pb2
 
 NAME: Final = "csi-prediction"
 BITS: Final = (8, 16, 32, 64, 128, 256)
@@ -185,7 +185,7 @@ def measure_cell(plan: Plan, cell: Cell, *, fresh: bool = False) -> CellFigures:
     }
 
 
-def _config(cell: Cell, where: Mapping[str, Any]) -> common_pb2.LinkConfig:
+def _config(cell: Cell, where: Mapping[str, Any]) -> Link:
     return link(cell[0], cell[1], where["bits"], memory=where["memory"])
 
 

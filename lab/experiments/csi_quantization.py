@@ -117,7 +117,7 @@ class Plan:
         pairs = [
             (Condition("cdl-c", "cdl-c"), nlos),
             (Condition("cdl-b", "cdl-b"), nlos),
-            (Condition("cdl-c, delay spread 20 ns", "cdl-c", delay_spread_s=20e-9), nlos),
+            (Condition("cdl-c, delay spread 20 ns", "cdl-c", delay_spread_ns=20.0), nlos),
         ]
         for default in (los, nlos):
             s = default.scenario

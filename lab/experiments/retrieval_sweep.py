@@ -147,7 +147,7 @@ def _message(
         top_k=1,
         symbols=point.symbols,
         seed=sampling.query_seed(seed, number),
-        link_config=point.link(sampling.link_seed(seed, number)),
+        link_config=point.link(sampling.link_seed(seed, number)).to_proto(),
     )
 
 

@@ -31,10 +31,10 @@ from lab.experiments.csi_prediction import Pooled, nmse_difference_db
 from lab.experiments.interface import Measured, Run
 from lab.training.site_adaptation import Pairs, RefineRecipe, learn, pairs_of, with_weights
 from semlink.errors import InvalidField
+from semlink.links import Link
 from semlink.progress import track
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.v1 import common_pb2 as pb
 
 CONTROL: Final[Mapping[str, str]] = {
     "umi-los": "uma-nlos",
@@ -72,7 +72,7 @@ class Plan:
                 f"sites has {unknown[0]!r}, allowed: {', '.join(CONTROL)}", field="sites"
             )
 
-    def link(self, scenario: str, speed_kmh: float) -> pb.LinkConfig:
+    def link(self, scenario: str, speed_kmh: float) -> Link:
         """A link of a scenario."""
         return link(scenario, speed_kmh, BITS, memory=self.memory)
 
@@ -90,7 +90,7 @@ def experience(plan: Plan, site: str) -> Pairs:
     return Pairs.joined(parts)
 
 
-def _figures(generator: ChannelGenerator, config: pb.LinkConfig, drawn: Drops) -> Figures:
+def _figures(generator: ChannelGenerator, config: Link, drawn: Drops) -> Figures:
     content = content_of(config)
     csi = decoded_all(config, drawn)
     period = config.feedback.report_period_slots

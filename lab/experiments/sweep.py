@@ -11,13 +11,12 @@ import numpy as np
 from semlink.corpora.registry import default_corpus
 from semlink.errors import InvalidField
 from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
-from semlink.links import default_link, slot_of_query, validate_link
+from semlink.links import Link, slot_of_query
 from semlink.methods import method_named
 from semlink.quantizers import quantizer_spec
 from semlink.seeds import stable_seed
 from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
-from semlink.v1 import common_pb2
 
 FIRST_LINK_SEED: Final = 10_000
 """Links of experiments; those that trained the codec start at another million."""
@@ -74,25 +73,29 @@ class Point:
         """The point whose measurement serves this one: without a channel every link is the same."""
         return Point(IDEAL) if self.scheme.method == "ideal" else self
 
-    def link(self, link_seed: int) -> common_pb2.LinkConfig:
+    def link(self, link_seed: int) -> Link:
         """One of the point's links."""
-        config = default_link()
-        config.scenario, config.snr_db = self.scenario, self.snr_db
-        config.speed_mps, config.num_users = self.speed_kmh / 3.6, self.num_users
+        config = Link().replace(
+            scenario=self.scenario,
+            snr_db=self.snr_db,
+            speed_kmh=self.speed_kmh,
+            num_users=self.num_users,
+        )
         scheme = self.scheme
-        config.feedback.quantizer, config.feedback.bits = scheme.quantizer, scheme.bits
-        config.feedback.memory = scheme.memory
-        for name, value in scheme.link:
-            setattr(config, name, value)
-        config.seed = link_seed
-        return config
+        return config.replace(
+            quantizer=scheme.quantizer,
+            bits=scheme.bits,
+            memory=scheme.memory or "none",
+            seed=link_seed,
+            **dict(scheme.link),
+        )
 
     def refusal(self) -> str | None:
         """Why this system cannot measure the point, None if it can."""
         try:
             method_named(self.scheme.method)
             config = self.link(FIRST_LINK_SEED)
-            validate_link(config)
+            config.check()
             quantizer_for(config, Settings().weights)
         except InvalidField as error:
             return error.message
@@ -132,7 +135,7 @@ class Sampling:
 @lru_cache(maxsize=1024)
 def stretch_seeds(link_seed: int, count: int) -> tuple[int, ...]:
     """The first ``count`` query seeds whose slots lie in the link's stretch of ``STRETCH_SLOTS`` slots."""
-    config = common_pb2.LinkConfig(seed=link_seed)
+    config = Link(seed=link_seed)
     rng = np.random.Generator(np.random.Philox(key=stable_seed("stretch", link_seed)))
     first = int(rng.integers(HISTORY_SLOTS, BLOCK_SLOTS - STRETCH_SLOTS + 1))
     stretch = range(first, first + STRETCH_SLOTS)

@@ -26,14 +26,13 @@ from channel_service.fading import ChannelKey, Rays, draw_rays, frequency_respon
 from kb_service.generators import context_of
 from lab.evaluation.cache import Cache, write_whole
 from lab.training.channel_dataset import MOMENTS_APART_SLOTS, TRAIN_MIX, USERS_PER_DROP
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.progress import progress
 from semlink.scenarios import SCENARIOS
 from semlink.seeds import stable_seed
 from semlink.settings import Settings
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS
-from semlink.v1 import common_pb2
 
 GROUP_USERS: Final = 4
 """Users of one cell, next to each other in a dataset."""
@@ -83,7 +82,7 @@ class Histories:
 
     def truth(self) -> torch.Tensor:
         """What a precoder could use of the channel: complex64 ``[n, num_subbands, 1, num_tx_ant]``."""
-        return content_of(default_link()).rows(self.channel)
+        return content_of(Link()).rows(self.channel)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
@@ -116,7 +115,7 @@ class Histories:
 
 def observe(
     rays: Rays,
-    config: common_pb2.LinkConfig,
+    config: Link,
     *,
     first_slot: int,
     age_slots: int,
@@ -131,15 +130,13 @@ def observe(
     period = config.feedback.report_period_slots
     slots = [i * period for i in range(HISTORY_REPORTS)]
     h = frequency_response(rays, first_slot, slots[-1] + age_slots + 1)
-    one = common_pb2.LinkConfig()
-    one.CopyFrom(config)
-    one.seed = seed
+    one = config.replace(seed=seed)
     estimates = estimate_reports(h[:, slots], one, 0)
     ages = h.shape[1] - 1 - torch.tensor(slots)
     users = len(h)
     found = []
     for number in bits:
-        one.feedback.bits = number
+        one = one.replace(bits=number)
         quantizer = quantizer_for(one, Settings().weights)
         index = torch.arange(HISTORY_REPORTS).repeat(users)
         csi = quantizer.decode(quantizer.encode(estimates.flatten(0, 1), index), index)
@@ -160,16 +157,16 @@ def observe(
 
 def _training_drop(scenario: str, number: int) -> Histories:
     rng = np.random.Generator(np.random.Philox(key=stable_seed("csi-histories", number)))
-    config = default_link()
+    config = Link()
     # half of the drops walk, the other half drive
     kmh = rng.uniform(0.0, 6.0) if rng.random() < 0.5 else rng.uniform(6.0, 60.0)
-    config.scenario, config.speed_mps = scenario, kmh / 3.6
-    config.seed = TRAINING_SEED + number
+    config = config.replace(scenario=scenario, speed_kmh=kmh, seed=TRAINING_SEED + number)
     rays = draw_rays(replace(ChannelKey.from_config(config), num_users=USERS_PER_DROP))
     moments = []
     for moment in range(MOMENTS):
-        config.snr_db = float(rng.uniform(*SNR_DB))
-        config.feedback.report_period_slots = int(rng.choice(PERIODS_SLOTS))
+        config = config.replace(
+            snr_db=float(rng.uniform(*SNR_DB)), report_period_slots=int(rng.choice(PERIODS_SLOTS))
+        )
         moments += observe(
             rays,
             config,
@@ -212,10 +209,9 @@ def validation_histories() -> Histories:
         cases = list(itertools.product(VALIDATION_SCENARIOS, VALIDATION_SPEEDS_KMH))
         with progress() as bar:
             for scenario, kmh in bar.track(cases, description="CSI histories to choose on"):
-                config = default_link()
-                config.scenario, config.speed_mps = scenario, kmh / 3.6
+                config = Link().replace(scenario=scenario, speed_kmh=kmh)
                 for i, age in enumerate(VALIDATION_AGES):
-                    config.seed = VALIDATION_SEED + i
+                    config = config.replace(seed=VALIDATION_SEED + i)
                     rays = draw_rays(
                         replace(ChannelKey.from_config(config), num_users=USERS_PER_DROP)
                     )

@@ -29,7 +29,7 @@ from lab.training.trainer import train as fit
 from semlink.components import PREDICTORS
 from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.signal.csi import content_of
@@ -251,13 +251,13 @@ def linear_rivals(histories: Histories) -> Mapping[str, torch.Tensor]:
     from kb_service.prediction import predictor_of
 
     found = {}
-    config = default_link()
+    config = Link()
     content = content_of(config)
     for name in ("hold-last", "wiener", "kalman"):
         rows = torch.empty_like(histories.history[:, 0])
         for kmh in sorted(set(histories.speed_kmh.tolist())):
             here = histories.speed_kmh == kmh
-            config.speed_mps = kmh / 3.6
+            config = config.replace(speed_kmh=kmh)
             part = histories.rows(here)
             csi = predictor_of(name, Settings().weights).predict(
                 content.csi(part.history)[:, None],

@@ -19,7 +19,7 @@ from lab.training.losses import contrastive_loss
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.semantics.codec import Codec, load_codec
 from semlink.signal.csi import content_of
 from semlink.signal.layer_mapping import per_symbol
@@ -134,7 +134,7 @@ class SemanticLink:
         ``rows``: complex64 ``[n, num_subbands, 1, num_tx_ant]``, cells of ``users`` one behind the other; ``channel``:
         ``[n, num_subbands, num_rx_ant, num_tx_ant]``; ``snr_db``: float ``[n / users]``.
         """
-        config = default_link()
+        config = Link()
         csi, true = (
             x.reshape(-1, users, *x.shape[1:]) for x in (content_of(config).csi(rows), channel)
         )

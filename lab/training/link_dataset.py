@@ -25,15 +25,16 @@ from safetensors.numpy import load_file, save_file
 from channel_service.handler import Channel
 from lab.evaluation.cache import Cache, write_whole
 from receiver.decoding import Samples, check_frame
+from semlink import links_7fb36b6
 from semlink.grid import NUM_SUBBANDS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.seeds import stable_seed
 from semlink.settings import Settings
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.signal.layer_mapping import demap_layers, per_symbol
 from semlink.signal.precoding import open_loop_precoder, precoder, predicted_sinr_db
 from semlink.store import MemoryStore
-from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
+from semlink.v1 import channel_pb2, receiver_pb2
 from semlink.wire import to_wire
 from transmitter.csi import decode_in_thread, newest_reports
 from transmitter.framing import open_loop_sinr_db
@@ -94,7 +95,7 @@ USERS_AND_LAYERS: Final = ((1, 1), (4, 1), (1, 2), (2, 2), (8, 1), (4, 1))
 """Users and layers of each, taken in turn: the default link's twice."""
 
 
-def training_configs(seeds: int, link_seed: int) -> list[common_pb2.LinkConfig]:
+def training_configs(seeds: int, link_seed: int) -> list[Link]:
     """The links that a dataset is drawn from.
 
     Two scenarios × three speeds × all feedback × ``seeds``; users and layers take turns, so that each meets each.
@@ -102,14 +103,20 @@ def training_configs(seeds: int, link_seed: int) -> list[common_pb2.LinkConfig]:
     configs = []
     everything = itertools.product(range(seeds), FEEDBACKS, (3, 30, 60), ("umi-los", "uma-nlos"))
     for i, (seed, (quantizer, bits, memory), kmh, scenario) in enumerate(everything):
-        config = default_link()
-        config.scenario, config.speed_mps = scenario, kmh / 3.6
         # 11 is prime to every axis' length.
-        config.num_users, config.num_layers = USERS_AND_LAYERS[11 * (i // 2 + seed) % 6]
-        feedback = config.feedback
-        feedback.quantizer, feedback.bits, feedback.memory = quantizer, bits, memory
-        config.seed = link_seed + seed
-        configs.append(config)
+        users, layers = USERS_AND_LAYERS[11 * (i // 2 + seed) % 6]
+        configs.append(
+            Link().replace(
+                scenario=scenario,
+                speed_kmh=kmh,
+                num_users=users,
+                num_layers=layers,
+                quantizer=quantizer,
+                bits=bits,
+                memory=memory,
+                seed=link_seed + seed,
+            )
+        )
     return configs
 
 
@@ -117,21 +124,19 @@ async def _realise(
     channel: Channel,
     catcher: _Catcher,
     store: MemoryStore,
-    config: common_pb2.LinkConfig,
+    config: Link,
     frames: int,
 ) -> LinkDataset:
     layers = config.num_layers
     rng = np.random.Generator(
-        np.random.Philox(key=stable_seed("bank", config.SerializeToString(deterministic=True)))
+        np.random.Philox(key=stable_seed("bank", links_7fb36b6.bytes_of(config)))
     )
     items = []
     for snr_db in rng.uniform(-15.0, 25.0, frames):
-        one = common_pb2.LinkConfig()
-        one.CopyFrom(config)
-        one.snr_db = (
-            round(float(snr_db) / 2.5) * 2.5
-        )  # few distinct values: reports are made per SNR
-        items.append(channel_pb2.GrantItem(link_config=one, seed=int(rng.integers(2**53))))
+        one = config.replace(snr_db=round(float(snr_db) / 2.5) * 2.5)
+        items.append(
+            channel_pb2.GrantItem(link_config=one.to_proto(), seed=int(rng.integers(2**53)))
+        )
     slots = (await channel.grant(channel_pb2.GrantRequest(items=items))).slots
     known = await newest_reports(
         store, slots, partial(decode_in_thread, weights=Settings().weights)

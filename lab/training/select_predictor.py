@@ -35,10 +35,10 @@ from lab.evaluation.csi_prediction_samples import (
 )
 from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField
+from semlink.links import Link
 from semlink.progress import progress
 from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
-from semlink.v1 import common_pb2 as pb
 
 SCENARIOS: Final = ("umi-los", "uma-nlos")
 SPEEDS_KMH: Final = (3.0, 30.0, 60.0)
@@ -66,7 +66,7 @@ class Scheme:
     content: str = "layers"
     bits: tuple[int, ...] = FEW_BITS
 
-    def link(self, scenario: str, speed_kmh: float, bits: int) -> pb.LinkConfig:
+    def link(self, scenario: str, speed_kmh: float, bits: int) -> Link:
         """A link of this scheme."""
         config = link(
             scenario,
@@ -77,8 +77,7 @@ class Scheme:
             num_tx_ant=self.num_tx_ant,
             num_layers=self.num_layers,
         )
-        config.feedback.content = self.content
-        return config
+        return config.replace(content=self.content)
 
 
 SCHEMES: Final = (

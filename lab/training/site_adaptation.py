@@ -29,13 +29,13 @@ from lab.training.csi_predictors import phase_free_nmse, some_missing
 from lab.training.trainer import TrainerConfig, train
 from semlink.decibels import lin_to_db
 from semlink.errors import InvalidField, NotFound
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS, ReportHistory, decode_histories
 from semlink.store import Store, open_store
-from semlink.v1 import channel_pb2, common_pb2
+from semlink.v1 import channel_pb2
 
 REFINED: Final = ("leave.", "norm.", "gains.", "dense.")
 """Beginnings of the names of the weights that are trained anew: the head and what it reads."""
@@ -99,7 +99,7 @@ class Pairs:
         return cls(**{**whole, "user": torch.cat(users)})
 
 
-def pairs_of(config: common_pb2.LinkConfig, csi: torch.Tensor, present: torch.Tensor) -> Pairs:
+def pairs_of(config: Link, csi: torch.Tensor, present: torch.Tensor) -> Pairs:
     """Every history of a link that a later report within ``AGES_SLOTS`` follows.
 
     ``csi``: complex64 ``[num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``, one a report period, oldest
@@ -140,25 +140,28 @@ def pairs_of(config: common_pb2.LinkConfig, csi: torch.Tensor, present: torch.Te
 
 async def experienced(store: Store, scenario: str) -> list[Pairs]:
     """Pairs of every open link of a scenario whose reports generators can read, from what the store still has."""
-    links = [link for link in await store.links() if learnable(link.config, scenario)]
+    links = [
+        link for link in await store.links() if learnable(Link.from_proto(link.config), scenario)
+    ]
+    configs = [Link.from_proto(link.config) for link in links]
     wanted = [(link.link_id, _report_slots(link)) for link in links]
     found = await store.reports(wanted)
     histories = [
-        ReportHistory(link.config, reports, slots, link.link_id)
-        for link, reports, (_, slots) in zip(links, found, wanted, strict=True)
+        ReportHistory(config, reports, slots, link.link_id)
+        for link, config, reports, (_, slots) in zip(links, configs, found, wanted, strict=True)
     ]
     return [
-        pairs_of(link.config, decoded.csi, decoded.present)
-        for link, decoded in zip(
-            links, decode_histories(histories, Settings().weights), strict=True
+        pairs_of(config, decoded.csi, decoded.present)
+        for config, decoded in zip(
+            configs, decode_histories(histories, Settings().weights), strict=True
         )
         if decoded.present.any()
     ]
 
 
-def learnable(config: common_pb2.LinkConfig, scenario: str) -> bool:
+def learnable(config: Link, scenario: str) -> bool:
     """Whether a link's reports are those that generators read: RVQ of the layers' rows, each for itself."""
-    feedback, default = config.feedback, default_link()
+    feedback, default = config.feedback, Link()
     return (
         config.scenario == scenario
         and (config.num_tx_ant, config.num_layers) == (default.num_tx_ant, default.num_layers)
@@ -279,8 +282,7 @@ def learn(shipped: ChannelGenerator, pairs: Pairs, recipe: RefineRecipe) -> Lear
 
 def chosen_generator(scenario: str) -> str:
     """The trained generator that the knowledge base would ask by itself; raises InvalidField if it is a linear one."""
-    config = default_link()
-    config.scenario = scenario
+    config = Link().replace(scenario=scenario)
     predictor, _ = default_predictor(config, config.feedback.delay_slots, Settings().weights)
     if not isinstance(predictor, Generated):
         raise InvalidField(

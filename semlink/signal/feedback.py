@@ -78,7 +78,7 @@ def needed_report_slots(config: LinkLike, slot: int, history: int = HISTORY_REPO
 def scheme_of(config: LinkLike) -> str:
     """The label of the link's reports: the quantiser, and its memory where it has one ("rvq+predictive")."""
     feedback = config.feedback
-    if feedback.memory in ("", "none"):
+    if feedback.memory == "none":
         return feedback.quantizer
     return f"{feedback.quantizer}+{feedback.memory}"
 

@@ -1,6 +1,6 @@
 """What the physical layer reads of a link: any object with these attributes will do.
 
-:class:`semlink.links.Link` has them, and so has the message in which services hand it on.
+:class:`semlink.links.Link` has them.
 
 Examples
 --------
@@ -29,11 +29,11 @@ class FeedbackLike(Protocol):
 
     @property
     def memory(self) -> str:
-        """What a report may rest on; "" is "none"."""
+        """What a report may rest on: "none", "fused" or "predictive"."""
 
     @property
     def content(self) -> str:
-        """What a report describes; "" is "layers"."""
+        """What a report describes: "layers" or "channel"."""
 
     @property
     def report_period_slots(self) -> int:

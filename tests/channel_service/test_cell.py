@@ -20,17 +20,17 @@ from channel_service.fading import ChannelKey, draw_rays, frequency_response, ge
 from channel_service.handler import Channel, _places
 from semlink.errors import InvalidField, SemlinkError
 from semlink.grid import HISTORY_SLOTS, NUM_SUBBANDS
-from semlink.links import link_id_of
+from semlink.links import Link, link_id_of
 from semlink.signal.equalization import equalize, lmmse, noise_variance
 from semlink.signal.precoding import noise_power
-from semlink.v1 import channel_pb2, common_pb2
+from semlink.v1 import channel_pb2
 from semlink.wire import from_wire, to_wire
 
 SLOT = 200
 
 
 def frame(
-    config: common_pb2.LinkConfig,
+    config: Link,
     w: torch.Tensor,
     user: int,
     *,
@@ -54,7 +54,7 @@ def frame(
     return channel_pb2.Frame(
         query_id=f"user {user}",
         link_id=link_id,
-        config=config,
+        config=config.to_proto(),
         slot=slot,
         user=user,
         seed=seed,
@@ -352,14 +352,16 @@ def test_slots_fill_user_by_user_and_none_is_wasted(keys: list[str], num_users: 
 
 async def test_granted_together_with_one_key_is_one_slot_of_an_opened_link_only() -> None:
     channel = service()
-    opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=link(num_users=2)))
+    opened = await channel.open_link(
+        channel_pb2.OpenLinkRequest(config=link(num_users=2).to_proto())
+    )
     item = channel_pb2.GrantItem
     items = [
         item(link_id=opened.link_id, sharing="k"),
-        item(link_config=link(), seed=3, sharing="k"),
+        item(link_config=link().to_proto(), seed=3, sharing="k"),
         item(link_id=opened.link_id, sharing="other"),
         item(link_id=opened.link_id, sharing="k"),
-        item(link_config=link(), seed=3, sharing="k"),
+        item(link_config=link().to_proto(), seed=3, sharing="k"),
         item(link_id=opened.link_id),
         item(link_id=opened.link_id, sharing="k"),
     ]
@@ -384,14 +386,18 @@ async def test_granted_together_with_one_key_is_one_slot_of_an_opened_link_only(
 )
 def test_a_cdl_has_the_delays_of_its_table(scenario: str, spread_s: float, longest: float) -> None:
     """TR 38.901 tables 7.7.1-1 and 7.7.1-3: normalised delays times the RMS delay spread (clause 7.7.3)."""
-    rays = draw_rays(ChannelKey.from_config(link(scenario=scenario, delay_spread_s=spread_s)))
+    rays = draw_rays(
+        ChannelKey.from_config(link(scenario=scenario, delay_spread_ns=spread_s * 1e9))
+    )
     assert float(rays.delays_s.min()) == 0
     assert float(rays.delays_s.max()) == pytest.approx(longest * spread_s, rel=1e-4)
 
 
 def test_the_delay_spread_of_rayleigh_is_its_mean_delay_and_decorrelates_the_band() -> None:
     for spread_s in (20e-9, 500e-9):
-        rays = draw_rays(ChannelKey.from_config(link(scenario="rayleigh", delay_spread_s=spread_s)))
+        rays = draw_rays(
+            ChannelKey.from_config(link(scenario="rayleigh", delay_spread_ns=spread_s * 1e9))
+        )
         assert float(rays.delays_s.mean()) == pytest.approx(spread_s, rel=0.02)
         h = frequency_response(rays, 0, 1)[:, 0]
         inner = complex((h[:, 0].conj() * h[:, -1]).sum())
@@ -405,10 +411,10 @@ def test_the_delay_spread_of_rayleigh_is_its_mean_delay_and_decorrelates_the_ban
 @pytest.mark.parametrize("scenario", ["cdl-b", "rayleigh"])
 def test_delays_scale_with_the_spread_and_all_else_stays(scenario: str) -> None:
     default, named, long = (
-        ChannelKey.from_config(link(scenario=scenario, delay_spread_s=spread))
-        for spread in (0.0, 100e-9, 300e-9)
+        ChannelKey.from_config(link(scenario=scenario, delay_spread_ns=spread))
+        for spread in (None, 100.0, 300.0)
     )
-    assert default == named
+    assert named.delay_spread_s == pytest.approx(default.delay_spread_s, rel=1e-15)
     assert default != long
     rays, longer = draw_rays(default), draw_rays(long)
     assert torch.equal(rays.coefficients, longer.coefficients)

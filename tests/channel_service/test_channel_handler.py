@@ -13,7 +13,7 @@ from channel_service.handler import Channel
 from channel_service.mimo_channel import MIN_PILOT_LENGTH
 from semlink.errors import CorruptTensor, InvalidField, NotFound, SemlinkError, Unavailable
 from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
-from semlink.links import default_link, link_id_of, slot_of_query
+from semlink.links import Link, link_id_of, slot_of_query
 from semlink.rpc import grpc_servicer
 from semlink.settings import Settings
 from semlink.signal.equalization import equalize, lmmse, noise_variance
@@ -50,14 +50,8 @@ class StoreIsAway(MemoryStore):
         raise Unavailable("the store is away")
 
 
-def link(**fields) -> common_pb2.LinkConfig:
-    config = default_link()
-    config.feedback.quantizer = "scalar"
-    for name, value in fields.items():
-        of_feedback = name in ("quantizer", "bits", "delay_slots", "content")
-        target = config.feedback if of_feedback else config
-        setattr(target, name, value)
-    return config
+def link(**fields) -> Link:
+    return Link().replace(**{"quantizer": "scalar", **fields})
 
 
 def service(
@@ -68,7 +62,7 @@ def service(
 
 
 def frame(
-    config: common_pb2.LinkConfig,
+    config: Link,
     w: torch.Tensor,
     *,
     slot: int = 200,
@@ -91,7 +85,7 @@ def frame(
     message = channel_pb2.Frame(
         query_id=query_id,
         link_id=link_id_of(config),
-        config=config,
+        config=config.to_proto(),
         slot=slot,
         seed=seed,
         symbols=to_wire(symbols.astype(np.complex64)),
@@ -103,7 +97,7 @@ def frame(
     return message
 
 
-def informed(channel: Channel, config: common_pb2.LinkConfig, slot: int = 200) -> torch.Tensor:
+def informed(channel: Channel, config: Link, slot: int = 200) -> torch.Tensor:
     """The precoder of perfect CSI: ``[num_subbands, num_tx_ant, num_streams]``."""
     csi = channel.blocks.slot(config, slot).unsqueeze(0)
     return precoder(csi, config.num_layers, torch.tensor([config.snr_db]))[0]
@@ -397,7 +391,9 @@ async def test_making_a_window_does_not_hold_up_the_event_loop():
     channel = service()
     config = link(num_users=8, num_tx_ant=32, scenario="uma-nlos")
     task = asyncio.create_task(
-        channel.grant(channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=config)]))
+        channel.grant(
+            channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=config.to_proto())])
+        )
     )
     loop = asyncio.get_running_loop()
     longest, last = 0.0, loop.time()
@@ -417,12 +413,12 @@ async def test_a_link_by_value_is_granted_the_slot_of_its_seed_and_its_reports_a
     store = MemoryStore()
     channel = service(store=store)
     config = link(content="channel")
-    items = [channel_pb2.GrantItem(link_config=config, seed=seed) for seed in range(3)]
+    items = [channel_pb2.GrantItem(link_config=config.to_proto(), seed=seed) for seed in range(3)]
     slots = (await channel.grant(channel_pb2.GrantRequest(items=items))).slots
     for seed, slot in enumerate(slots):
         assert slot.slot == slot_of_query(config, seed)
         assert slot.link_id == link_id_of(config)
-        assert slot.config == config
+        assert slot.config == config.to_proto()
         assert not slot.degraded
         due = report_slots(config, slot.slot, HISTORY_REPORTS)
         (reports,) = await store.reports([(slot.link_id, due)])
@@ -447,7 +443,7 @@ async def test_a_link_by_value_is_granted_the_slot_of_its_seed_and_its_reports_a
 async def test_the_declared_bits_are_the_bytes(bits):
     store = MemoryStore()
     config = link(bits=bits)
-    request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=config)])
+    request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=config.to_proto())])
     (slot,) = (await service(store=store).grant(request)).slots
     (reports,) = await store.reports([(slot.link_id, report_slots(config, slot.slot, 8))])
     assert len(reports) == 32
@@ -475,7 +471,9 @@ async def test_perfect_is_explicit_and_none_is_nothing():
     store = MemoryStore()
     channel = service(store=store)
     perfect = link(quantizer="perfect")
-    request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=perfect)])
+    request = channel_pb2.GrantRequest(
+        items=[channel_pb2.GrantItem(link_config=perfect.to_proto())]
+    )
     (slot,) = (await channel.grant(request)).slots
     (reports,) = await store.reports([(slot.link_id, [slot.slot])])
     csi, present = decode_reports(perfect, reports, [slot.slot])
@@ -495,7 +493,9 @@ async def test_perfect_is_explicit_and_none_is_nothing():
         )
 
     nothing = link(quantizer="none")
-    request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=nothing)])
+    request = channel_pb2.GrantRequest(
+        items=[channel_pb2.GrantItem(link_config=nothing.to_proto())]
+    )
     (slot,) = (await channel.grant(request)).slots
     assert await store.reports([(slot.link_id, list(range(slot.slot + 1)))]) == [[]]
     w = open_loop_precoder(nothing.num_tx_ant, nothing.num_users * nothing.num_layers, [0])[0]
@@ -506,7 +506,9 @@ async def test_perfect_is_explicit_and_none_is_nothing():
 
 async def test_without_a_store_the_query_goes_on_degraded():
     channel = service(store=StoreIsAway())
-    request = channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=link(), seed=1)])
+    request = channel_pb2.GrantRequest(
+        items=[channel_pb2.GrantItem(link_config=link().to_proto(), seed=1)]
+    )
     (slot,) = (await channel.grant(request)).slots
     assert slot.slot == slot_of_query(link(), 1)
     assert [d.part for d in slot.degraded] == ["store"]
@@ -534,8 +536,8 @@ async def test_bad_items_are_named():
         await channel.grant(
             channel_pb2.GrantRequest(
                 items=[
-                    channel_pb2.GrantItem(link_config=link()),
-                    channel_pb2.GrantItem(link_config=link(num_users=9)),
+                    channel_pb2.GrantItem(link_config=link().to_proto()),
+                    channel_pb2.GrantItem(link_config=link(num_users=9).to_proto()),
                 ]
             )
         )
@@ -551,10 +553,10 @@ async def test_bad_items_are_named():
 async def test_the_life_of_an_opened_link():
     store = MemoryStore()
     channel = service(store=store)
-    opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=link()))
+    opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=link().to_proto()))
     assert opened.link_id.startswith("l-")
     assert opened.slot == HISTORY_SLOTS
-    other = await channel.open_link(channel_pb2.OpenLinkRequest(config=link()))
+    other = await channel.open_link(channel_pb2.OpenLinkRequest(config=link().to_proto()))
     assert other.link_id != opened.link_id
     listed = await channel.list_links(channel_pb2.ListLinksRequest())
     assert {one.link_id for one in listed.links} == {opened.link_id, other.link_id}
@@ -577,7 +579,9 @@ async def test_the_life_of_an_opened_link():
         with pytest.raises(NotFound):
             await call
     with pytest.raises(InvalidField) as error:
-        await channel.open_link(channel_pb2.OpenLinkRequest(config=link(scenario="moon")))
+        await channel.open_link(
+            channel_pb2.OpenLinkRequest(config=link(scenario="moon").to_proto())
+        )
     assert error.value.field == "config.scenario"
 
 
@@ -586,7 +590,7 @@ async def test_slots_go_on_past_a_window_with_reports_from_the_one_before():
     recorder = Recorder()
     channel = service(recorder, store)
     config = link(content="channel")
-    opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=config))
+    opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=config.to_proto()))
     await store.advance(opened.link_id, BLOCK_SLOTS + 7 - HISTORY_SLOTS)
     item = channel_pb2.GrantItem(link_id=opened.link_id)
     (slot,) = (await channel.grant(channel_pb2.GrantRequest(items=[item]))).slots
@@ -611,7 +615,7 @@ async def test_magnitudes_for_plots():
         async def predict_csi(self, request):
             (item,) = request.items
             (reports,) = await store.reports(
-                [(item.link_id, report_slots(item.config, item.slot, 8))]
+                [(item.link_id, report_slots(Link.from_proto(item.config), item.slot, 8))]
             )
             assert len(reports) == 32
             csi = np.full((4, 8, 2, 16), 2j, np.complex64)
@@ -621,7 +625,9 @@ async def test_magnitudes_for_plots():
 
     store = MemoryStore()
     channel = service(store=store, knowledge=Oracle())
-    opened = await channel.open_link(channel_pb2.OpenLinkRequest(config=link(snr_db=20.0)))
+    opened = await channel.open_link(
+        channel_pb2.OpenLinkRequest(config=link(snr_db=20.0).to_proto())
+    )
     request = channel_pb2.GetCsiRequest(link_id=opened.link_id)
     response = await channel.get_csi(request)
     assert (response.slot, response.report_slot, response.predictor) == (128, 120, "oracle")
@@ -645,7 +651,9 @@ async def test_magnitudes_for_plots():
     response = await channel.get_csi(request)
     assert response.predicted_magnitude.dtype == ""
     assert "gone" in response.predictor
-    silent = await channel.open_link(channel_pb2.OpenLinkRequest(config=link(quantizer="none")))
+    silent = await channel.open_link(
+        channel_pb2.OpenLinkRequest(config=link(quantizer="none").to_proto())
+    )
     response = await channel.get_csi(channel_pb2.GetCsiRequest(link_id=silent.link_id))
-    assert response.report_slot == -1
+    assert not response.HasField("report_slot")
     assert response.fed_back_magnitude.dtype == ""

@@ -12,15 +12,12 @@ from channel_service.estimation import (
 )
 from channel_service.fading import generate_block
 from semlink.grid import BLOCK_SLOTS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.metrics import nmse_db
 
 
 def link(**fields):
-    config = default_link()
-    for name, value in fields.items():
-        setattr(config, name, value)
-    return config
+    return Link().replace(**fields)
 
 
 def in_report_slots(config, block_index=0):
@@ -94,6 +91,6 @@ def test_estimates_are_pure_and_windows_differ():
 @pytest.mark.parametrize("period", [1, 5, 7, 128])
 def test_report_slots_of_all_windows_are_the_multiples_of_the_period(period):
     config = link()
-    config.feedback.report_period_slots = period
+    config = config.replace(report_period_slots=period)
     slots = torch.cat([report_slots_of_block(config, index) for index in range(3)])
     assert torch.equal(slots, torch.arange(0, 3 * BLOCK_SLOTS, period))

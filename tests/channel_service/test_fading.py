@@ -20,16 +20,12 @@ from channel_service.fading import (
     subband_frequencies_hz,
 )
 from semlink.grid import BLOCK_SLOTS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.scenarios import SCENARIOS
-from semlink.v1.common_pb2 import LinkConfig
 
 
-def link(**fields) -> LinkConfig:
-    config = default_link()
-    for name, value in fields.items():
-        setattr(config, name, value)
-    return config
+def link(**fields) -> Link:
+    return Link().replace(**fields)
 
 
 def stock_channel(key: ChannelKey, num_slots: int) -> torch.Tensor:
@@ -49,7 +45,7 @@ def stock_channel(key: ChannelKey, num_slots: int) -> torch.Tensor:
     "scenario", ["umi-los", "umi-nlos", "uma-los", "uma-nlos", "cdl-b", "cdl-d"]
 )
 def test_it_is_sionnas_channel(scenario):
-    key = ChannelKey.from_config(link(scenario=scenario, speed_mps=8.0, num_users=2, seed=3))
+    key = ChannelKey.from_config(link(scenario=scenario, speed_kmh=28.8, num_users=2, seed=3))
     ours = frequency_response(draw_rays(key), 0, 48).to(torch.complex128)
     stock = stock_channel(key, 48)
     # equal up to the normalisation, one real factor a user
@@ -68,7 +64,7 @@ def test_shape_and_mean_power(scenario):
     powers = []
     for seed in range(16):
         key = ChannelKey.from_config(
-            link(scenario=scenario, num_users=4, num_tx_ant=4, seed=seed, speed_mps=30.0)
+            link(scenario=scenario, num_users=4, num_tx_ant=4, seed=seed, speed_kmh=108.0)
         )
         h = frequency_response(draw_rays(key), 0, 64)
         assert h.shape == (4, 64, 8, 2, 4)
@@ -90,7 +86,14 @@ def test_rayleigh_turns_with_clarkes_spectrum():
     speed, carrier = 20.0, 3.5e9
     doppler = speed * carrier / 299_792_458.0
     key = ChannelKey.from_config(
-        link(scenario="rayleigh", speed_mps=speed, num_users=4, num_tx_ant=16, num_rx_ant=4, seed=1)
+        link(
+            scenario="rayleigh",
+            speed_kmh=speed * 3.6,
+            num_users=4,
+            num_tx_ant=16,
+            num_rx_ant=4,
+            seed=1,
+        )
     )
     h = frequency_response(draw_rays(key), 0, 1024)
     for lag in (1, 2, 3, 5, 8):
@@ -114,9 +117,9 @@ def test_awgn_is_flat_static_and_of_full_rank():
 
 
 def test_a_standing_user_has_a_static_channel_and_a_moving_one_does_not():
-    still = generate_block(link(speed_mps=0.0), 0).h
+    still = generate_block(link(speed_kmh=0.0), 0).h
     torch.testing.assert_close(still, still[:, :1].expand_as(still))
-    moving = generate_block(link(speed_mps=8.0), 0).h
+    moving = generate_block(link(speed_kmh=28.8), 0).h
     assert float((moving[:, 10] - moving[:, 0]).abs().mean()) > 0.05
 
 
@@ -128,11 +131,11 @@ def test_a_window_depends_on_what_it_should_and_on_nothing_else():
     ):
         assert torch.equal(generate_block(link(**change), 0).h, base)
     other_feedback = link()
-    other_feedback.feedback.bits, other_feedback.feedback.delay_slots = 16, 20
+    other_feedback = other_feedback.replace(bits=16, delay_slots=20)
     assert torch.equal(generate_block(other_feedback, 0).h, base)
     for change in (
         {"seed": 1},
-        {"speed_mps": 1.0},
+        {"speed_kmh": 3.6},
         {"carrier_frequency_hz": 2e9},
         {"scenario": "uma-los"},
     ):
@@ -160,7 +163,7 @@ def test_the_global_random_state_is_left_alone_and_does_not_matter():
 
 def test_windows_continue_each_other():
     """A link is one drop that lives on: the seam between blocks is no jump."""
-    config = link(speed_mps=3 / 3.6)
+    config = link(speed_kmh=3.0)
     first, second = generate_block(config, 0).h, generate_block(config, 1).h
     rays = draw_rays(ChannelKey.from_config(config))
     across = frequency_response(rays, BLOCK_SLOTS - 4, 8)

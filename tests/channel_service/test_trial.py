@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.equalization import lmmse, mean_sinr_db
 from semlink.signal.metrics import nmse_db
 from semlink.signal.precoding import noise_power, precoder
@@ -23,11 +23,10 @@ TRIAL = {  # CSI error (NMSE, dB) -> users -> SINR in dB at SNR 5 and 25 dB
 @pytest.fixture(scope="module")
 def drops() -> torch.Tensor:
     """Channels ``[DROPS, 4 users, num_subbands, 1, 16]``."""
-    config = default_link()
-    config.scenario, config.num_rx_ant = "uma-nlos", 1
+    config = Link().replace(scenario="uma-nlos", num_rx_ant=1)
     slots = []
     for seed in range(DROPS):
-        config.seed = seed
+        config = config.replace(seed=seed)
         slots.append(frequency_response(draw_rays(ChannelKey.from_config(config)), 500, 1)[:, 0])
     return torch.stack(slots)
 

@@ -22,8 +22,8 @@ from semlink.errors import (
     Overloaded,
     Unavailable,
 )
-from semlink.links import Link, default_link, validate_link
-from semlink.v1 import channel_pb2, receiver_pb2, transmitter_pb2
+from semlink.links import Link, checked_link
+from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 
 QUERY: dict[str, Any] = {"task": "person", "query": {"text": "a man in a red jacket"}}
 
@@ -235,16 +235,18 @@ async def test_an_answer_carries_a_seed_that_repeats_it(
     assert first["results"][0]["media_url"].endswith("/items/sound-test-0001%232/media")
 
 
-async def test_units_are_converted_once(http: httpx.AsyncClient, service: Scripted) -> None:
+async def test_a_link_is_handed_on_in_the_units_of_rest(
+    http: httpx.AsyncClient, service: Scripted
+) -> None:
     await http.post("/v1/queries", json=changed(link={"speed_kmh": 36.0, "snr_db": 3.0}))
-    assert service.seen[0].link_config.speed_mps == pytest.approx(10.0)
+    assert service.seen[0].link_config.speed_kmh == 36.0
     assert service.seen[0].link_config.snr_db == 3.0
 
 
 async def test_a_link_comes_back_as_it_was_written() -> None:
     """Every field through the contract and back; the defaults are those of a link that names none."""
-    assert LinkConfigBody().to_link().to_proto() == default_link()
-    assert LinkConfigBody.from_link(Link.from_proto(default_link())) == LinkConfigBody()
+    assert LinkConfigBody().to_link() == Link()
+    assert LinkConfigBody.from_link(Link()) == LinkConfigBody()
     body = LinkConfigBody.model_validate(
         {
             "scenario": "cdl-c",
@@ -268,11 +270,10 @@ async def test_a_link_comes_back_as_it_was_written() -> None:
         }
     )
     proto = body.to_link().to_proto()
-    assert proto.delay_spread_s == pytest.approx(363e-9)
-    assert proto.power_allocation == "water-filling"
-    assert proto.feedback.memory == "predictive"
-    validate_link(proto)
-    assert LinkConfigBody.from_link(Link.from_proto(proto)) == body
+    assert proto.delay_spread_ns == 363.0
+    assert proto.power_allocation == common_pb2.POWER_ALLOCATION_WATER_FILLING
+    assert proto.feedback.memory == common_pb2.FEEDBACK_MEMORY_PREDICTIVE
+    assert LinkConfigBody.from_link(checked_link(proto)) == body
 
 
 async def test_the_answer_says_who_else_was_in_the_slot(

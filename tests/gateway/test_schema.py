@@ -10,7 +10,7 @@ from schemathesis.checks import CHECKS
 
 from gateway.app import ServiceClients, create_app
 from semlink.corpora.registry import EMBEDDED
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.v1 import channel_pb2, receiver_pb2, transmitter_pb2
 
 
@@ -36,7 +36,7 @@ class Obliging:
         return channel_pb2.Link(link_id="l-1", config=request.config, slot=128)
 
     async def get_link(self, request: channel_pb2.GetLinkRequest) -> channel_pb2.Link:
-        return channel_pb2.Link(link_id=request.link_id, config=default_link(), slot=128)
+        return channel_pb2.Link(link_id=request.link_id, config=Link().to_proto(), slot=128)
 
     async def list_links(
         self, request: channel_pb2.ListLinksRequest

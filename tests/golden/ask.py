@@ -122,9 +122,9 @@ async def _ask_all(http: httpx.AsyncClient, store: Store, knowledge: Any) -> Ans
         link = body["link"]
         if isinstance(link, str):
             sent, link_id = {"id": opened[link]}, opened[link]
-            config = LinkConfigBody.model_validate(QUERIES["links"][link]).to_link().to_proto()
+            config = LinkConfigBody.model_validate(QUERIES["links"][link]).to_link()
         else:
-            sent, config = link, LinkConfigBody.model_validate(link).to_link().to_proto()
+            sent, config = link, LinkConfigBody.model_validate(link).to_link()
             link_id = link_id_of(config)
         response = await http.post(
             "/v1/queries", json=body | {"query": _content(body["query"]), "link": sent}

@@ -32,13 +32,12 @@ from lab.training.site_adaptation import (
     with_weights,
 )
 from semlink.errors import InvalidField, NotFound
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
 from semlink.store import MemoryStore
-from semlink.v1 import knowledge_pb2
-from semlink.v1.channel_pb2 import Link
-from semlink.v1.common_pb2 import CsiReport, LinkConfig
+from semlink.v1 import channel_pb2, knowledge_pb2
+from semlink.v1.common_pb2 import CsiReport
 
 NAME = "transformer"
 
@@ -77,8 +76,7 @@ def test_keep_roll_back_forget() -> None:
 
 def test_a_refinement_serves_its_scenario_alone() -> None:
     keep(NAME, "umi-los", bias(0.05), {})
-    here, elsewhere = default_link(), default_link()
-    here.scenario, elsewhere.scenario = "umi-los", "uma-nlos"
+    here, elsewhere = Link(scenario="umi-los"), Link(scenario="uma-nlos")
     refined, shipped = (predictor_named(NAME, config) for config in (here, elsewhere))
     assert isinstance(refined, Generated)
     assert isinstance(shipped, Generated)
@@ -88,7 +86,9 @@ def test_a_refinement_serves_its_scenario_alone() -> None:
     one, two = (p.predict(history, present, ages, here) for p in (refined, shipped))
     assert not torch.allclose(one, two)
     assert torch.equal(two, Generated(NAME).predict(history, present, ages, here))
-    item = knowledge_pb2.PredictCsiItem(link_id="x", config=here, slot=131, predictor=NAME)
+    item = knowledge_pb2.PredictCsiItem(
+        link_id="x", config=here.to_proto(), slot=131, predictor=NAME
+    )
     assert predict_items([item], [[]])[0].source == "none"
 
 
@@ -120,7 +120,7 @@ def reports(users: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_pairs_are_of_the_past_and_what_came_after() -> None:
     """Every pair is recomputed from the reports; a lost report is neither target nor shown as there."""
     csi, present = reports(3, 20)
-    config = default_link()
+    config = Link()
     pairs = pairs_of(config, csi, present)
     expected = 0
     for user in range(3):
@@ -151,7 +151,7 @@ def drifting(users: int, count: int) -> Pairs:
     fading = (
         csi.expand(-1, count, -1, -1, -1) * 0.9 ** torch.arange(count)[None, :, None, None, None]
     )
-    return pairs_of(default_link(), fading, present.expand(-1, count) | True)
+    return pairs_of(Link(), fading, present.expand(-1, count) | True)
 
 
 def test_learning_helps_where_there_is_something_to_learn_and_leaves_the_shipped_weights_alone() -> (
@@ -209,8 +209,8 @@ def test_too_little_is_not_learned_from() -> None:
 
 async def test_what_open_links_left_in_the_store_is_found() -> None:
     """Reports of two users through the store and back: the same pairs as from their CSI; other links do not count."""
-    store, config = MemoryStore(), default_link()
-    config.num_users = 2
+    store, config = MemoryStore(), Link()
+    config = config.replace(num_users=2)
     quantizer = quantizer_for(config)
     csi, _ = reports(2, 12)
     index = torch.arange(12)
@@ -229,10 +229,8 @@ async def test_what_open_links_left_in_the_store_is_found() -> None:
             if (user, i) != (1, 3)
         ]
     for link_id, scenario in (("here", "umi-los"), ("elsewhere", "uma-nlos")):
-        other = LinkConfig()
-        other.CopyFrom(config)
-        other.scenario = scenario
-        await store.put_link(Link(link_id=link_id, config=other, slot=60))
+        other = config.replace(scenario=scenario).to_proto()
+        await store.put_link(channel_pb2.Link(link_id=link_id, config=other, slot=60))
         await store.put_reports(link_id, made)
     (found,) = await experienced(store, "umi-los")
     present = torch.ones(2, 12, dtype=torch.bool)
@@ -246,13 +244,10 @@ async def test_what_open_links_left_in_the_store_is_found() -> None:
 
 
 def test_links_that_generators_cannot_read_teach_nothing() -> None:
-    config = default_link()
+    config = Link()
     assert learnable(config, "umi-los")
     assert not learnable(config, "uma-nlos")
     for change in (("quantizer", "scalar"), ("memory", "predictive"), ("content", "channel")):
-        other = default_link()
-        setattr(other.feedback, *change)
-        assert not learnable(other, "umi-los")
-    other = default_link()
-    other.num_layers = 2
+        assert not learnable(Link().replace(**dict([change])), "umi-los")
+    other = Link().replace(num_layers=2)
     assert not learnable(other, "umi-los")

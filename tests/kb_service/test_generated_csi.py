@@ -26,7 +26,7 @@ from semlink import weight_files
 from semlink.components import PREDICTORS
 from semlink.errors import InvalidField, NotFound
 from semlink.grid import NUM_SUBBANDS
-from semlink.links import default_link
+from semlink.links import Link, checked_link
 from semlink.models import INSTALL_COMMAND, cache_dir, locate
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import report_slots
@@ -55,17 +55,15 @@ def name(request: pytest.FixtureRequest) -> str:
 def item(
     predictor: str, slot: int = 131, users: int = 2, seed: int = 0, bits: int = 64, kmh: float = 3.0
 ) -> knowledge_pb2.PredictCsiItem:
-    config = default_link()
-    config.num_users, config.seed, config.speed_mps = users, seed, kmh / 3.6
-    config.feedback.bits = bits
+    config = Link().replace(num_users=users, seed=seed, speed_kmh=kmh, bits=bits)
     return knowledge_pb2.PredictCsiItem(
-        link_id=f"link-{seed}", config=config, slot=slot, predictor=predictor
+        link_id=f"link-{seed}", config=config.to_proto(), slot=slot, predictor=predictor
     )
 
 
 def reports_of(asked: knowledge_pb2.PredictCsiItem) -> list[pb.CsiReport]:
     """Reports of a channel that turns slowly, for the slots that the item may use."""
-    config = asked.config
+    config = checked_link(asked.config)
     quantizer = quantizer_for(config)
     generator = torch.Generator().manual_seed(config.seed)
     shape = (2, config.num_users, NUM_SUBBANDS, config.num_rx_ant, config.num_tx_ant)
@@ -153,17 +151,15 @@ def test_what_is_late_counts_as_lost(name: str) -> None:
 
 
 def test_links_without_weights_are_refused(name: str) -> None:
-    config = default_link()
+    config = Link()
     for change in ({"num_tx_ant": 8}, {"num_layers": 2}):
-        other = default_link()
-        for field, value in change.items():
-            setattr(other, field, value)
+        other = Link().replace(**change)
         with pytest.raises(InvalidField, match="has no weights") as error:
             predictor_named(name, other, field="items[3].predictor")
         assert error.value.field == "items[3].predictor"
         assert name not in predictors_for(other)
         assert default_predictor(other, AGE)[0].name in LINEAR
-    config.feedback.content = "channel"
+    config = config.replace(content="channel")
     with pytest.raises(InvalidField, match="content channel"):
         predictor_named(name, config)
 
@@ -177,7 +173,7 @@ def test_without_the_llm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(prediction, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(prediction, "locate", missing)
     monkeypatch.setattr(prediction, "best_predictors", lambda *_: ("cdg", "kalman"))
-    predictor, problems = default_predictor(default_link(), AGE)
+    predictor, problems = default_predictor(Link(), AGE)
     assert predictor.name == "kalman"
     assert INSTALL_COMMAND in problems[0]
     asked = item("")
@@ -193,7 +189,7 @@ def test_without_the_llm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
             predict_items([item("cdg")], [reports_of(asked)])
     converted = tmp_path / MODEL_NAME
     converted.mkdir()
-    assert default_predictor(default_link(), AGE)[0].name == "cdg"
+    assert default_predictor(Link(), AGE)[0].name == "cdg"
     converted.rmdir()
     assert cache_dir() != tmp_path
 

@@ -28,7 +28,7 @@ from lab.training.checkpoint import save_weights
 from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.feedback import HISTORY_REPORTS
 from semlink.weight_files import SHIPPED
 
@@ -53,7 +53,7 @@ def everything(n: int = 12) -> torch.Tensor:
 
 
 def contexts(n: int = 12) -> torch.Tensor:
-    return context_of(default_link()).repeat(n, 1)
+    return context_of(Link()).repeat(n, 1)
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -93,8 +93,7 @@ def test_it_corrects_the_wiener_predictor() -> None:
     """A generator that has learned nothing yet is exactly the linear one."""
     history = histories()
     rows = predict(build("cdg", depth=0), history, everything())
-    config = default_link()
-    config.num_rx_ant = 1
+    config = Link().replace(num_rx_ant=1)
     linear = Wiener().predict(history[:, None], everything()[:, None], AGES.repeat(12, 1), config)[
         :, 0
     ]

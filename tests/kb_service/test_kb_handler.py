@@ -12,7 +12,7 @@ from kb_service.llm import MODEL_NAME, GenerationCancelled
 from kb_service.rewriting import task_of
 from semlink.deadlines import deadline_in
 from semlink.errors import InvalidField, NotFound, Unavailable
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.models import locate
 from semlink.store import MemoryStore
 from semlink.v1 import knowledge_pb2
@@ -274,9 +274,10 @@ async def test_store_away(service, store, llm):
 
 
 def _csi(*, slot, quantizer="scalar", predictor=""):
-    config = default_link()
-    config.feedback.quantizer = quantizer
-    item = knowledge_pb2.PredictCsiItem(link_id="l", config=config, slot=slot, predictor=predictor)
+    config = Link().replace(quantizer=quantizer)
+    item = knowledge_pb2.PredictCsiItem(
+        link_id="l", config=config.to_proto(), slot=slot, predictor=predictor
+    )
     return knowledge_pb2.PredictCsiRequest(items=[item])
 
 

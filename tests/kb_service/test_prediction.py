@@ -18,7 +18,7 @@ from kb_service.predictors import HoldLast, Wiener, newest_report
 from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS
-from semlink.links import default_link
+from semlink.links import Link, checked_link
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
 from semlink.signal.metrics import phase_aligned_nmse_db, precoding_gain_db
@@ -53,8 +53,7 @@ def drops() -> dict[float, torch.Tensor]:
 
 def reported(h: torch.Tensor, name: str, bits: int, slots: list[int]) -> torch.Tensor:
     """What reports of ``h [users, slots, …]`` in these slots decode to: ``[1, users, len(slots), …]``."""
-    config = default_link()
-    config.feedback.quantizer, config.feedback.bits = name, bits
+    config = Link().replace(quantizer=name, bits=bits)
     quantizer = quantizer_for(config)
     chosen = h[:, slots].flatten(0, 1)
     index = torch.tensor(slots).repeat(len(h)) // 5
@@ -67,7 +66,7 @@ def test_hold_last_is_the_newest_report_that_is_there() -> None:
     present = everything(history)
     present[0, 1, -2:] = False
     present[2, 0] = False
-    held = HoldLast().predict(history, present, AGES.expand(3, -1), default_link())
+    held = HoldLast().predict(history, present, AGES.expand(3, -1), Link())
     assert torch.equal(held[1], history[1, :, -1])
     assert torch.equal(held[0, 1], history[0, 1, -3])
     assert not held[2, 0].any()
@@ -82,7 +81,7 @@ def test_missing_reports_do_not_matter(predictor: Wiener | HoldLast) -> None:
     present[0, 0, 0] = False
     mixed = torch.where(present[..., None, None, None], history, other)
     ages = AGES.expand(3, -1)
-    one, two = (predictor.predict(x, present, ages, default_link()) for x in (history, mixed))
+    one, two = (predictor.predict(x, present, ages, Link()) for x in (history, mixed))
     assert torch.equal(one, two)
 
 
@@ -91,14 +90,14 @@ def test_batch_mates_do_not_matter(predictor: Wiener | HoldLast) -> None:
     history = random_history(9, 4)
     present = torch.rand(history.shape[:3], generator=torch.Generator().manual_seed(2)) < 0.8
     ages = AGES + torch.arange(9)[:, None]
-    together = predictor.predict(history, present, ages, default_link())
+    together = predictor.predict(history, present, ages, Link())
     for i in range(9):
         part = slice(i, i + 1)
-        alone = predictor.predict(history[part], present[part], ages[part], default_link())
+        alone = predictor.predict(history[part], present[part], ages[part], Link())
         assert torch.equal(alone, together[part])
     for user in range(4):
         u = slice(user, user + 1)
-        alone = predictor.predict(history[:, u], present[:, u], ages, default_link())
+        alone = predictor.predict(history[:, u], present[:, u], ages, Link())
         assert torch.equal(alone, together[:, u])
 
 
@@ -108,8 +107,7 @@ def test_wiener_with_one_report_is_hold_last_shrunk(speed: float, place: int, ag
     history = random_history(1, 1)
     present = torch.zeros(1, 1, HISTORY_REPORTS, dtype=torch.bool)
     present[..., place] = True
-    config = default_link()
-    config.speed_mps = speed
+    config = Link().replace(speed_kmh=speed * 3.6)
     ages = torch.full((1, HISTORY_REPORTS), age)
     predicted = Wiener().predict(history, present, ages, config)
     held = newest_report(history, present)
@@ -126,15 +124,14 @@ def test_wiener_ignores_the_common_phases_of_reports() -> None:
     phases[:, :, -1] = 0
     turned = history * torch.polar(torch.ones_like(phases), phases)[..., None, None, None]
     ages = AGES.expand(3, -1)
-    one, two = (Wiener().predict(x, everything(x), ages, default_link()) for x in (history, turned))
+    one, two = (Wiener().predict(x, everything(x), ages, Link()) for x in (history, turned))
     assert torch.allclose(one, two, atol=1e-4)
 
 
 def test_wiener_repeats_a_channel_that_stands_still() -> None:
     h = random_history(2, 2)[:, :, :1]
     history = h.expand(-1, -1, HISTORY_REPORTS, -1, -1, -1)
-    config = default_link()
-    config.speed_mps = 0.0
+    config = Link().replace(speed_kmh=0.0)
     predicted = Wiener().predict(history, everything(history), AGES.expand(2, -1), config)
     # All but exact: the prior keeps believing in a little noise.
     assert ((predicted - h.squeeze(2)).abs() < 0.02 * h.squeeze(2).abs()).all()
@@ -144,11 +141,7 @@ def test_wiener_averages_noise_away() -> None:
     """Eight reports of one still channel, each with new noise at 0 dB: far better than the last one alone."""
     h = random_history(4, 2)[:, :, :1]
     noisy = (h + random_history(4, 2, seed=7)) / 2  # the conditional mean of h given h + noise
-    config = default_link()
-    config.speed_mps = 0.0
-    config.feedback.content = (
-        "channel"  # white noise: only the whole report's phase can be found in it
-    )
+    config = Link().replace(speed_kmh=0.0, content="channel")
     predicted = Wiener().predict(noisy, everything(noisy), AGES.expand(4, -1), config)
     last = phase_aligned_nmse_db(h.squeeze(2), noisy[:, :, -1])
     assert (phase_aligned_nmse_db(h.squeeze(2), predicted) < last - 3).all()
@@ -160,10 +153,10 @@ def test_wiener_pays_when_reports_age_and_costs_nothing_when_not(
 ) -> None:
     """At 30 km/h an old report is worth less than it says; at 3 km/h the newest one says almost all there is."""
     slots, ages = list(range(0, 40, 5)), 45 - torch.arange(0, 40, 5)[None]
-    config = default_link()
+    config = Link()
     error, gain = {}, {}
     for speed, h in drops.items():
-        config.speed_mps = speed / 3.6
+        config = config.replace(speed_kmh=speed)
         history, truth = reported(h, name, bits, slots), h[:, 45]
         for predictor in LINEAR.values():
             csi = predictor.predict(history, everything(history), ages, config)[0]
@@ -176,7 +169,7 @@ def test_wiener_pays_when_reports_age_and_costs_nothing_when_not(
 
 
 def test_predictors_by_name() -> None:
-    config = default_link()
+    config = Link()
     assert all(predictor_named(name, config).name == name for name in LINEAR)
     with pytest.raises(InvalidField, match=", ".join(PREDICTORS.names)) as error:
         predictor_named("oracle", config, field="items[2].predictor")
@@ -187,22 +180,24 @@ def test_predictors_by_name() -> None:
 
 
 def item(
-    name: str = "scalar", slot: int = 131, predictor: str = "", content: str = "", **link: int
+    name: str = "scalar", slot: int = 131, predictor: str = "", content: str = "layers", **link: int
 ) -> knowledge_pb2.PredictCsiItem:
-    config = default_link()
-    config.num_users = link.get("users", 3)
-    config.seed = link.get("seed", 0)
-    config.feedback.quantizer, config.feedback.bits = name, link.get("bits", 64)
-    config.feedback.content = content
+    config = Link().replace(
+        num_users=link.get("users", 3),
+        seed=link.get("seed", 0),
+        quantizer=name,
+        bits=link.get("bits", 64),
+        content=content,
+    )
     return knowledge_pb2.PredictCsiItem(
-        link_id=f"link-{config.seed}", config=config, slot=slot, predictor=predictor
+        link_id=f"link-{config.seed}", config=config.to_proto(), slot=slot, predictor=predictor
     )
 
 
 def reports_of(
     request: knowledge_pb2.PredictCsiItem, every_slot: bool = False
 ) -> list[pb.CsiReport]:
-    config = request.config
+    config = checked_link(request.config)
     quantizer = quantizer_for(config)
     slots = report_slots(config, request.slot)
     if every_slot:
@@ -235,7 +230,7 @@ def test_items_carry_source_slot_and_shape() -> None:
         item("scalar", slot=2),
     ]
     answers = predict_items(items, [reports_of(i) for i in items])
-    default, _ = default_predictor(items[0].config, 131 - 125)
+    default, _ = default_predictor(checked_link(items[0].config), 131 - 125)
     assert [a.source for a in answers] == [default.name, "hold-last", "perfect", "none", "none"]
     assert [a.newest_report_slot for a in answers[:3]] == [125, 125, 200]
     assert not any(a.HasField("newest_report_slot") for a in answers[3:])
@@ -249,7 +244,7 @@ def test_items_carry_source_slot_and_shape() -> None:
 def test_hold_last_item_is_the_decoded_report() -> None:
     request = item("scalar", predictor="hold-last")
     reports = reports_of(request)
-    csi, _ = decode_reports(request.config, reports, [125])
+    csi, _ = decode_reports(checked_link(request.config), reports, [125])
     answer = predict_items([request], [reports])[0]
     assert torch.equal(torch.from_numpy(from_wire(answer.csi, field="csi").copy()), csi[:, 0])
 
@@ -268,7 +263,7 @@ def test_missing_reports_are_told() -> None:
     request = item("scalar")
     reports = reports_of(request)
     lost = predict_items([request], [[r for r in reports if (r.user, r.slot) != (1, 125)]])[0]
-    assert lost.source == default_predictor(request.config, 131 - 125)[0].name
+    assert lost.source == default_predictor(checked_link(request.config), 131 - 125)[0].name
     assert lost.newest_report_slot == 125
     assert [d.part for d in lost.degraded] == ["knowledge.csi"]
     assert lost.degraded[0].reason == "1 of 24 CSI reports are missing"

@@ -18,11 +18,9 @@ from kb_service.predictor_choice import FILE_NAME, Setting, best_predictors
 from lab.training.select_predictor import ranked, settled
 from semlink.components import PREDICTORS
 from semlink.errors import NotFound
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
-from semlink.v1 import common_pb2 as pb
-from semlink.weight_files import Weights
 
 LINEAR = untrained_predictors()
 
@@ -43,12 +41,8 @@ def table(folder: Path, *choices: tuple[dict[str, object], list[str]]) -> Path:
     return folder
 
 
-def link(**changes: object) -> pb.LinkConfig:
-    config = default_link()
-    for name, value in changes.items():
-        place = config.feedback if hasattr(config.feedback, name) else config
-        setattr(place, name, value)
-    return config
+def link(**changes: object) -> Link:
+    return Link().replace(**changes)
 
 
 def test_the_nearest_setting_answers(tmp_path: Path) -> None:
@@ -65,11 +59,11 @@ def test_the_nearest_setting_answers(tmp_path: Path) -> None:
     )
 
     def best(age: int = 5, **changes: object) -> str:
-        return best_predictors(link(**changes), age, Weights(folder))[0]
+        return best_predictors(link(**changes), age, folder)[0]
 
     assert best() == "a"
     assert [best(bits=b) for b in (8, 24, 40, 1024)] == ["b", "b", "a", "a"]
-    assert [best(speed_mps=kmh / 3.6) for kmh in (0, 10, 30, 100)] == ["a", "a", "c", "c"]
+    assert [best(speed_kmh=kmh) for kmh in (0, 10, 30, 100)] == ["a", "a", "c", "c"]
     assert [best(age) for age in (0, 6, 9, 100)] == ["a", "a", "d", "d"]
     assert best(memory="fused", bits=16) == "e"
     assert [best(num_tx_ant=ports) for ports in (1, 8, 32)] == ["f", "f", "a"]
@@ -84,7 +78,7 @@ def test_the_scenario_is_not_known(tmp_path: Path) -> None:
 
 def test_without_a_table(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"python -m lab\.training\.select_predictor"):
-        best_predictors(default_link(), 5, Weights(tmp_path))
+        best_predictors(Link(), 5, tmp_path)
 
 
 def test_sgcs_decides_then_gain_then_nmse() -> None:
@@ -130,18 +124,18 @@ def test_one_generator_competes_for_all_of_a_scheme() -> None:
 
 
 def test_links_unlike_the_training_are_left_to_linear_predictors() -> None:
-    config = default_link()
+    config = Link()
     chosen, _ = default_predictor(config, 7)
     assert isinstance(chosen, Generated), "this test needs a setting that a generator wins"
     for change in ("period", "age", "speed"):
-        config = default_link()
+        config = Link()
         age = 7
         if change == "period":
-            config.feedback.report_period_slots = 40
+            config = config.replace(report_period_slots=40)
         elif change == "age":
             age = 30
         else:
-            config.speed_mps = 120 / 3.6
+            config = config.replace(speed_kmh=120)
         chosen, problems = default_predictor(config, age)
         assert chosen.name in LINEAR
         assert not problems

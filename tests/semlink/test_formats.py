@@ -36,7 +36,7 @@ from semlink.corpora.registry import (
 )
 from semlink.errors import NotFound, Unavailable
 from semlink.formats import FORMATS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.semantics.encoders import heads_sha256, semantic_encoder
 from semlink.semantics.gallery import GalleryEmbeddings
 from semlink.store import MemoryStore, RedisStore
@@ -92,9 +92,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_links_reports_and_entries_in_the_store_are_read(store: RedisStore) -> None:
     link = await store.link("ab12")
-    expected = default_link()
-    expected.seed, expected.snr_db = 7, 12.5
-    assert (link.config, link.slot) == (expected, 8)
+    expected = Link().replace(seed=7, snr_db=12.5)
+    assert (Link.from_proto(link.config), link.slot) == (expected, 8)
     assert [link.link_id for link in await store.links()] == ["ab12"]
     ((report,),) = await store.reports([("ab12", [5])])
     assert (report.user, report.slot, report.bits, report.payload) == (1, 5, 16, b"\x01\x02")
@@ -102,7 +101,8 @@ async def test_links_reports_and_entries_in_the_store_are_read(store: RedisStore
     found = [entry async for entry in entries.export_entries(pb.ExportEntriesRequest())]
     (line,) = (OLD / "entries.jsonl").read_text().splitlines()
     assert [to_json(entry) for entry in found] == [{"format": 1, **json.loads(line)}]
-    assert await store._redis.get("semlink:format") == b"1", "marked for the versions to come"
+    assert await store._redis.get("semlink:format") == b"2", "marked for the versions to come"
+    assert await store._redis.hget("semlink:link:ab12", "config") is None, "migrated"
 
 
 async def test_an_exported_entry_is_imported_under_its_key(store: RedisStore) -> None:
@@ -119,10 +119,10 @@ async def test_an_exported_entry_is_imported_under_its_key(store: RedisStore) ->
 
 
 async def test_a_store_of_another_format_is_refused_and_left_alone(store: RedisStore) -> None:
-    await store._redis.set("semlink:format", 2)
-    with pytest.raises(Unavailable, match=r"store \(Redis\) has format 2, .*SEMLINK_REDIS_URL"):
+    await store._redis.set("semlink:format", 3)
+    with pytest.raises(Unavailable, match=r"store \(Redis\) has format 3, .*SEMLINK_REDIS_URL"):
         await store.link("ab12")
-    assert await store._redis.get("semlink:format") == b"2"
+    assert await store._redis.get("semlink:format") == b"3"
     await empty(store)
 
 

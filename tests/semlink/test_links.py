@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -16,10 +15,9 @@ from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS
 from semlink.links import (
     NUM_RX_ANT,
     NUM_TX_ANT,
-    default_link,
+    Link,
     link_id_of,
     slot_of_query,
-    validate_link,
 )
 from semlink.quantizers import quantizer_names
 from semlink.scenarios import SCENARIOS
@@ -27,23 +25,13 @@ from semlink.seeds import stable_seed
 from semlink.v1 import common_pb2 as pb
 
 
-def _link(**values: Any) -> pb.LinkConfig:
+def _link(**values: Any) -> Link:
     """The default link with values replaced; `feedback_…` are those of its feedback."""
-    config = default_link()
-    for name, value in values.items():
-        if name.startswith("feedback_"):
-            setattr(config.feedback, name.removeprefix("feedback_"), value)
-        elif name == "speed_kmh":
-            config.speed_mps = value / 3.6
-        else:
-            setattr(config, name, value)
-    return config
+    return Link().replace(**{name.removeprefix("feedback_"): v for name, v in values.items()})
 
 
-def test_the_default_is_allowed_and_fresh_each_time() -> None:
-    validate_link(default_link())
-    default_link().snr_db = 1000
-    validate_link(default_link())
+def test_the_default_is_allowed() -> None:
+    Link().check()
 
 
 BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
@@ -66,7 +54,7 @@ BOUNDS: list[tuple[str, list[Any], list[Any]]] = [
     ("name", "value"), [(name, value) for name, good, _ in BOUNDS for value in good]
 )
 def test_allowed_to_the_bound(name: str, value: Any) -> None:
-    validate_link(_link(**{name: value}))
+    _link(**{name: value}).check()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +63,7 @@ def test_allowed_to_the_bound(name: str, value: Any) -> None:
 def test_refused_beyond_the_bound_by_name(name: str, value: Any) -> None:
     field = f"queries[3].link.{name.replace('feedback_', 'feedback.')}"
     with pytest.raises(InvalidField) as caught:
-        validate_link(_link(**{name: value}), field="queries[3].link")
+        _link(**{name: value}).check(field="queries[3].link")
     assert caught.value.field == field
     assert caught.value.message.startswith(field)
     assert "allowed" in caught.value.message
@@ -83,13 +71,13 @@ def test_refused_beyond_the_bound_by_name(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("quantizer", ["none", "perfect"])
 def test_bits_do_not_matter_to_the_two_bounds(quantizer: str) -> None:
-    validate_link(_link(feedback_quantizer=quantizer, feedback_bits=0))
+    _link(feedback_quantizer=quantizer, feedback_bits=0).check()
 
 
 def test_layers_need_receive_antennas() -> None:
-    validate_link(_link(num_rx_ant=4, num_layers=4, num_users=4))
+    _link(num_rx_ant=4, num_layers=4, num_users=4).check()
     with pytest.raises(InvalidField, match="num_layers") as caught:
-        validate_link(_link(num_rx_ant=1, num_layers=2, num_users=1))
+        _link(num_rx_ant=1, num_layers=2, num_users=1).check()
     assert caught.value.field == "link.num_layers"
 
 
@@ -99,32 +87,29 @@ def test_layers_need_receive_antennas() -> None:
 def test_streams_never_exceed_transmit_antennas(tx: int, rx: int, layers: int, users: int) -> None:
     config = _link(num_tx_ant=tx, num_rx_ant=rx, num_layers=layers, num_users=users)
     if layers <= rx and layers * users <= tx:
-        validate_link(config)
+        config.check()
     else:
         with pytest.raises(InvalidField) as caught:
-            validate_link(config)
+            config.check()
         assert caught.value.field in ("link.num_layers", "link.num_users")
 
 
-CHANGES: list[Callable[[pb.LinkConfig], None]] = [
-    lambda c: setattr(c, "snr_db", c.snr_db + 1e-9),
-    lambda c: setattr(c, "seed", 1),
-    lambda c: setattr(c, "scenario", "uma-los"),
-    lambda c: setattr(c, "num_users", 3),
-    lambda c: setattr(c.feedback, "bits", 63),
-    lambda c: setattr(c.feedback, "delay_slots", 4),
+CHANGES: list[dict[str, Any]] = [
+    {"snr_db": 10 + 1e-9},
+    {"seed": 1},
+    {"scenario": "uma-los"},
+    {"num_users": 3},
+    {"bits": 63},
+    {"delay_slots": 4},
+    {"memory": "fused"},
+    {"delay_spread_ns": 100.0},
 ]
 
 
 def test_the_id_by_value_is_the_value() -> None:
-    config = default_link()
-    copy = pb.LinkConfig.FromString(config.SerializeToString())
-    assert link_id_of(config) == link_id_of(copy)
-    ids = {link_id_of(config)}
-    for change in CHANGES:
-        changed = default_link()
-        change(changed)
-        ids.add(link_id_of(changed))
+    copy = pb.LinkConfig.FromString(Link().to_proto().SerializeToString())
+    assert link_id_of(Link()) == link_id_of(Link.from_proto(copy))
+    ids = {link_id_of(Link()), *(link_id_of(Link().replace(**change)) for change in CHANGES)}
     assert len(ids) == 1 + len(CHANGES)
     assert all(one.startswith("v-") for one in ids)
 
@@ -139,7 +124,7 @@ def test_seeds_depend_on_every_part_and_its_place() -> None:
 
 
 def test_queries_by_value_ride_uniformly_over_the_slots_with_a_history() -> None:
-    config = default_link()
+    config = Link()
     slots = [slot_of_query(config, seed) for seed in range(4000)]
     assert slots == [slot_of_query(config, seed) for seed in range(4000)]
     assert min(slots) >= HISTORY_SLOTS

@@ -6,7 +6,7 @@ import pytest
 
 from semlink.components import PREDICTORS
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.methods import METHODS, check_link, method_named
 
 PAPER = (
@@ -25,7 +25,7 @@ PAPER = (
 @pytest.mark.parametrize("name", PAPER)
 def test_every_row_of_the_paper_can_be_asked_for_on_the_default_link(name: str) -> None:
     method = method_named(name)
-    check_link(method, default_link())
+    check_link(method, Link())
     assert method.source
 
 
@@ -50,16 +50,14 @@ def test_a_trained_predictor_refuses_links_that_it_has_no_weights_for(name: str)
     method = METHODS[name]
     assert PREDICTORS.get(method.predictor).trained
     for attribute, value in (("num_layers", 2), ("num_tx_ant", 32)):
-        config = default_link()
-        setattr(config, attribute, value)
+        config = Link().replace(**{attribute: value})
         with pytest.raises(InvalidField, match="16x1") as caught:
             check_link(method, config, field="queries[3].link")
         assert caught.value.field == "queries[3].link.num_tx_ant"
         check_link(METHODS["sc-lmkb"], config)
         # There is nothing to predict in a bound.
-        config.feedback.quantizer = "perfect"
+        config = config.replace(quantizer="perfect")
         check_link(method, config)
-    config = default_link()
-    config.feedback.content = "channel"
+    config = Link().replace(content="channel")
     with pytest.raises(InvalidField, match="content 'channel'"):
         check_link(method, config)

@@ -15,7 +15,7 @@ import pytest
 from tests_store import count_knowledge, empty, start_store
 
 from semlink.errors import NotFound, Unavailable
-from semlink.links import MAX_USERS, default_link
+from semlink.links import MAX_USERS, Link
 from semlink.settings import Settings
 from semlink.store import (
     BREAKER_FAILURES,
@@ -64,7 +64,7 @@ def _report(slot: int, user: int = 0, payload: bytes = b"\x01\x02") -> common_pb
 
 
 def _link(link_id: str, slot: int = 0) -> channel_pb2.Link:
-    return channel_pb2.Link(link_id=link_id, config=default_link(), slot=slot)
+    return channel_pb2.Link(link_id=link_id, config=Link().to_proto(), slot=slot)
 
 
 async def test_reports_come_back_by_slot_then_user_and_only_those_wanted(store: Store) -> None:

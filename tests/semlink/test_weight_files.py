@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from kb_service.csi_requests import CsiRequests
 from semlink.errors import CorruptModel, InvalidField, NotFound
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.methods import METHODS, check_link
 from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
@@ -78,7 +78,7 @@ def test_damaged_codebooks_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_no_weights_but_those_of_the_settings_are_used(tmp_path: Path) -> None:
     """In an empty folder everything that is trained is missing, wherever it is asked for."""
-    empty, link = Settings(weights_dir=tmp_path).weights, default_link()
+    empty, link = Settings(weights_dir=tmp_path).weights, Link()
     assert Settings().weights == SHIPPED
     for ask in (
         lambda: quantizer_for(link, empty),
@@ -99,7 +99,7 @@ def test_no_weights_but_those_of_the_settings_are_used(tmp_path: Path) -> None:
 
 async def test_the_knowledge_base_predicts_with_the_weights_of_its_settings(tmp_path: Path) -> None:
     requests = CsiRequests(MemoryStore(), Settings(weights_dir=tmp_path))
-    item = knowledge_pb2.PredictCsiItem(config=default_link(), slot=200, predictor="llm4cp")
+    item = knowledge_pb2.PredictCsiItem(config=Link().to_proto(), slot=200, predictor="llm4cp")
     try:
         with pytest.raises(InvalidField, match="llm4cp"):
             await requests.predict_csi(knowledge_pb2.PredictCsiRequest(items=[item]))

@@ -16,7 +16,7 @@ from lab.evaluation.local_system import System
 from receiver.handler import Receiver
 from semlink import components, methods
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.registry import load_plugins
 from semlink.settings import Settings
 from semlink.store import MemoryStore
@@ -69,8 +69,6 @@ async def asked(*queries: transmitter_pb2.Query) -> list[transmitter_pb2.Answer]
 
 
 def query(text: str, method: str) -> transmitter_pb2.Query:
-    link = default_link()
-    link.snr_db, link.num_users = 25.0, 1
     return transmitter_pb2.Query(
         id=method,
         task="image",
@@ -79,7 +77,7 @@ def query(text: str, method: str) -> transmitter_pb2.Query:
         method=method,
         symbols=64,
         top_k=5,
-        link_config=link,
+        link_config=Link(snr_db=25.0, num_users=1).to_proto(),
         seed=3,
     )
 

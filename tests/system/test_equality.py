@@ -7,7 +7,7 @@ from tests_live import Live
 
 from lab.evaluation.local_system import build_system
 from semlink.corpora.registry import EMBEDDED, corpus_named
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.rpc import TransmitterClient
 from semlink.v1 import transmitter_pb2
 
@@ -18,8 +18,7 @@ def request(method: str) -> transmitter_pb2.RetrieveRequest:
     queries = []
     for corpus, task in EMBEDDED.items():
         for i, item in enumerate(corpus_named(corpus).items("test")[:6]):
-            link = default_link()
-            link.snr_db, link.seed = float(5 * i - 10), 40 + i % 2
+            link = Link().replace(snr_db=float(5 * i - 10), seed=40 + i % 2)
             queries.append(
                 transmitter_pb2.Query(
                     id=f"{corpus}-{i}",
@@ -29,7 +28,7 @@ def request(method: str) -> transmitter_pb2.RetrieveRequest:
                     top_k=10,
                     symbols=64,
                     seed=i,
-                    link_config=link,
+                    link_config=link.to_proto(),
                 )
             )
     return transmitter_pb2.RetrieveRequest(queries=queries)

@@ -16,13 +16,12 @@ from channel_service.fading import ChannelBlocks
 from channel_service.reports import Reports
 from semlink import quantizers
 from semlink.errors import InvalidField
-from semlink.links import default_link, validate_link
+from semlink.links import Link
 from semlink.quantizers import QUANTIZERS
 from semlink.registry import load_plugins
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import decode_reports
 from semlink.signal.metrics import sgcs
-from semlink.v1 import common_pb2
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 NAME, BITS = "identity-8bit", 1024
@@ -41,17 +40,13 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     load_plugins.cache_clear()
 
 
-def link(bits: int = BITS, **feedback: Any) -> common_pb2.LinkConfig:
-    config = default_link()
-    config.feedback.quantizer, config.feedback.bits = NAME, bits
-    for name, value in feedback.items():
-        setattr(config.feedback, name, value)
-    return config
+def link(bits: int = BITS, **feedback: Any) -> Link:
+    return Link().replace(quantizer=NAME, bits=bits, **feedback)
 
 
 def test_without_the_plugin_there_is_no_such_quantizer() -> None:
     with pytest.raises(InvalidField, match=r"rvq, learned$") as caught:
-        validate_link(link())
+        link().check()
     assert caught.value.field == "link.feedback.quantizer"
 
 
@@ -59,7 +54,7 @@ def test_without_the_plugin_there_is_no_such_quantizer() -> None:
 def test_reports_are_made_counted_and_decoded() -> None:
     assert quantizers.quantizer_names() == (*quantizers.BUILT_IN, NAME)
     config, slots = link(), [100, 105]
-    validate_link(config)
+    config.check()
     source = Reports(ChannelBlocks())
     reports = source.made_in(config, slots)
     assert {(r.quantizer, r.bits, len(r.payload)) for r in reports} == {(NAME, BITS, BITS // 8)}
@@ -99,10 +94,8 @@ def test_the_trivial_state_is_the_reports_themselves() -> None:
         (link(memory="predictive"), "link.feedback.memory"),
     ],
 )
-def test_what_it_does_not_offer_is_refused_by_name(
-    config: common_pb2.LinkConfig, field: str
-) -> None:
-    validate_link(config)
+def test_what_it_does_not_offer_is_refused_by_name(config: Link, field: str) -> None:
+    config.check()
     with pytest.raises(InvalidField, match=NAME) as caught:
         quantizer_for(config)
     assert caught.value.field == field

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.semantics.digital import DIGITAL_CODINGS, DigitalCoding
 from semlink.signal.coding import constellation, scheme_of, usable_mcs
 from transmitter.framing import Framed, Message, frame
@@ -25,8 +25,7 @@ def message(  # type: ignore[no-untyped-def]
 ) -> Message:
     rng = np.random.default_rng(seed)
     feature = rng.normal(size=256).astype(np.float32)
-    config = default_link()
-    config.snr_db, config.num_users, config.num_rx_ant, config.num_layers = snr_db, 1, 4, layers
+    config = Link().replace(snr_db=snr_db, num_users=1, num_rx_ant=4, num_layers=layers)
     csi = rng.normal(size=(2, 1, 8, 4, 16)) / 2**0.5
     fields = {
         "space": "person",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from semlink.links import default_link
+from semlink.links import Link
 from transmitter import framing
 from transmitter.framing import Message, frame
 
@@ -28,7 +28,7 @@ class Told:
         return torch.polar(torch.ones(len(feature), k), phase)
 
 
-@pytest.mark.parametrize("allocation", ["", "water-filling"])
+@pytest.mark.parametrize("allocation", ["equal", "water-filling"])
 @pytest.mark.parametrize(
     ("users", "num_layers", "rx", "tx"),
     [(1, 1, 2, 16), (1, 4, 4, 32), (2, 3, 4, 8), (4, 2, 2, 16), (8, 1, 1, 8)],
@@ -42,10 +42,14 @@ def test_every_symbol_is_told_the_sinr_of_its_layer_and_subband(
         return told
 
     monkeypatch.setattr(framing, "load_codec", load)
-    config = default_link()
-    config.num_users, config.num_layers = users, num_layers
-    config.num_rx_ant, config.num_tx_ant = rx, tx
-    config.power_allocation, config.snr_db = allocation, 7.0
+    config = Link(
+        num_users=users,
+        num_layers=num_layers,
+        num_rx_ant=rx,
+        num_tx_ant=tx,
+        power_allocation=allocation,
+        snr_db=7.0,
+    )
     rng = np.random.default_rng(users)
     csi = rng.normal(size=(2, users, 8, rx, tx)) + 1j * rng.normal(size=(2, users, 8, rx, tx))
     csi *= np.linspace(0.2, 1.5, 8)[:, None, None]

@@ -13,8 +13,8 @@ from lab.evaluation.local_system import System, build_system
 from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField
 from semlink.grid import HISTORY_SLOTS
-from semlink.links import default_link
-from semlink.v1 import channel_pb2, common_pb2, transmitter_pb2
+from semlink.links import Link
+from semlink.v1 import channel_pb2, transmitter_pb2
 from semlink.wire import from_wire
 from transmitter.encoding import Content
 
@@ -29,11 +29,8 @@ def crude(contents: list[Content]) -> list[NDArray[np.float32]]:
     return rows
 
 
-def link(**fields: Any) -> common_pb2.LinkConfig:
-    config = default_link()
-    for name, value in fields.items():
-        setattr(config, name, value)
-    return config
+def link(**fields: Any) -> Link:
+    return Link().replace(**fields)
 
 
 def query(number: int, text: str, **fields: Any) -> transmitter_pb2.Query:
@@ -76,8 +73,10 @@ async def ask(system: System, *queries: transmitter_pb2.Query) -> list[transmitt
     return [response.answers[0] for response in responses]
 
 
-async def opened(system: System, config: common_pb2.LinkConfig) -> str:
-    return (await system.channel.open_link(channel_pb2.OpenLinkRequest(config=config))).link_id
+async def opened(system: System, config: Link) -> str:
+    return (
+        await system.channel.open_link(channel_pb2.OpenLinkRequest(config=config.to_proto()))
+    ).link_id
 
 
 def keeping_frames(system: System) -> list[channel_pb2.Frame]:
@@ -103,7 +102,7 @@ async def test_concurrent_queries_of_a_cell_share_a_slot_and_are_answered(number
     together = await ask(system, *(query(i, text, link_id=link_id) for i, text in enumerate(texts)))
     ideal = await ask(
         system,
-        *(query(i, t, method="ideal", link_config=default_link()) for i, t in enumerate(texts)),
+        *(query(i, t, method="ideal", link_config=Link().to_proto()) for i, t in enumerate(texts)),
     )
     await system.close()
     assert [a.link.slot for a in together] == [HISTORY_SLOTS] * number
@@ -199,9 +198,11 @@ async def test_a_link_by_value_does_not_feel_company() -> None:
         sent = keeping_frames(system)
         link_id = await opened(system, link(seed=77))
         others = [query(10 + i, f"other {i}", link_id=link_id) for i in range(3)]
-        others += [query(20 + i, f"value {i}", link_config=config) for i in range(2)]
+        others += [query(20 + i, f"value {i}", link_config=config.to_proto()) for i in range(2)]
         answers = await ask(
-            system, query(5, "a man in red", link_config=config), *(others if others_too else ())
+            system,
+            query(5, "a man in red", link_config=config.to_proto()),
+            *(others if others_too else ()),
         )
         await system.close()
         return next(f for f in sent if f.query_id == "q5"), answers[0]
@@ -243,7 +244,7 @@ async def test_a_link_by_value_does_not_feel_company() -> None:
         (8, 4, 4, 32, "scalar", 512),
     ],
 )
-@pytest.mark.parametrize("allocation", ["", "water-filling"])
+@pytest.mark.parametrize("allocation", ["equal", "water-filling"])
 async def test_every_size_goes_through_all_rooms(
     users: int, layers: int, rx: int, tx: int, quantizer: str, bits: int, allocation: str
 ) -> None:
@@ -257,12 +258,12 @@ async def test_every_size_goes_through_all_rooms(
         num_tx_ant=tx,
         power_allocation=allocation,
     )
-    config.feedback.quantizer, config.feedback.bits = quantizer, bits
+    config = config.replace(quantizer=quantizer, bits=bits)
     sent = keeping_frames(system)
     link_id = await opened(system, config)
     symbols = (8, 16, 32, 64, 128)
     sharing = [query(i, f"t{i}", link_id=link_id, symbols=symbols[i % 5]) for i in range(users)]
-    answers = await ask(system, *sharing, query(99, "by value", link_config=config))
+    answers = await ask(system, *sharing, query(99, "by value", link_config=config.to_proto()))
     await system.close()
     assert not any(a.degraded for a in answers)
     assert all(len(a.matches) == 5 for a in answers)
@@ -275,7 +276,7 @@ async def test_every_size_goes_through_all_rooms(
         w = from_wire(frame.precoder, field="precoder", shape=(8, tx, users * layers))
         power = np.sum(np.abs(w) ** 2, axis=1).reshape(8, users, layers)
         assert power.sum(-1).mean(0) == pytest.approx(np.full(users, layers), rel=1e-3)
-        if not allocation:
+        if allocation == "equal":
             assert power == pytest.approx(np.ones_like(power), rel=1e-3)
 
 
@@ -283,7 +284,7 @@ async def test_with_perfect_csi_each_user_decodes_its_own_layers() -> None:
     """What the receiver estimates from pilots and what is true agree, user by user, layer by layer."""
     system = build_system(encoder=crude)  # type: ignore[arg-type]
     config = link(scenario="rayleigh", num_users=4, num_layers=2, num_tx_ant=32, snr_db=20.0)
-    config.feedback.quantizer = "perfect"
+    config = config.replace(quantizer="perfect")
     link_id = await opened(system, config)
     answers = await ask(system, *(query(i, f"t{i}", link_id=link_id) for i in range(4)))
     await system.close()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField, NotFound, Unavailable
-from semlink.links import default_link, link_id_of
+from semlink.links import Link, link_id_of
 from semlink.settings import Settings
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import report_slots
@@ -44,7 +44,9 @@ class Air:
         return channel_pb2.GrantResponse(
             slots=[
                 channel_pb2.Slot(
-                    link_id=link_id_of(item.link_config), config=item.link_config, slot=SLOT
+                    link_id=link_id_of(Link.from_proto(item.link_config)),
+                    config=item.link_config,
+                    slot=SLOT,
                 )
                 for item in request.items
             ]
@@ -107,19 +109,17 @@ def query(number: int = 0, **values) -> transmitter_pb2.Query:  # type: ignore[n
         "method": "deepsc-mimo",
         "top_k": 5,
         "symbols": 64,
-        "link_config": default_link(),
+        "link_config": Link().to_proto(),
     }
     return transmitter_pb2.Query(**(fields | values))
 
 
-def unoffered() -> common_pb2.LinkConfig:
+def unoffered() -> Link:
     """A link whose quantiser cannot make so few bits for so many antennas."""
-    config = default_link()
-    config.feedback.quantizer, config.feedback.bits, config.num_rx_ant = "scalar", 1, 4
-    return config
+    return Link().replace(quantizer="scalar", bits=1, num_rx_ant=4)
 
 
-async def reported(store: MemoryStore, config: common_pb2.LinkConfig, seed: int) -> None:
+async def reported(store: MemoryStore, config: Link, seed: int) -> None:
     """Every usable report of a random channel, put where the channel would put it."""
     generator = torch.Generator().manual_seed(seed)
     quantizer = quantizer_for(config)
@@ -163,11 +163,10 @@ async def test_only_reports_tell_it_of_the_channel() -> None:
     """Honesty: another drop of the channel with the same reports gives the same frame, bit for bit."""
     frames = []
     for link_seed, report_seed in ((1, 5), (2, 5), (1, 6)):
-        config = default_link()
-        config.seed = link_seed
+        config = Link().replace(seed=link_seed)
         store, air = MemoryStore(), Air()
         await reported(store, config, report_seed)
-        await send(service(air, store), query(link_config=config))
+        await send(service(air, store), query(link_config=config.to_proto()))
         frames.append(air.frames[0])
     first, other_channel, other_reports = frames
     assert first.symbols == other_channel.symbols
@@ -178,7 +177,7 @@ async def test_only_reports_tell_it_of_the_channel() -> None:
 
 async def test_the_header_says_nothing_of_the_text_or_the_channel() -> None:
     store, air = MemoryStore(), Air()
-    await reported(store, default_link(), 1)
+    await reported(store, Link(), 1)
     await send(
         service(air, store),
         query(text="a man in red"),
@@ -192,7 +191,7 @@ async def test_the_header_says_nothing_of_the_text_or_the_channel() -> None:
 
 async def test_symbols_and_precoder_have_the_promised_power() -> None:
     store, air = MemoryStore(), Air()
-    await reported(store, default_link(), 1)
+    await reported(store, Link(), 1)
     await send(
         service(air, store), *(query(i, symbols=k) for i, k in enumerate((8, 16, 32, 64, 128)))
     )
@@ -207,7 +206,7 @@ async def test_symbols_and_precoder_have_the_promised_power() -> None:
 
 async def test_a_batch_mate_changes_nothing() -> None:
     store, air = MemoryStore(), Air()
-    await reported(store, default_link(), 1)
+    await reported(store, Link(), 1)
     transmitter = service(air, store)
     await send(transmitter, query(0))
     alone = from_wire(air.frames[0].symbols, field="symbols")
@@ -220,13 +219,12 @@ async def test_reports_of_concurrent_requests_are_decoded_together_to_the_same_b
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, airs, sizes = MemoryStore(), [Air() for _ in range(4)], []
-    configs = [default_link() for _ in airs]
+    configs = [Link(seed=seed) for seed in range(len(airs))]
     for seed, config in enumerate(configs):
-        config.seed = seed
         await reported(store, config, seed)
     alone = []
     for air, config in zip(airs, configs, strict=True):
-        await send(service(air, store), query(link_config=config))
+        await send(service(air, store), query(link_config=config.to_proto()))
         alone.append(air.frames[0].precoder)
 
     def counted(received: list[Received]) -> list[KnownCsi]:
@@ -245,7 +243,7 @@ async def test_reports_of_concurrent_requests_are_decoded_together_to_the_same_b
     air.transmit = noted  # type: ignore[method-assign]
     transmitter = service(air, store)
     await asyncio.gather(
-        *(send(transmitter, query(i, link_config=c)) for i, c in enumerate(configs))
+        *(send(transmitter, query(i, link_config=c.to_proto())) for i, c in enumerate(configs))
     )
     assert sizes == [4]
     sent.sort(key=lambda frame: frame.query_id)
@@ -261,7 +259,7 @@ async def test_without_the_store_it_sends_open_loop_and_says_so() -> None:
 
 
 async def test_a_missing_report_falls_back_to_an_older_one_and_says_so() -> None:
-    config, store, air = default_link(), MemoryStore(), Air()
+    config, store, air = Link(), MemoryStore(), Air()
     await reported(store, config, 1)
     newest = report_slots(config, SLOT, 1)[0]
     older = MemoryStore()
@@ -274,7 +272,7 @@ async def test_a_missing_report_falls_back_to_an_older_one_and_says_so() -> None
 
 
 async def test_a_damaged_report_is_not_believed() -> None:
-    config, store, air = default_link(), MemoryStore(), Air()
+    config, store, air = Link(), MemoryStore(), Air()
     await reported(store, config, 1)
     newest = report_slots(config, SLOT, 1)[0]
     bad = common_pb2.CsiReport(
@@ -295,7 +293,7 @@ async def test_a_damaged_report_is_not_believed() -> None:
 async def test_a_foreign_report_is_refused_counted_and_done_without(
     field: str, value: object
 ) -> None:
-    config, store, air = default_link(), MemoryStore(), Air()
+    config, store, air = Link(), MemoryStore(), Air()
     await reported(store, config, 1)
     newest = report_slots(config, SLOT, 1)[0]
     (kept,) = await store.reports([(link_id_of(config), [newest])])
@@ -311,24 +309,24 @@ async def test_a_foreign_report_is_refused_counted_and_done_without(
 
 
 async def test_memory_fused_says_so_and_uses_the_whole_history() -> None:
-    config, store, air = default_link(), MemoryStore(), Air()
-    config.feedback.memory = "fused"
+    config, store, air = Link(), MemoryStore(), Air()
+    config = config.replace(memory="fused")
     await reported(store, config, 1)
-    (answer,) = await send(service(air, store), query(link_config=config))
+    (answer,) = await send(service(air, store), query(link_config=config.to_proto()))
     assert answer.csi_source == "fused"
     assert not answer.degraded
     newest = report_slots(config, SLOT, 1)
     (kept,) = await store.reports([(link_id_of(config), report_slots(config, SLOT, 8))])
     only = MemoryStore()
     await only.put_reports(link_id_of(config), [r for r in kept if r.slot not in newest])
-    (answer,) = await send(service(Air(), only), query(link_config=config))
+    (answer,) = await send(service(Air(), only), query(link_config=config.to_proto()))
     assert answer.csi_source == "fused"
     assert [d.part for d in answer.degraded] == ["link.csi"]
 
 
 async def test_without_the_knowledge_base_it_answers_with_what_it_knows() -> None:
     store, air = MemoryStore(), Air()
-    await reported(store, default_link(), 1)
+    await reported(store, Link(), 1)
     (answer,) = await send(service(air, store, Knowledge(None)), query(method="sc-lmkb"))
     assert {d.part for d in answer.degraded} == {"knowledge.rewrites", "knowledge.csi"}
     assert answer.csi_source == "hold-last"
@@ -362,7 +360,7 @@ async def test_predicted_csi_that_cannot_be_is_not_believed(spoilt: str) -> None
             return response
 
     store, air = MemoryStore(), Air()
-    await reported(store, default_link(), 1)
+    await reported(store, Link(), 1)
     (answer,) = await send(service(air, store, Confused([])), query(method="sc-lmkb"))
     assert [d.part for d in answer.degraded] == ["knowledge.csi"]
     assert "predictions.csi" in answer.degraded[0].reason
@@ -427,8 +425,8 @@ async def test_the_strategy_of_a_query_reaches_the_knowledge_base() -> None:
         ({"text": " "}, InvalidField, "text"),
         ({"knowledge_budget_ms": float("nan")}, InvalidField, "knowledge_budget_ms"),
         ({"rewrite_strategy": "chain"}, InvalidField, "rewrite_strategy"),
-        ({"link_config": common_pb2.LinkConfig()}, InvalidField, "link.scenario"),
-        ({"link_config": unoffered()}, InvalidField, "link.feedback.bits"),
+        ({"link_config": common_pb2.LinkConfig(scenario="")}, InvalidField, "link.scenario"),
+        ({"link_config": unoffered().to_proto()}, InvalidField, "link.feedback.bits"),
     ],
 )
 async def test_bad_queries_are_named_and_nothing_is_sent(values, error, field) -> None:  # type: ignore[no-untyped-def]

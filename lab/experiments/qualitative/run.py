@@ -174,7 +174,7 @@ def _request(
                 top_k=top_k,
                 symbols=point.symbols,
                 seed=sampling.query_seed(seed, number),
-                link_config=point.link(sampling.link_seed(seed, number)),
+                link_config=point.link(sampling.link_seed(seed, number)).to_proto(),
             )
             for number, text in enumerate(texts)
         ]

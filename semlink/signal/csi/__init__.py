@@ -50,8 +50,8 @@ def quantizer_for(config: LinkLike, weights: Weights = SHIPPED) -> CsiQuantizer:
     return _offered(
         feedback.quantizer,
         feedback.bits,
-        feedback.memory or "none",
-        feedback.content or "layers",
+        feedback.memory,
+        feedback.content,
         config.num_rx_ant,
         config.num_tx_ant,
         config.num_layers,

@@ -26,7 +26,7 @@ from lab.training.csi_predictors import (
 )
 from lab.training.differentiable_link import SemanticLink
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.semantics.codec import load_codec
 from semlink.signal.csi import content_of
 from semlink.signal.feedback import HISTORY_REPORTS
@@ -36,14 +36,13 @@ USERS = 8
 
 @pytest.fixture(scope="module")
 def rays() -> Rays:
-    config = default_link()
-    config.seed = 777_000_001
+    config = Link().replace(seed=777_000_001)
     return draw_rays(replace(ChannelKey.from_config(config), num_users=USERS))
 
 
 @pytest.fixture(scope="module")
 def histories(rays: Rays) -> Histories:
-    config = default_link()
+    config = Link()
     parts = observe(rays, config, first_slot=0, age_slots=7, bits=(16, 256), seed=1)
     return Histories.joined(parts)
 
@@ -87,7 +86,7 @@ def test_histories_say_what_was_reported_and_when(rays: Rays, histories: Histori
     assert histories.age_slots[0].tolist() == [42, 37, 32, 27, 22, 17, 12, 7]
     h = frequency_response(rays, 0, 43)
     torch.testing.assert_close(histories.channel[:USERS], h[:, 42])
-    content = content_of(default_link())
+    content = content_of(Link())
     error = torch.stack(
         [
             phase_free_nmse(histories.history[:, p], content.rows(h[:, slot]).repeat(2, 1, 1, 1))
@@ -115,7 +114,7 @@ def test_banks_are_kept_as_they_are(histories: Histories, tmp_path: Path) -> Non
 
 
 def test_nmse_is_that_of_the_quantisers(histories: Histories) -> None:
-    content = content_of(default_link())
+    content = content_of(Link())
     rows = histories.history[:, -1]
     theirs = 10 ** (content.nmse_db(histories.channel, content.csi(rows)) / 10)
     torch.testing.assert_close(
@@ -135,7 +134,7 @@ def test_linear_rivals_are_the_predictors(histories: Histories) -> None:
     found = linear_rivals(histories)
     assert torch.equal(
         found["hold-last"],
-        content_of(default_link()).rows(content_of(default_link()).csi(histories.history[:, -1])),
+        content_of(Link()).rows(content_of(Link()).csi(histories.history[:, -1])),
     )
     untrained = build("cdg", depth=0)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from decoded import decoded_alike
 
 from lab.training.channel_dataset import drop
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.csi import CsiQuantizer, quantizer_for
 from semlink.signal.csi.beams import (
     Panel,
@@ -46,10 +46,13 @@ CASES = [
 def quantizer(
     name: str, bits: int, num_tx_ant: int = 16, num_rx_ant: int = 2, num_layers: int = 1
 ) -> CsiQuantizer:
-    config = default_link()
-    config.num_tx_ant, config.num_rx_ant = num_tx_ant, num_rx_ant
-    config.num_layers = num_layers
-    config.feedback.quantizer, config.feedback.bits = name, bits
+    config = Link().replace(
+        num_tx_ant=num_tx_ant,
+        num_rx_ant=num_rx_ant,
+        num_layers=num_layers,
+        quantizer=name,
+        bits=bits,
+    )
     return quantizer_for(config)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.csi import quantizer_for
 from semlink.signal.feedback import (
     HISTORY_REPORTS,
@@ -23,15 +23,13 @@ from semlink.signal.feedback import (
 from semlink.v1 import common_pb2 as pb
 
 
-def link(name: str = "scalar", bits: int = 61, period: int = 5, delay: int = 7) -> pb.LinkConfig:
-    config = default_link()
-    config.num_users = 3
-    config.feedback.quantizer, config.feedback.bits = name, bits
-    config.feedback.report_period_slots, config.feedback.delay_slots = period, delay
-    return config
+def link(name: str = "scalar", bits: int = 61, period: int = 5, delay: int = 7) -> Link:
+    return Link().replace(
+        num_users=3, quantizer=name, bits=bits, report_period_slots=period, delay_slots=delay
+    )
 
 
-def made(config: pb.LinkConfig, slots: list[int]) -> tuple[torch.Tensor, list[pb.CsiReport]]:
+def made(config: Link, slots: list[int]) -> tuple[torch.Tensor, list[pb.CsiReport]]:
     """Reports of random channels ``[num_users, num_slots, …]`` and those channels."""
     shape = (config.num_users, len(slots), NUM_SUBBANDS, config.num_rx_ant, config.num_tx_ant)
     h = torch.randn(shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(5))

@@ -13,12 +13,11 @@ from kb_service.prediction import untrained_predictors
 from lab.training.channel_dataset import drop, fewer_antennas
 from semlink.errors import InvalidField
 from semlink.grid import NUM_SUBBANDS
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.csi import content_of, quantizer_for
 from semlink.signal.csi.layers import LayerRows, WholeChannel, phase_factor, rows_of_layers
 from semlink.signal.csi.predictive import PredictiveQuantizer
 from semlink.signal.metrics import phase_aligned_nmse_db, sgcs
-from semlink.v1 import common_pb2 as pb
 
 LINEAR = untrained_predictors()
 
@@ -26,23 +25,27 @@ VALIDATION_SEED = 5_000_000
 
 
 def link(
-    content: str = "",
+    content: str = "layers",
     bits: int = 16,
     quantizer: str = "rvq",
     *,
     rx: int = 2,
     tx: int = 16,
     layers: int = 1,
-    memory: str = "",
+    memory: str = "none",
     kmh: float = 3.0,
-) -> pb.LinkConfig:
-    config = default_link()
-    config.num_rx_ant, config.num_tx_ant, config.num_layers = rx, tx, layers
-    config.num_users, config.speed_mps = 1, kmh / 3.6
-    feedback = config.feedback
-    feedback.content, feedback.bits, feedback.quantizer = content, bits, quantizer
-    feedback.memory = memory
-    return config
+) -> Link:
+    return Link().replace(
+        num_rx_ant=rx,
+        num_tx_ant=tx,
+        num_layers=layers,
+        num_users=1,
+        speed_kmh=kmh,
+        content=content,
+        bits=bits,
+        quantizer=quantizer,
+        memory=memory,
+    )
 
 
 @lru_cache
@@ -64,7 +67,7 @@ def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.complex64, generator=generator)
 
 
-def coded(config: pb.LinkConfig, h: torch.Tensor) -> torch.Tensor:
+def coded(config: Link, h: torch.Tensor) -> torch.Tensor:
     quantizer, index = quantizer_for(config), torch.arange(len(h))
     return quantizer.decode(quantizer.encode(h, index), index)
 
@@ -301,7 +304,7 @@ def test_predictors_are_blind_to_the_phases_of_rows(name: str) -> None:
     assert torch.allclose(plain.abs(), other.abs(), atol=1e-3)
     # The whole channel's phases within a report do mean something, and predictors that combine reports mix them up.
     if name != "hold-last":
-        config.feedback.content = "channel"
+        config = config.replace(content="channel")
         mixed = LINEAR[name].predict(scrambled(reports, 9), present, ages, config)[0]
         assert (sgcs(plain, mixed) < 0.99).any()
 
@@ -310,7 +313,7 @@ def test_predictors_are_blind_to_the_phases_of_rows(name: str) -> None:
 
 
 def test_content_of_a_link() -> None:
-    for content in ("", "layers"):
+    for content in ("layers",):
         described = content_of(link(content, layers=2, rx=4))
         assert isinstance(described, LayerRows)
         assert described.num_rows == 2
@@ -324,7 +327,7 @@ def test_codebooks_of_the_standard_describe_layers_only(quantizer: str) -> None:
     assert error.value.field == "link.feedback.content"
 
 
-@pytest.mark.parametrize("memory", ["", "fused", "predictive"])
+@pytest.mark.parametrize("memory", ["none", "fused", "predictive"])
 def test_what_has_no_codebooks_is_refused_by_its_name(memory: str) -> None:
     for config, field in (
         (link(rx=4, layers=3, memory=memory), "link.num_layers"),

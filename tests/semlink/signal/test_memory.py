@@ -12,7 +12,7 @@ from channel_service.fading import ChannelBlocks, ChannelKey, draw_rays, frequen
 from channel_service.handler import Channel
 from channel_service.reports import Reports
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.services import ReceiverService
 from semlink.settings import Settings
 from semlink.signal import feedback
@@ -36,21 +36,21 @@ from semlink.signal.metrics import sgcs
 from semlink.signal.tracking import fuse_reports
 from semlink.store import MemoryStore
 from semlink.v1 import channel_pb2
-from semlink.v1 import common_pb2 as pb
 from semlink.weight_files import SHIPPED
 from transmitter.csi import newest_reports
 
 WHOLE = WholeChannel(2)
 
 
-def link(memory: str, bits: int = 16, quantizer: str = "rvq", kmh: float = 3.0) -> pb.LinkConfig:
-    config = default_link()
-    config.scenario, config.speed_mps = "uma-nlos", kmh / 3.6
-    config.feedback.quantizer, config.feedback.bits = quantizer, bits
-    config.feedback.memory = memory
-    # The whole channel, so that errors of it can be measured; memory is the same for rows of layers.
-    config.feedback.content = "channel"
-    return config
+def link(memory: str, bits: int = 16, quantizer: str = "rvq", kmh: float = 3.0) -> Link:
+    return Link().replace(
+        scenario="uma-nlos",
+        speed_kmh=kmh,
+        quantizer=quantizer,
+        bits=bits,
+        memory=memory,
+        content="channel",
+    )
 
 
 def predictive(bits: int = 16, kmh: float = 3.0) -> PredictiveQuantizer:
@@ -210,7 +210,7 @@ def test_nothing_arrived_gives_nothing_and_a_lost_start_recovers() -> None:
 
 def test_a_group_too_short_to_start_stays_with_whole_reports() -> None:
     config = link("predictive")
-    config.feedback.report_period_slots = 100
+    config = config.replace(report_period_slots=100)
     quantizer, h = quantizer_for(config), channels(3.0, 10)
     assert isinstance(quantizer, PredictiveQuantizer)
     payload = quantizer.encode_group(h, torch.arange(10))
@@ -244,7 +244,7 @@ def test_a_fused_history_of_a_still_channel_beats_one_report(
     name: str, bits: int, content: str
 ) -> None:
     config = link("fused", bits, name, kmh=0.1)
-    config.feedback.content = content
+    config = config.replace(content=content)
     described = content_of(config)
     quantizer, h = quantizer_for(config), channels(3.0, 1)[:, 0]
     index = torch.arange(8)
@@ -258,7 +258,7 @@ def test_a_fused_history_of_a_still_channel_beats_one_report(
     assert error_db(h, fused, described) < error_db(h, reports[:, -1], described) - 0.3
     assert sgcs(h, fused).mean() > sgcs(h, reports[:, -1]).mean()
     # Without the rotation every report says the same, and there is nothing to gain.
-    config.feedback.memory = "none"
+    config = config.replace(memory="none")
     plain = quantizer_for(config)
     same = plain.decode(plain.encode(h, index), index)
     repeated = same[:, None].expand(-1, 8, -1, -1, -1)[None]
@@ -397,7 +397,7 @@ def test_an_estimate_that_is_not_finite_makes_no_report(
     source = Reports(ChannelBlocks())
     estimate = source._estimate
 
-    def spoilt(config: pb.LinkConfig, index: int, part: slice) -> torch.Tensor:
+    def spoilt(config: Link, index: int, part: slice) -> torch.Tensor:
         h = estimate(config, index, part).clone()
         if part.start == 0:
             h[2, 1, 0, 0, 0] = torch.nan
@@ -418,7 +418,7 @@ async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
 
     config, store = link("predictive"), MemoryStore()
     channel = Channel(cast(ReceiverService, Nobody()), store, Settings(redis_url="memory://"))
-    item = channel_pb2.GrantItem(link_config=config, seed=4)
+    item = channel_pb2.GrantItem(link_config=config.to_proto(), seed=4)
     (slot,) = (await channel.grant(channel_pb2.GrantRequest(items=[item]))).slots
     (known,) = await newest_reports(store, [slot])
     assert known.source == "tracked"
@@ -430,7 +430,9 @@ async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
     plain = link("none")
     (memoryless,) = (
         await channel.grant(
-            channel_pb2.GrantRequest(items=[channel_pb2.GrantItem(link_config=plain, seed=4)])
+            channel_pb2.GrantRequest(
+                items=[channel_pb2.GrantItem(link_config=plain.to_proto(), seed=4)]
+            )
         )
     ).slots
     (held,) = await newest_reports(store, [memoryless])

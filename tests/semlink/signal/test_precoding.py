@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.signal.metrics import nmse_db, phase_aligned_nmse_db, precoding_gain_db, sgcs
 from semlink.signal.precoding import (
     noise_power,
@@ -107,7 +107,7 @@ def test_noise_power_follows_total_power():
 
 
 def test_open_loop_is_orthonormal_and_fixed_by_its_seed():
-    config = default_link()
+    config = Link()
     w = open_loop_precoder(config.num_tx_ant, config.num_users * config.num_layers, [3, 4])
     torch.testing.assert_close(
         w.mH @ w, torch.eye(4, dtype=w.dtype).expand(2, 8, 4, 4), rtol=1e-5, atol=1e-5

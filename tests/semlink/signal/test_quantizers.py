@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from semlink.errors import InvalidField
 from semlink.grid import MAX_BITS, NUM_SUBBANDS
-from semlink.links import NUM_RX_ANT, NUM_TX_ANT, default_link
+from semlink.links import NUM_RX_ANT, NUM_TX_ANT, Link
 from semlink.quantizers import quantizer_spec, quantizer_specs
 from semlink.signal.csi import CsiQuantizer, quantizer_for
 from semlink.signal.csi.packing import pack, unpack
@@ -32,12 +32,10 @@ ANY_LENGTH = [spec.name for spec in quantizer_specs() if spec.any_bits or spec.b
 
 
 def quantizer(name: str, bits: int, num_rx_ant: int = 2, num_tx_ant: int = 16) -> CsiQuantizer:
-    config = default_link()
-    config.num_tx_ant, config.num_rx_ant = num_tx_ant, num_rx_ant
-    config.feedback.quantizer, config.feedback.bits = name, bits
+    config = Link().replace(num_tx_ant=num_tx_ant, num_rx_ant=num_rx_ant, quantizer=name, bits=bits)
     # Codebooks describe layers; learned has weights for whole channels of 16 ports only.
     layers = name in ("type1", "etype2") or (name == "learned" and num_tx_ant != 16)
-    config.feedback.content = "" if layers else "channel"
+    config = config.replace(content="layers" if layers else "channel")
     return quantizer_for(config)
 
 
