@@ -55,6 +55,7 @@ FROM base AS prepared
 ENV PYTHONPATH=/opt/semlink/app SEMLINK_CACHE_DIR=/opt/semlink/cache
 COPY --from=build /opt/semlink/app/semlink/v1 app/semlink/v1
 COPY --from=build /opt/semlink/app/semlink/__init__.py /opt/semlink/app/semlink/errors.py \
+     /opt/semlink/app/semlink/fields.py \
      /opt/semlink/app/semlink/hosts.py /opt/semlink/app/semlink/knowledge.py /opt/semlink/app/semlink/models.py \
      /opt/semlink/app/semlink/scenarios.py /opt/semlink/app/semlink/seeds.py /opt/semlink/app/semlink/settings.py \
      /opt/semlink/app/semlink/weight_files.py app/semlink/

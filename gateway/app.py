@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -29,8 +29,11 @@ from gateway.problems import BodyLimit, TrustedHosts, install
 from semlink import links
 from semlink.corpora.registry import default_corpus
 from semlink.deadlines import deadline_in
+from semlink.enums import enum_text
 from semlink.errors import DeadlineExceeded, InvalidField
+from semlink.messages import from_proto
 from semlink.methods import METHODS
+from semlink.queries import Retrieval
 from semlink.services import ChannelService, ReceiverService, TransmitterService
 from semlink.telemetry import counted_request, registry
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
@@ -219,6 +222,7 @@ async def _within(seconds: float) -> AsyncIterator[None]:
 def _answer(
     prepared: _Prepared, answer: transmitter_pb2.Answer, start: float
 ) -> schemas.QueryAnswer:
+    done = from_proto(Retrieval, answer.retrieval, field="retrieval")
     timings: dict[str, float] = {}
     for timing in answer.timings:
         timings[timing.stage] = round(timings.get(timing.stage, 0.0) + timing.milliseconds, 3)
@@ -227,7 +231,7 @@ def _answer(
         id=answer.query_id,
         task=prepared.body.task,
         corpus=prepared.corpus,
-        method=prepared.body.method,
+        method=prepared.message.method,
         seed=prepared.message.seed,
         results=[
             schemas.Result(
@@ -246,7 +250,7 @@ def _answer(
         ),
         retrieval=_read(
             schemas.RetrievalAnswer,
-            answer.retrieval,
+            done,
             sentences=[_read(schemas.SentenceAnswer, s) for s in answer.sentences],
         ),
         timings_ms=timings,
@@ -254,15 +258,15 @@ def _answer(
     )
 
 
-_MEASURED: tuple[Literal["csi_nmse_db", "csi_sgcs", "csi_age_slots"], ...] = (
-    *("csi_nmse_db", "csi_sgcs", "csi_age_slots"),
-)
-"""What a report holds only where it was measured."""
-
-
-def _link_answer(report: channel_pb2.LinkReport) -> schemas.LinkAnswer:
-    unknown = dict.fromkeys(name for name in _MEASURED if not report.HasField(name))
-    return _read(schemas.LinkAnswer, report, **unknown)
+def _link_answer(report: Any) -> schemas.LinkAnswer:
+    """What REST shows of a LinkReport; null for a field that is not set."""
+    known = report.DESCRIPTOR.fields_by_name
+    unset = (
+        name
+        for name in schemas.LinkAnswer.model_fields
+        if known[name].has_presence and not report.HasField(name)
+    )
+    return _read(schemas.LinkAnswer, report, **dict.fromkeys(unset))
 
 
 def _read(kind: type[Body], source: object, **more: Any) -> Body:
@@ -362,7 +366,12 @@ def _add_corpora(app: FastAPI, clients: ServiceClients) -> None:
             item = await clients.receiver.get_item(request)
         url = media_url(name, item.item_id)
         return _read(
-            schemas.ItemBody, item, corpus=name, captions=list(item.captions), media_url=url
+            schemas.ItemBody,
+            item,
+            corpus=name,
+            split=enum_text(common_pb2.Split, item.split),
+            captions=list(item.captions),
+            media_url=url,
         )
 
     @app.get(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import FastAPI, Path, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from gateway import schemas
 from semlink.errors import SemlinkError
@@ -30,6 +30,7 @@ class ItemContentBody(schemas.ClosedBody):
     """A gallery item as a user brings it."""
 
     media: schemas.MediaBody
+    """picture or sound, of the corpus's kind"""
     captions: list[Annotated[str, Field(min_length=1, max_length=2_000)]] = Field(
         [], max_length=20, description="without any, the item is not found by its text"
     )
@@ -48,14 +49,17 @@ class NewItemsBody(schemas.ClosedBody):
     """New gallery items: all are added or none."""
 
     items: list[NewItemBody] = Field(min_length=1, max_length=256)
+    """to add"""
 
 
-class AddedBody(BaseModel):
+class AddedBody(schemas.AnswerBody):
     """What was added."""
 
     added: int
+    """how many were added, replaced ones counted"""
     size: int = Field(description="items in the gallery now")
     media_urls: list[str]
+    """paths of their pictures or sounds"""
 
 
 def add_item_routes(

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic.config import JsonDict
 
-from semlink import links, methods
+from semlink import links, methods, queries
 from semlink.fields import described
-from semlink.knowledge import PromptStrategy
+from semlink.messages import to_proto
 from semlink.v1 import transmitter_pb2
 
 Task = Literal["person", "image", "audio"]
@@ -25,7 +25,7 @@ MAX_UNKNOWN_FIELDS: Final = 16
 class ClosedBody(BaseModel):
     """Unknown fields are refused: a misspelt one would otherwise be ignored in silence."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -55,10 +55,13 @@ def body_of(owner: type, **bodies: type[_Body]) -> Callable[[type[_B]], type[_B]
     def made(body: type[_B]) -> type[_B]:
         values: dict[str, Any] = {}
         for one in described(owner):
-            if one.spec is None:
-                values[one.name] = (bodies[one.name], Field(default_factory=bodies[one.name]))
+            if one.nested:
+                about = Field(default_factory=bodies[one.name], description=one.spec.text)
+                values[one.name] = (bodies[one.name], about)
                 continue
             kind = Literal[one.spec.allowed] if one.spec.allowed else one.kind
+            if one.default is None:
+                kind = kind | None
             about = Field(one.default, ge=one.spec.low, le=one.spec.high, description=one.spec.text)
             values[one.name] = (kind, about)
         return create_model(
@@ -97,6 +100,7 @@ class QueryLinkBody(LinkConfigBody):
     """A link by ``id``, opened before with ``POST /v1/links``, or by value."""
 
     id: str | None = Field(None, min_length=1, max_length=64)
+    """of an opened link; null: by value"""
 
     @model_validator(mode="after")
     def _either_or(self) -> Self:
@@ -109,6 +113,7 @@ class MediaBody(_Body):
     """A picture or a sound, base64."""
 
     content_type: str = Field(max_length=100, examples=["image/jpeg"])
+    """MIME type of a picture or a sound"""
     data: str = Field(min_length=1, description="base64, RFC 4648")
 
 
@@ -116,8 +121,11 @@ class ContentBody(_Body):
     """Exactly one of the three."""
 
     text: str | None = Field(None, min_length=1, max_length=2_000)
+    """what is looked for, in words"""
     image: MediaBody | None = None
+    """ask with a picture"""
     audio: MediaBody | None = None
+    """ask with a sound"""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -127,50 +135,41 @@ class ContentBody(_Body):
         return self
 
 
+@body_of(queries.Retrieval)
 class RetrievalBody(_Body):
     """How a query is understood and its answer found; what is left out is the method's choice."""
-
-    scoring: methods.Scoring | None = Field(
-        None,
-        description="prototypes: global feature and prototypes (GPA), where the corpus has them",
-    )
-    reranking: methods.Reranking | None = Field(
-        None,
-        description="neighbours: the first candidates again, by shared neighbours (Sew+MCM); weighted: ours",
-    )
-    extraction: methods.Extraction | None = Field(
-        None, description="which sentences of a text are sent; none: all"
-    )
-    key_sentences: int = Field(0, ge=0, le=50, description="how many are kept; 0: as validated")
 
 
 _QUERY_EXAMPLE: JsonDict = {"task": "person", "query": {"text": "a man in a red jacket"}}
 """What the page of the API offers to send: the fields without a default."""
 
 
+@body_of(queries.QueryOptions, retrieval=RetrievalBody)
 class QueryBody(_Body):
     """A retrieval query."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_QUERY_EXAMPLE]})
 
     task: Task
+    """what is looked for: pictures of people, pictures, sounds"""
     query: ContentBody
+    """the content of the query"""
     corpus: str | None = Field(None, min_length=1, max_length=100)
-    method: str = Field("sc-lmkb", max_length=100)
-    top_k: int = Field(5, ge=1, le=100)
-    symbols: int = Field(64, ge=1, description="complex channel uses k")
+    """gallery that is searched; null: the task's embedded one"""
     seed: Seed | None = Field(
         None, description="repeats slot and noise exactly; drawn and returned when absent"
     )
-    knowledge_budget_ms: float = Field(
-        0.0, ge=0, le=600_000, description="0: only knowledge that is already kept"
-    )
-    rewrite_strategy: PromptStrategy | None = Field(
-        None, description="how the LLM is asked for rewrites; default few-shot"
-    )
     deadline_ms: float = Field(30_000.0, gt=0, le=600_000)
-    retrieval: RetrievalBody = Field(default_factory=RetrievalBody)
+    """time for the answer, ms; past it the query fails with status 504"""
     link: QueryLinkBody = Field(default_factory=QueryLinkBody)
+    """the radio link it goes over"""
+
+    def options(self) -> queries.QueryOptions:
+        """What the query chooses."""
+        values = self.model_dump(include={one.name for one in described(queries.QueryOptions)})
+        return queries.QueryOptions(
+            **{**values, "retrieval": queries.Retrieval(**values["retrieval"])}
+        )
 
     def drawn_seed(self) -> int:
         """The query's seed, or a fresh one that JSON numbers hold exactly."""
@@ -185,193 +184,278 @@ class BatchBody(_Body):
     )
 
     queries: list[QueryBody] = Field(min_length=1, max_length=256)
+    """answered in this order"""
     deadline_ms: float = Field(60_000.0, gt=0, le=600_000)
+    """time for all answers, ms; a shorter one of a query holds for all"""
 
 
-class Result(BaseModel):
+class AnswerBody(BaseModel):
+    """A body that is sent; what stands below a field is its description."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Result(AnswerBody):
     """One found item."""
 
     item_id: str
+    """in its corpus"""
     score: float = Field(description="the cosine, and what prototypes and re-ranking add to it")
     similarity: float = Field(description="cosine of query and item")
     media_url: str
+    """path of its picture or sound"""
     captions: list[str] = []
+    """of the item"""
 
 
-class LinkAnswer(BaseModel):
+class LinkAnswer(AnswerBody):
     """What the link did to the query."""
 
     snr_db: float
+    """transmit power over noise power per receive antenna, dB"""
     channel_uses: int
+    """complex symbols that the message took"""
     bandwidth_ratio: float
+    """channel uses over real values at the encoder's input (text: bytes)"""
     feedback_bits: int
+    """of one CSI report of one user, bit"""
     header_bytes: int
+    """sent beside the symbols, byte"""
     post_eq_snr_db: float
+    """geometric mean of the symbols' true SINR after LMMSE equalisation, dB"""
     post_eq_snr_estimate_db: float
+    """the same as the receiver estimates it from pilots, dB"""
     csi_nmse_db: float | None
+    """NMSE of the precoder's CSI against the true channel, dB; null without CSI"""
     csi_sgcs: float | None
+    """squared generalised cosine similarity of both, 0…1; null without CSI"""
     slot: int
+    """1 ms slot in which the message was sent"""
     user: int = Field(description="of the slot, on whose streams the query rode")
     co_scheduled: int = Field(description="other queries in the slot")
     erased: bool = Field(description="a digital message did not survive the channel: no results")
     csi_age_slots: int | None
+    """age of the newest usable report, slots of 1 ms; null without reports"""
 
 
-class RewriteAnswer(BaseModel):
+class RewriteAnswer(AnswerBody):
     """One candidate of the LLM and what the filter said."""
 
     text: str
+    """the caption in other words"""
     kept: bool
+    """whether it passed the filter"""
     similarity: float
+    """MiniLM cosine to the query's text, -1…1"""
     reason: str
+    """why it was dropped, or kept"""
 
 
-class KnowledgeAnswer(BaseModel):
+class KnowledgeAnswer(AnswerBody):
     """What the knowledge base added."""
 
     rewrites: list[RewriteAnswer]
+    """of the query's text; empty without"""
     csi_source: str
+    """where the precoder's CSI came from: none, perfect, hold-last, a predictor"""
 
 
-class SentenceAnswer(BaseModel):
+class SentenceAnswer(AnswerBody):
     """A sentence of the query's text; what is not kept was not sent."""
 
     text: str
+    """of the query"""
     score: float
+    """greater tells more; comparable within one text"""
     kept: bool
+    """whether it was sent"""
 
 
-class RetrievalAnswer(BaseModel):
+class RetrievalAnswer(AnswerBody):
     """What was done to find the results."""
 
     scoring: methods.Scoring
+    """what was compared"""
     reranking: methods.Reranking
+    """how first candidates were ranked again"""
     extraction: methods.Extraction
+    """how sentences were chosen"""
     sentences: list[SentenceAnswer] = Field(description="empty where no sentence was chosen")
 
 
-class DegradedAnswer(BaseModel):
+class DegradedAnswer(AnswerBody):
     """A fallback that was taken."""
 
     part: str
+    """what was done without, such as knowledge.rewrites"""
     reason: str
+    """why"""
 
 
-class QueryAnswer(BaseModel):
+class QueryAnswer(AnswerBody):
     """The answer to one query."""
 
     id: str
+    """of the query, unique"""
     task: Task
+    """of the query"""
     corpus: str
+    """that was searched"""
     method: str
+    """that carried it"""
     seed: int
+    """with it the query repeats exactly on a link by value"""
     results: list[Result]
+    """best first"""
     link: LinkAnswer | None = Field(description="null for a method without a channel")
     knowledge: KnowledgeAnswer
+    """what the knowledge base added"""
     retrieval: RetrievalAnswer
+    """what was done to find the results"""
     timings_ms: dict[str, float]
+    """time by stage, ms"""
     degraded: list[DegradedAnswer]
+    """fallbacks that were taken; empty without"""
 
 
-class BatchAnswer(BaseModel):
+class BatchAnswer(AnswerBody):
     """Answers in the order of the queries."""
 
     answers: list[QueryAnswer]
+    """in the order of the queries"""
 
 
-class LinkBody(BaseModel):
+class LinkBody(AnswerBody):
     """An open link."""
 
     id: str
+    """for queries and later calls"""
     slot: int = Field(description="next slot to be granted")
     config: LinkConfigBody
+    """as it was opened"""
 
 
-class LinksBody(BaseModel):
+class LinksBody(AnswerBody):
     """Every open link."""
 
     links: list[LinkBody]
+    """all that are open"""
 
 
-class CsiBody(BaseModel):
+class CsiBody(AnswerBody):
     """Magnitudes |H| of user 0, ``[num_subbands][num_rx_ant][num_tx_ant]``; null where there is none."""
 
     slot: int
+    """that is described"""
     report_slot: int | None
+    """of the newest report usable in it; null without"""
     predictor: str
+    """what made the prediction, or why there is none"""
     true: list[list[list[float]]] | None
+    """the channel as it is"""
     estimated: list[list[list[float]]] | None
+    """as the receiver estimated it for the report"""
     fed_back: list[list[list[float]]] | None
+    """as the report describes it"""
     predicted: list[list[list[float]]] | None
+    """as the knowledge base predicts it from reports"""
 
 
-class CorpusBody(BaseModel):
+class CorpusBody(AnswerBody):
     """A corpus with a gallery."""
 
     name: str
+    """as queries name it"""
     task: Task
+    """that searches it"""
     media_type: str
+    """MIME type of its items"""
     licence: str
+    """of its items"""
     source: str
+    """where it is from"""
     description: str
+    """what it holds"""
     size: int
+    """items in the gallery"""
 
 
-class CorporaBody(BaseModel):
+class CorporaBody(AnswerBody):
     """Every corpus."""
 
     corpora: list[CorpusBody]
+    """all with a gallery"""
 
 
-class ItemBody(BaseModel):
+class ItemBody(AnswerBody):
     """A gallery item."""
 
     corpus: str
+    """that holds it"""
     item_id: str
+    """in its corpus"""
     identity: str
+    """whose picture it is; items of one identity answer for each other"""
     split: str
+    """train, val or test"""
     captions: list[str]
+    """of the item"""
     media_type: str
+    """MIME type"""
     media_url: str
+    """path of its picture or sound"""
 
 
-class MethodBody(BaseModel):
+class MethodBody(AnswerBody):
     """A method that a query may choose, or that is not built yet."""
 
     name: str
+    """as queries name it"""
     title: str
+    """in words"""
     source: str
+    """paper or our definition"""
     available: bool
+    """false: not built yet"""
 
 
-class MethodsBody(BaseModel):
+class MethodsBody(AnswerBody):
     """Every method."""
 
     methods: list[MethodBody]
+    """all, built or not"""
 
 
-class HealthBody(BaseModel):
+class HealthBody(AnswerBody):
     """Alive, or what is not ready."""
 
     status: Literal["ok", "unavailable"]
+    """ok: serves"""
     services: dict[str, str] = {}
+    """a word each, ok for one that serves"""
 
 
-class VersionBody(BaseModel):
+class VersionBody(AnswerBody):
     """What answers."""
 
     version: str
+    """of semlink"""
     commit: str | None = Field(description="null where it is not known: in a wheel or an image")
     python: str
+    """version of the interpreter"""
 
 
-class Problem(BaseModel):
+class Problem(AnswerBody):
     """RFC 9457 problem details."""
 
     type: str = "about:blank"
+    """always about:blank"""
     title: str
+    """kind of error"""
     status: int
+    """of HTTP"""
     detail: str
+    """what is wrong and what is allowed"""
     field: str | None = Field(None, description="path of the offending field")
     errors: list[dict[str, str]] = Field(default=[], description="every offending field")
 
@@ -384,19 +468,9 @@ def to_query(
         id=query_id,
         task=body.task,
         corpus=body.corpus or "",
-        method=body.method,
-        top_k=body.top_k,
-        symbols=body.symbols,
         seed=seed,
-        knowledge_budget_ms=body.knowledge_budget_ms,
-        rewrite_strategy=body.rewrite_strategy or "",
-        retrieval=transmitter_pb2.Retrieval(
-            scoring=body.retrieval.scoring or "",
-            reranking=body.retrieval.reranking or "",
-            extraction=body.retrieval.extraction or "",
-            key_sentences=body.retrieval.key_sentences,
-        ),
     )
+    to_proto(body.options(), message)
     content = body.query
     if content.text is not None:
         message.text = content.text

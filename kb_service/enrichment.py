@@ -16,9 +16,11 @@ from typing import Final
 from kb_service.entries import Entries
 from kb_service.generation import GenerationQueue, Job, Priority
 from kb_service.rewriting import MAX_CHARACTERS, Task, task_of
-from semlink.corpora.corpus import check_split
+from semlink.corpora.corpus import Split, check_split
+from semlink.enums import enum_name, enum_text
 from semlink.errors import InvalidField, NotFound, Overloaded, SemlinkError, Unavailable
 from semlink.telemetry import logger
+from semlink.v1 import common_pb2
 from semlink.v1 import knowledge_pb2 as pb
 
 MAX_RUNNING: Final = 4
@@ -29,7 +31,12 @@ WINDOW: Final = 48
 """Captions handed over at once, of similar length: they end at about the same token, and share a batch."""
 MAX_FAILURES: Final = 3
 """Windows in a row of which nothing could be made before a job gives up."""
-RUNNING, DONE, CANCELLED, FAILED = "running", "done", "cancelled", "failed"
+RUNNING, DONE, CANCELLED, FAILED = (
+    pb.ENRICHMENT_STATE_RUNNING,
+    pb.ENRICHMENT_STATE_DONE,
+    pb.ENRICHMENT_STATE_CANCELLED,
+    pb.ENRICHMENT_STATE_FAILED,
+)
 
 _log = logger(__name__)
 
@@ -143,7 +150,12 @@ class Enrichments:
             self._ended[state.id] = state
             while len(self._ended) > MAX_ENDED:
                 self._ended.pop(next(iter(self._ended)))
-            _log.info("enrichment ended", id=state.id, state=state.state, why=state.reason)
+            _log.info(
+                "enrichment ended",
+                id=state.id,
+                state=enum_text(pb.EnrichmentState, state.state),
+                why=state.reason,
+            )
 
     async def _work(self, state: pb.Enrichment, tasks: Sequence[Task]) -> None:
         failures = 0
@@ -192,17 +204,21 @@ class Enrichments:
 
 
 def _check(request: pb.StartEnrichmentRequest) -> None:
-    check_split(request.split)
+    _split(request)
     if request.limit > MAX_CAPTIONS:
         raise InvalidField(f"limit is {request.limit}, allowed: ≤ {MAX_CAPTIONS}", field="limit")
     _task("a", request)
+
+
+def _split(request: pb.StartEnrichmentRequest) -> Split:
+    return check_split(enum_name(common_pb2.Split, request.split, default="", field="split"))
 
 
 def tasks_of(request: pb.StartEnrichmentRequest) -> list[Task]:
     """A task for each different caption that a query may have, by length. Raises InvalidField, NotFound."""
     from semlink.corpora.registry import corpus_named
 
-    items = corpus_named(request.corpus).items(check_split(request.split))
+    items = corpus_named(request.corpus).items(_split(request))
     captions = dict.fromkeys(" ".join(c.split()) for item in items for c in item.captions)
     allowed = [c for c in captions if 1 <= len(c) <= MAX_CHARACTERS]
     chosen = allowed[: request.limit or MAX_CAPTIONS]

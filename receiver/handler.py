@@ -17,6 +17,7 @@ from receiver.gallery import Gallery, gallery_of
 from receiver.items import add_items, remove_items
 from semlink.batching import MicroBatcher
 from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
+from semlink.enums import enum_value
 from semlink.errors import InvalidField
 from semlink.grouping import run_grouped
 from semlink.semantics.gallery import gallery_file
@@ -25,7 +26,7 @@ from semlink.semantics.media import MediaDecoder
 from semlink.settings import Settings
 from semlink.stages import Noted, batched, follow
 from semlink.telemetry import timed
-from semlink.v1 import channel_pb2, receiver_pb2
+from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
 from semlink.wire import from_wire
 
 Matches: TypeAlias = Sequence[receiver_pb2.Match]
@@ -137,7 +138,7 @@ class Receiver:
             corpus=request.corpus,
             item_id=request.item_id,
             identity=item.identity,
-            split=item.split,
+            split=enum_value(common_pb2.Split, item.split, field="split"),
             captions=item.captions,
             media_type=gallery.corpus.info.media_type,
         )

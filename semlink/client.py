@@ -60,6 +60,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from semlink import links, queries
 from semlink.errors import (
     AlreadyExists,
     CorruptTensor,
@@ -193,60 +194,23 @@ class Media:
         return cls(mimetypes.guess_type(path.name)[0] or "application/octet-stream", data)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """How the receiver reports channel state; see ``FeedbackBody`` in docs/rest.md.
-
-    ``bits`` are of one report; ``report_period_slots`` and ``delay_slots`` are in slots of 1 ms.
-    """
-
-    quantizer: str = "rvq"
-    bits: int = 64
-    report_period_slots: int = 5
-    delay_slots: int = 5
-    memory: str = "none"
-    content: str = "layers"
+Feedback = links.Feedback
+Retrieval = queries.Retrieval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkConfig:
-    """A radio link; see ``LinkConfigBody`` in docs/rest.md.
+class LinkConfig(links.Link):
+    """A radio link as :class:`semlink.links.Link`; ``scenario`` None: the gateway's own (SEMLINK_SCENARIO)."""
 
-    ``scenario`` None: the gateway's own (SEMLINK_SCENARIO). ``snr_db``: transmit power over noise power per receive
-    antenna. ``delay_spread_ns``: of cdl-* and rayleigh; None: 100 ns.
-    """
-
-    scenario: str | None = None
-    snr_db: float = 10.0
-    speed_kmh: float = 3.0
-    carrier_frequency_hz: float = 3.5e9
-    num_tx_ant: int = 16
-    num_rx_ant: int = 2
-    num_layers: int = 1
-    num_users: int = 4
-    power_allocation: str = "equal"
-    delay_spread_ns: float | None = None
-    feedback: Feedback = field(default_factory=Feedback)
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieval:
-    """How a query is understood and its answer found; see ``RetrievalBody`` in docs/rest.md. None: the method's."""
-
-    scoring: str | None = None
-    reranking: str | None = None
-    extraction: str | None = None
-    key_sentences: int = 0
+    scenario: str | None = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class Query(queries.QueryOptions):
     """A retrieval query: a task ("person", "image" or "audio") and one of ``text``, ``image`` and ``audio``.
 
-    ``corpus`` None: the task's embedded one. ``symbols``: complex channel uses k. ``seed`` repeats slot and noise
-    exactly; None: drawn by the gateway. ``knowledge_budget_ms``: time for new rewrites by the LLM, 0: cached ones only.
-    ``link``: a configuration, or the id of an open link. See ``QueryBody`` in docs/rest.md.
+    ``corpus`` None: the task's embedded one. ``seed`` repeats slot and noise exactly; None: drawn by the gateway.
+    ``link``: a configuration, or the id of an open link. What else it may choose: see ``QueryBody`` in docs/rest.md.
     """
 
     task: str
@@ -255,14 +219,8 @@ class Query:
     image: Media | None = None
     audio: Media | None = None
     corpus: str | None = None
-    method: str = "sc-lmkb"
-    top_k: int = 5
-    symbols: int = 64
     seed: int | None = None
-    knowledge_budget_ms: float = 0.0
-    rewrite_strategy: str | None = None
     deadline_ms: float = 30_000.0
-    retrieval: Retrieval = field(default_factory=Retrieval)
     link: LinkConfig | str = field(default_factory=LinkConfig)
 
 

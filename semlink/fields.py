@@ -11,17 +11,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-from google.protobuf.message import Message
-
-from semlink.enums import enum_name, enum_value
 from semlink.errors import InvalidField
-
-T = TypeVar("T")
-M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +40,22 @@ class Spec:
     @property
     def text(self) -> str:
         """Meaning and unit, as help and documents show them."""
-        return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning
+        return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """One field: ``kind`` is its type without the Spec, ``spec`` None for a dataclass of fields."""
+    """One field: ``kind`` is its type without the Spec."""
 
     name: str
     kind: Any
     default: Any
-    spec: Spec | None
+    spec: Spec
+
+    @property
+    def nested(self) -> bool:
+        """Whether it is a dataclass of such fields itself."""
+        return is_dataclass(self.kind)
 
 
 def described(owner: Any) -> tuple[Described, ...]:
@@ -71,11 +68,18 @@ def _described(owner: Any) -> tuple[Described, ...]:
     hints = get_type_hints(owner, include_extras=True)
     found = []
     for one in fields(owner):
-        kind, spec = hints[one.name], None
-        if get_origin(kind) is Annotated:
-            kind, spec = get_args(kind)[:2]
+        kind, spec = get_args(hints[one.name])[:2]
         found.append(Described(one.name, kind, one.default, spec))
     return tuple(found)
+
+
+def help_of(spec: Spec, default: object) -> str:
+    """Meaning, what is allowed and default in one line, for help and documents; a registry's names are not listed."""
+    allowed = "" if callable(spec.one_of) else ", ".join(map(str, spec.one_of))
+    if spec.low is not None:
+        allowed = f"≥ {spec.low:g}" if spec.high is None else f"{spec.low:g}…{spec.high:g}"
+    parts = [spec.text, allowed, "" if default is None else f"default {default}"]
+    return "; ".join(part for part in parts if part)
 
 
 def check_range(value: float, low: float, high: float, field: str, unit: str = "") -> None:
@@ -93,77 +97,15 @@ def check(value: Any, *, field: str) -> None:
     """
     for one in described(type(value)):
         given, name = getattr(value, one.name), f"{field}.{one.name}"
-        if is_dataclass(given):
+        if one.nested:
             check(given, field=name)
-        elif one.spec is None or (given is None and one.default is None):
+        elif given is None and one.default is None:
             continue
         elif allowed := one.spec.allowed:
             if given not in allowed:
                 raise InvalidField(
                     f"{name} is {given!r}, allowed: {', '.join(map(str, allowed))}", field=name
                 )
-        elif one.spec.low is not None and one.spec.high is not None:
-            check_range(given, one.spec.low, one.spec.high, name, one.spec.unit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Carried:
-    """A field as a message has it: ``part`` is the class of a nested dataclass, ``enum`` that of a closed set."""
-
-    name: str
-    default: Any
-    part: Any
-    enum: EnumTypeWrapper | None
-    has_presence: bool
-
-
-def _carried(owner: Any, message: Any) -> tuple[_Carried, ...]:
-    return _carried_of(owner, message)
-
-
-@cache
-def _carried_of(owner: Any, message: Descriptor) -> tuple[_Carried, ...]:
-    found = []
-    for one in described(owner):
-        about = message.fields_by_name[one.name]
-        enum = EnumTypeWrapper(about.enum_type) if about.enum_type is not None else None
-        part = one.kind if one.spec is None else None
-        found.append(_Carried(one.name, one.default, part, enum, about.has_presence))
-    return tuple(found)
-
-
-def from_proto(owner: type[T], message: Message, *, field: str) -> T:
-    """Return a dataclass of a message's fields of the same names; one that is not set has its default.
-
-    Enums become their strings (:mod:`semlink.enums`). Raises InvalidField, naming ``{field}.name``, for a number of an
-    enum that is not known; ranges are not checked.
-    """
-    values: dict[str, Any] = {}
-    for one in _carried(owner, message.DESCRIPTOR):
-        given = getattr(message, one.name)
-        if one.part is not None:
-            given = from_proto(one.part, given, field=f"{field}.{one.name}")
-        elif one.enum is not None:
-            name = f"{field}.{one.name}"
-            given = enum_name(one.enum, given, default=one.default, field=name)
-        elif not (message.HasField(one.name) if one.has_presence else given):
-            continue
-        values[one.name] = given
-    return owner(**values)
-
-
-def to_proto(value: Any, message: M) -> M:
-    """Set every field of ``message`` that a dataclass has, but for None, and return it."""
-    for one in _carried(type(value), message.DESCRIPTOR):
-        given = getattr(value, one.name)
-        if given is None:
-            continue
-        if one.part is not None:
-            part = getattr(message, one.name)
-            part.SetInParent()
-            to_proto(given, part)
-        elif one.enum is not None:
-            setattr(message, one.name, enum_value(one.enum, given, field=one.name))
-        else:
-            setattr(message, one.name, given)
-    return message
+        elif one.spec.low is not None:
+            high = math.inf if one.spec.high is None else one.spec.high
+            check_range(given, one.spec.low, high, name, one.spec.unit)

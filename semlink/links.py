@@ -1,4 +1,7 @@
-"""What a link may be: allowed values, defaults, identity, and the slot of a query by value."""
+"""What a link may be: allowed values, defaults, identity, and the slot of a query by value.
+
+Imports neither NumPy nor protobuf by itself: the REST client has its link from here.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, Self, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args
 
 from semlink.errors import InvalidField
-from semlink.fields import Spec, check, check_range, described, from_proto, to_proto
+from semlink.fields import Spec, check, check_range, described
 from semlink.grid import BLOCK_SLOTS, HISTORY_SLOTS, MAX_BITS, MAX_LAYERS
 from semlink.quantizers import (
+    BUILT_IN,
     CONTENTS,
     MEMORIES,
     Content,
@@ -23,7 +25,9 @@ from semlink.quantizers import (
 )
 from semlink.scenarios import SCENARIOS
 from semlink.seeds import stable_seed
-from semlink.v1 import common_pb2 as pb
+
+if TYPE_CHECKING:
+    from semlink.v1 import common_pb2 as pb
 
 PowerAllocation = Literal["equal", "water-filling"]
 POWER_ALLOCATIONS: Final[tuple[PowerAllocation, ...]] = get_args(PowerAllocation)
@@ -37,7 +41,11 @@ class Feedback:
     """How the receiver reports channel state (CSI)."""
 
     quantizer: Annotated[
-        str, Spec("how CSI is quantised; plug-ins add schemes", one_of=quantizer_names)
+        str,
+        Spec(
+            f"how CSI is quantised: {', '.join(BUILT_IN)}, or registered by SEMLINK_PLUGINS",
+            one_of=quantizer_names,
+        ),
     ] = "rvq"
     bits: Annotated[
         int,
@@ -90,7 +98,13 @@ class Link:
     Everybody's default: UMi-LOS, 10 dB, 16 ports to 4 users of 2 antennas, 64-bit RVQ.
     """
 
-    scenario: Annotated[str, Spec("channel model of TR 38.901", one_of=SCENARIOS)] = "umi-los"
+    scenario: Annotated[
+        str,
+        Spec(
+            "channel model: UMi and UMa of TR 38.901 with and without line of sight, CDL, Rayleigh, AWGN",
+            one_of=SCENARIOS,
+        ),
+    ] = "umi-los"
     snr_db: Annotated[
         float,
         Spec(
@@ -143,7 +157,7 @@ class Link:
             high=10_000,
         ),
     ] = None
-    feedback: Feedback = Feedback()
+    feedback: Annotated[Feedback, Spec("how users report their channels")] = Feedback()
     seed: Annotated[
         int,
         Spec(
@@ -208,11 +222,16 @@ class Link:
 
         Raises InvalidField, naming ``{field}.name``, for a number of an enum that is not known.
         """
+        from semlink.messages import from_proto
+
         return from_proto(cls, message, field=field)
 
     def to_proto(self) -> pb.LinkConfig:
         """Return the link as a message, every field set."""
-        return to_proto(self, pb.LinkConfig())
+        from semlink.messages import to_proto
+        from semlink.v1 import common_pb2
+
+        return to_proto(self, common_pb2.LinkConfig())
 
 
 def checked_link(message: pb.LinkConfig, *, field: str = "link") -> Link:
@@ -228,7 +247,9 @@ def checked_link(message: pb.LinkConfig, *, field: str = "link") -> Link:
 @lru_cache(maxsize=4096)
 def _checked(data: bytes) -> Link:
     """Several services read the same link again and again; what is refused is not cached."""
-    link = Link.from_proto(pb.LinkConfig.FromString(data))
+    from semlink.v1 import common_pb2
+
+    link = Link.from_proto(common_pb2.LinkConfig.FromString(data))
     link.check()
     return link
 
@@ -242,5 +263,7 @@ def link_id_of(link: Link) -> str:
 
 def slot_of_query(link: Link, query_seed: int) -> int:
     """Slot in which a query rides on a link by value: uniform over a block's later slots (our definition)."""
+    import numpy as np
+
     rng = np.random.Generator(np.random.Philox(key=stable_seed("slot", link.seed, query_seed)))
     return int(rng.integers(HISTORY_SLOTS, BLOCK_SLOTS))

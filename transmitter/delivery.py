@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semlink.messages import to_proto
 from semlink.services import ChannelService, ReceiverService
 from semlink.stages import Noted
 from semlink.telemetry import record_degraded, record_link, timed
@@ -72,7 +73,8 @@ def answer_of(noted: Noted[Delivered]) -> transmitter_pb2.Answer:
             transmitter_pb2.Sentence(text=s.text, score=s.score, kept=s.kept)
             for s in meaning.selected.sentences
         ],
-        retrieval=meaning.query.retrieval,
+        retrieval=to_proto(meaning.query.retrieval, transmitter_pb2.Retrieval()),
+        seed=meaning.query.message.seed,
     )
 
 

@@ -45,7 +45,7 @@ def _select_alike(queries: list[CheckedQuery], device: str) -> list[Selected]:
     first = queries[0]
     extracted = extract(
         [whole(query).text for query in queries],
-        first.retrieval.extraction,
+        first.retrieval.extraction or "none",
         space=first.student,
         key_sentences=first.retrieval.key_sentences,
         device=device,

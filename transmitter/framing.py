@@ -166,7 +166,7 @@ def header_of(
         coding="" if coding == "jscc" else coding,
         mcs=mcs,
         prototypes=query.retrieval.scoring == "prototypes",
-        reranking="" if (how := query.retrieval.reranking) == "none" else how,
+        reranking="" if (how := query.retrieval.reranking or "none") == "none" else how,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -10,17 +11,11 @@ from numpy.typing import NDArray
 
 from semlink.corpora.registry import check_corpus, default_corpus
 from semlink.errors import InvalidField
-from semlink.knowledge import DEFAULT_STRATEGY, PROMPT_STRATEGIES
-from semlink.links import checked_link
-from semlink.methods import (
-    EXTRACTIONS,
-    RERANKINGS,
-    SCORINGS,
-    Method,
-    check_link,
-    check_task,
-    method_named,
-)
+from semlink.fields import check
+from semlink.links import Link, checked_link
+from semlink.messages import from_proto, to_proto
+from semlink.methods import EXTRACTIONS, Method, check_link, check_task, method_named
+from semlink.queries import QueryOptions, Retrieval
 from semlink.semantics.codec import SYMBOL_COUNTS
 from semlink.semantics.encoders import num_components
 from semlink.semantics.media import DecodedMedia, EncodedMedia
@@ -31,8 +26,6 @@ from semlink.v1 import transmitter_pb2 as pb
 from semlink.weight_files import Weights
 
 MAX_TEXT_CHARACTERS: Final = 2_000
-MAX_TOP_K: Final = 100
-MAX_KEY_SENTENCES: Final = 50
 SILENCE: Final = 2.0**-15
 """A peak below one step of 16-bit audio."""
 MODALITIES: Final[dict[str, tuple[str, ...]]] = {
@@ -61,7 +54,7 @@ class CheckedQuery:
     corpus: str
     space: str
     method: Method
-    retrieval: pb.Retrieval
+    retrieval: Retrieval
     student: str
     content: str | NDArray[Any]
     source_values: int
@@ -73,35 +66,20 @@ def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuer
     default = default_corpus(query.task, field=f"{field}.task")
     corpus = query.corpus or default
     check_corpus(corpus, query.task, field=f"{field}.corpus")
-    method = method_named(query.method, field=f"{field}.method")
+    options = from_proto(QueryOptions, query, field=field)
+    method = method_named(options.method, field=f"{field}.method")
     check_task(method, query.task, field=f"{field}.method")
-    if query.symbols not in SYMBOL_COUNTS:
+    if options.symbols not in SYMBOL_COUNTS:
         offered = ", ".join(map(str, SYMBOL_COUNTS))
         raise InvalidField(
-            f"{field}.symbols is {query.symbols}, allowed: {offered}", field=f"{field}.symbols"
+            f"{field}.symbols is {options.symbols}, allowed: {offered}", field=f"{field}.symbols"
         )
-    if not 1 <= query.top_k <= MAX_TOP_K:
-        raise InvalidField(
-            f"{field}.top_k is {query.top_k}, allowed: 1…{MAX_TOP_K}", field=f"{field}.top_k"
-        )
-    if not 0 <= query.knowledge_budget_ms <= 600_000:
-        raise InvalidField(
-            f"{field}.knowledge_budget_ms is {query.knowledge_budget_ms}, allowed: 0…600000 ms",
-            field=f"{field}.knowledge_budget_ms",
-        )
-    if query.rewrite_strategy not in ("", *PROMPT_STRATEGIES):
-        raise InvalidField(
-            f"{field}.rewrite_strategy is {query.rewrite_strategy!r}, "
-            f"allowed: {', '.join(PROMPT_STRATEGIES)}; empty: {DEFAULT_STRATEGY}",
-            field=f"{field}.rewrite_strategy",
-        )
-    match query.WhichOneof("link"):
-        case None:
-            raise InvalidField(f"{field}.link is missing", field=f"{field}.link")
-        case "link_config":
-            link = checked_link(query.link_config, field=f"{field}.link")
-            check_feedback(link, weights, field=f"{field}.link")
-            check_link(method, link, weights, field=f"{field}.link")
+    check(options, field=field)
+    query = _filled(query, options)
+    if query.HasField("link_config"):
+        link = checked_link(query.link_config, field=f"{field}.link")
+        check_feedback(link, weights, field=f"{field}.link")
+        check_link(method, link, weights, field=f"{field}.link")
     modality = query.WhichOneof("content")
     if modality is None:
         raise InvalidField(f"{field}.content is missing", field=f"{field}.content")
@@ -111,7 +89,7 @@ def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuer
             f"allowed: {', '.join(MODALITIES[query.task])}",
             field=f"{field}.{modality}",
         )
-    retrieval = _retrieval(query, method, modality, field=f"{field}.retrieval")
+    retrieval = _retrieval(options.retrieval, method, modality, field=f"{field}.retrieval")
     space = space_of(corpus)
     if retrieval.scoring == "prototypes" and num_components(space) == 1:
         raise InvalidField(
@@ -154,7 +132,7 @@ def with_media(query: CheckedQuery, decoded: DecodedMedia) -> CheckedQuery:
     return replace(query, content=decoded.content, source_values=decoded.source_values, media=None)
 
 
-def _student(retrieval: pb.Retrieval, space: str, task: str, *, field: str) -> str:
+def _student(retrieval: Retrieval, space: str, task: str, *, field: str) -> str:
     """The space whose student scores the sentences: the corpus's own, else its task's; "" where none is asked."""
     if retrieval.extraction != "itrieval-kd":
         return ""
@@ -168,30 +146,26 @@ def _student(retrieval: pb.Retrieval, space: str, task: str, *, field: str) -> s
     )
 
 
-def _retrieval(query: pb.Query, method: Method, modality: str, *, field: str) -> pb.Retrieval:
-    """What the query asks for, filled up with what its method does. Raises InvalidField naming ``{field}.name``."""
-    asked = query.retrieval
-    for name, value, allowed in (
-        ("scoring", asked.scoring, SCORINGS),
-        ("reranking", asked.reranking, RERANKINGS),
-        ("extraction", asked.extraction, EXTRACTIONS),
-    ):
-        if value and value not in allowed:
-            raise InvalidField(
-                f"{field}.{name} is {value!r}, allowed: {', '.join(allowed)}",
-                field=f"{field}.{name}",
-            )
-    if asked.key_sentences > MAX_KEY_SENTENCES:
-        raise InvalidField(
-            f"{field}.key_sentences is {asked.key_sentences}, allowed: 0…{MAX_KEY_SENTENCES}",
-            field=f"{field}.key_sentences",
-        )
-    if modality != "text" and asked.extraction not in ("", "none"):
+def _filled(query: pb.Query, options: QueryOptions) -> pb.Query:
+    """A copy with everything set that the query leaves to others: options, a seed, the default link."""
+    filled = pb.Query()
+    filled.CopyFrom(query)
+    to_proto(options, filled)
+    if not query.HasField("seed"):
+        filled.seed = secrets.randbits(53)
+    if query.WhichOneof("link") is None:
+        filled.link_config.CopyFrom(Link().to_proto())
+    return filled
+
+
+def _retrieval(asked: Retrieval, method: Method, modality: str, *, field: str) -> Retrieval:
+    """What the query asks for, filled up with what its method does. Raises InvalidField for an extraction of media."""
+    if modality != "text" and asked.extraction not in (None, "none"):
         raise InvalidField(
             f"{field}.extraction {asked.extraction!r} chooses among sentences, the query is {modality}",
             field=f"{field}.extraction",
         )
-    return pb.Retrieval(
+    return Retrieval(
         scoring=asked.scoring or method.scoring,
         reranking=asked.reranking or method.reranking,
         extraction=asked.extraction or (method.extraction if modality == "text" else "none"),

@@ -23,6 +23,7 @@ from channel_service.reports import Reports
 from lab.benchmarks.timing import fastest_s
 from semlink.grid import BLOCK_SLOTS
 from semlink.links import Link
+from semlink.signal.csi import quantizer_for
 
 SCENARIOS = ("umi-los", "uma-nlos", "cdl-c", "rayleigh")
 BATCH, NUM_ELEMENTS = 64, 128
@@ -138,7 +139,7 @@ def _reports(quantizer: str) -> dict[str, object]:
     warm = Reports(blocks)
     again = fastest_s(lambda: warm.made_in(config, slots), 3)
     return {
-        "what": f"{number} reports of a block, {quantizer} {config.feedback.bits} bit",
+        "what": f"{number} reports of a block, {quantizer} {quantizer_for(config).bits} bit",
         "reports_per_s": number / first,
         "cached_reports_per_s": number / again,
         "window_ms": 1e3 * first,

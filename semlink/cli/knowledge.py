@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from semlink.cli.console import Out, Threads, console, errors, write
+from semlink.enums import enum_text, enum_value
 from semlink.errors import InvalidField, Unavailable
 from semlink.formats import ENTRIES, FORMATS, check_format
 
@@ -295,11 +296,12 @@ def enrich(
     Ctrl-C leaves the job running; the same command shows it again, or begins it again where it was. `semlink kb cancel`
     stops it.
     """
+    from semlink.v1 import common_pb2
     from semlink.v1 import knowledge_pb2 as pb
 
     request = pb.StartEnrichmentRequest(
         corpus=corpus,
-        split=split,
+        split=enum_value(common_pb2.Split, split, field="split"),
         limit=limit,
         strategy=strategy,
         num_candidates=candidates,
@@ -319,22 +321,24 @@ def enrich(
         )
         raise
     _print_jobs([ended])
-    if ended.state != "done":
+    if ended.state != pb.ENRICHMENT_STATE_DONE:
         raise typer.Exit(1)
 
 
 async def _follow(client: KnowledgeClient, job: pb.Enrichment) -> pb.Enrichment:
     """Show a job's progress until it ends."""
     from semlink.progress import progress
+    from semlink.v1 import common_pb2
     from semlink.v1 import knowledge_pb2 as pb
 
+    split = enum_text(common_pb2.Split, job.request.split)
     request = pb.GetEnrichmentRequest(id=job.id)
     with progress() as bar:
-        line = bar.add_task(f"{job.request.corpus} {job.request.split}", total=job.total)
+        line = bar.add_task(f"{job.request.corpus} {split}", total=job.total)
         while True:
             done = job.skipped + job.generated + job.failed
             bar.update(line, completed=done)
-            if job.state != "running":
+            if job.state != pb.ENRICHMENT_STATE_RUNNING:
                 return job
             await asyncio.sleep(POLL_S)
             job = await client.get_enrichment(request)
@@ -433,15 +437,20 @@ def _print_entries(entries: list[pb.KnowledgeEntry], cosines: list[float] | None
 
 
 def _print_jobs(states: list[pb.Enrichment]) -> None:
+    from semlink.v1 import common_pb2
+    from semlink.v1 import knowledge_pb2 as pb
+
     table = Table("id", "corpus", "split", "strategy", "state", "captions", "kept before")
     for name in ("generated", "failed", "captions/min", "why"):
         table.add_column(name)
     for job in states:
         seconds = (job.ended_unix_s or time.time()) - job.started_unix_s
-        asked = (job.request.corpus, job.request.split, job.request.strategy or "few-shot")
+        split = enum_text(common_pb2.Split, job.request.split)
+        asked = (job.request.corpus, split, job.request.strategy or "few-shot")
+        state = enum_text(pb.EnrichmentState, job.state)
         counts = (str(n) for n in (job.total, job.skipped, job.generated, job.failed))
         per_minute = f"{60 * job.generated / max(seconds, 1e-3):.1f}"
-        table.add_row(job.id, *asked, job.state, *counts, per_minute, escape(job.reason))
+        table.add_row(job.id, *asked, state, *counts, per_minute, escape(job.reason))
     console.print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,104 +12,51 @@ from rich.markup import escape
 from rich.table import Table
 
 from semlink.cli.console import console
+from semlink.cli.options import options_of
 from semlink.errors import InvalidField
-from semlink.knowledge import PROMPT_STRATEGIES
-from semlink.links import POWER_ALLOCATIONS
-from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
-from semlink.quantizers import BUILT_IN, CONTENTS, MEMORIES
+from semlink.links import Link
+from semlink.queries import QueryOptions
 
 if TYPE_CHECKING:
     from semlink.client import QueryResult
 
+KNOWLEDGE_BUDGET_MS = 20_000.0
 Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]
 
 
+@options_of(options=QueryOptions, by_value=Link)
 def query(
     text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
     task: Annotated[str, typer.Option(help="person, image or audio")] = "person",
     image: Annotated[Path | None, typer.Option(help="ask with a picture")] = None,
     audio: Annotated[Path | None, typer.Option(help="ask with a sound")] = None,
     corpus: Annotated[str | None, typer.Option(help="default: the task's embedded one")] = None,
-    method: Annotated[str, typer.Option(help="see GET /v1/methods")] = "sc-lmkb",
-    top_k: Annotated[int, typer.Option()] = 5,
-    symbols: Annotated[int, typer.Option(help="complex channel uses k")] = 64,
-    scenario: Annotated[str | None, typer.Option(help="umi-los, uma-nlos, cdl-c, …")] = None,
-    snr: Annotated[float | None, typer.Option(help="dB")] = None,
-    bits: Annotated[int | None, typer.Option(help="of one CSI report")] = None,
-    quantizer: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(BUILT_IN)}, or registered by SEMLINK_PLUGINS"),
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help=f"across CSI reports: {', '.join(MEMORIES)}")
-    ] = None,
-    content: Annotated[
-        str | None, typer.Option(help=f"of a CSI report: {', '.join(CONTENTS)}")
-    ] = None,
-    speed: Annotated[float | None, typer.Option(help="km/h")] = None,
-    users: Annotated[int | None, typer.Option(help="co-scheduled in a slot")] = None,
-    layers: Annotated[int | None, typer.Option(help="of each user")] = None,
-    tx_antennas: Annotated[int | None, typer.Option(help="ports of the transmitter")] = None,
-    rx_antennas: Annotated[int | None, typer.Option(help="of each user")] = None,
-    power_allocation: Annotated[
-        str | None, typer.Option(help=f"over layers: {', '.join(POWER_ALLOCATIONS)}")
-    ] = None,
-    delay_spread_ns: Annotated[float | None, typer.Option(help="of cdl-* and rayleigh")] = None,
+    options: Any = None,
+    by_value: Any = None,
     link: Annotated[str | None, typer.Option(help="id of an open link instead")] = None,
-    scoring: Annotated[str | None, typer.Option(help=", ".join(SCORINGS))] = None,
-    reranking: Annotated[str | None, typer.Option(help=", ".join(RERANKINGS))] = None,
-    extraction: Annotated[
-        str | None, typer.Option(help=f"of key sentences: {', '.join(EXTRACTIONS)}")
-    ] = None,
-    key_sentences: Annotated[int | None, typer.Option(help="how many are kept")] = None,
     seed: Annotated[int | None, typer.Option(help="repeats a query exactly")] = None,
-    rewrite_strategy: Annotated[
-        str | None, typer.Option(help=f"how the LLM is asked: {', '.join(PROMPT_STRATEGIES)}")
-    ] = None,
-    knowledge_budget_ms: Annotated[float, typer.Option(help="0: kept knowledge only")] = 20_000.0,
     port: Port = None,
     as_json: Annotated[bool, typer.Option("--json", help="the whole answer")] = False,
 ) -> None:
-    """Send one query through the running services."""
-    from semlink.client import Client, Feedback, LinkConfig, Media, Query, Retrieval, gateway_url
+    """Send one query through the running services. New rewrites may take 20 s, or --knowledge-budget-ms."""
+    from semlink.client import Client, LinkConfig, Media, Query, Retrieval, gateway_url
 
-    feedback = _given(bits=bits, quantizer=quantizer, memory=memory, content=content)
-    by_value = _given(
-        scenario=scenario,
-        snr_db=snr,
-        speed_kmh=speed,
-        num_users=users,
-        num_layers=layers,
-        num_tx_ant=tx_antennas,
-        num_rx_ant=rx_antennas,
-        power_allocation=power_allocation,
-        delay_spread_ns=delay_spread_ns,
-        feedback=Feedback(**feedback) if feedback else None,
-    )
     if link is not None and by_value:
         raise InvalidField(
             f"--link names an open link, which has its own {', '.join(by_value)}", field="link"
         )
+    retrieval = {f.name: options.pop(f.name) for f in fields(Retrieval) if f.name in options}
+    budget_ms = options.get("knowledge_budget_ms", KNOWLEDGE_BUDGET_MS)
     asked = Query(
         task,
         text=text,
         image=Media.read(image) if image is not None else None,
         audio=Media.read(audio) if audio is not None else None,
         corpus=corpus,
-        method=method,
-        top_k=top_k,
-        symbols=symbols,
         seed=seed,
-        knowledge_budget_ms=knowledge_budget_ms,
-        rewrite_strategy=rewrite_strategy,
-        deadline_ms=knowledge_budget_ms + 60_000.0,
-        retrieval=Retrieval(
-            scoring=scoring,
-            reranking=reranking,
-            extraction=extraction,
-            key_sentences=key_sentences or 0,
-        ),
-        link=LinkConfig(**by_value) if link is None else link,
+        deadline_ms=budget_ms + 60_000.0,
+        **{**options, "knowledge_budget_ms": budget_ms, "retrieval": Retrieval(**retrieval)},
+        link=LinkConfig().replace(**by_value) if link is None else link,
     )
     with Client(gateway_url(port)) as client:
         answer = client.query(asked)
@@ -117,10 +64,6 @@ def query(
         print(json.dumps(asdict(answer), indent=2))  # for a program, without rich's markup
     else:
         _print_answer(answer)
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _print_answer(answer: QueryResult) -> None:

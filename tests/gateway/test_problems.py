@@ -23,9 +23,16 @@ from semlink.errors import (
     Unavailable,
 )
 from semlink.links import Link, checked_link
+from semlink.messages import to_proto
+from semlink.queries import Retrieval
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 
 QUERY: dict[str, Any] = {"task": "person", "query": {"text": "a man in a red jacket"}}
+
+
+RETRIEVAL = to_proto(
+    Retrieval(scoring="global", reranking="none", extraction="none"), transmitter_pb2.Retrieval()
+)
 
 
 class Scripted:
@@ -53,9 +60,7 @@ class Scripted:
                     query_id=q.id,
                     matches=[receiver_pb2.Match(item_id="sound-test-0001#2", score=0.5)],
                     link=self.report,
-                    retrieval=transmitter_pb2.Retrieval(
-                        scoring="global", reranking="none", extraction="none"
-                    ),
+                    retrieval=RETRIEVAL,
                 )
                 for q in request.queries
             ]

@@ -11,7 +11,13 @@ from schemathesis.checks import CHECKS
 from gateway.app import ServiceClients, create_app
 from semlink.corpora.registry import EMBEDDED
 from semlink.links import Link
+from semlink.messages import to_proto
+from semlink.queries import Retrieval
 from semlink.v1 import channel_pb2, receiver_pb2, transmitter_pb2
+
+RETRIEVAL = to_proto(
+    Retrieval(scoring="global", reranking="none", extraction="none"), transmitter_pb2.Retrieval()
+)
 
 
 class Obliging:
@@ -24,9 +30,7 @@ class Obliging:
             answers=[
                 transmitter_pb2.Answer(
                     query_id=q.id,
-                    retrieval=transmitter_pb2.Retrieval(
-                        scoring="global", reranking="none", extraction="none"
-                    ),
+                    retrieval=RETRIEVAL,
                 )
                 for q in request.queries
             ]

@@ -13,6 +13,7 @@ from kb_service.llm import GenerationCancelled
 from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.store import MemoryStore
+from semlink.v1 import common_pb2
 from semlink.v1 import knowledge_pb2 as pb
 
 
@@ -63,7 +64,7 @@ async def service(store, llm):
 
 def _request(**changes):
     return pb.StartEnrichmentRequest(
-        **{"corpus": "soundscapes", "split": "val", "limit": 60, **changes}
+        **{"corpus": "soundscapes", "split": common_pb2.SPLIT_VAL, "limit": 60, **changes}
     )
 
 
@@ -71,7 +72,7 @@ async def _ended(service, job_id):
     async with asyncio.timeout(20):
         while True:
             state = await service.get_enrichment(pb.GetEnrichmentRequest(id=job_id))
-            if state.state != "running":
+            if state.state != pb.ENRICHMENT_STATE_RUNNING:
                 return state
             await asyncio.sleep(0.005)
 
@@ -84,9 +85,14 @@ async def _until(condition):
 
 async def test_a_job_makes_what_queries_then_find(service, store, llm):
     started = await service.start_enrichment(_request())
-    assert (started.state, started.total) == ("running", 60)
+    assert (started.state, started.total) == (pb.ENRICHMENT_STATE_RUNNING, 60)
     ended = await _ended(service, started.id)
-    assert (ended.state, ended.skipped, ended.generated, ended.failed) == ("done", 0, 60, 0)
+    assert (ended.state, ended.skipped, ended.generated, ended.failed) == (
+        pb.ENRICHMENT_STATE_DONE,
+        0,
+        60,
+        0,
+    )
     assert ended.started_unix_s <= ended.ended_unix_s
     assert await count_knowledge(store) == 60
     items = corpus_named("soundscapes").items("val")
@@ -141,7 +147,7 @@ async def test_cancelled_between_two_tokens_and_resumed(store):
     await _until(lambda: len(llm.calls) == 3)
     async with asyncio.timeout(2):
         ended = await service.cancel_enrichment(pb.CancelEnrichmentRequest(id=started.id))
-    assert ended.state == "cancelled"
+    assert ended.state == pb.ENRICHMENT_STATE_CANCELLED
     await _until(lambda: not service.queue.num_waiting and not service.queue.num_generating)
     assert llm.gave_way == 1
     kept = await count_knowledge(store)
@@ -149,7 +155,11 @@ async def test_cancelled_between_two_tokens_and_resumed(store):
     llm.gate.set()
     again = await service.start_enrichment(_request())
     ended = await _ended(service, again.id)
-    assert (ended.state, ended.skipped, ended.generated) == ("done", kept, 60 - kept)
+    assert (ended.state, ended.skipped, ended.generated) == (
+        pb.ENRICHMENT_STATE_DONE,
+        kept,
+        60 - kept,
+    )
     await service.close()
 
 
@@ -169,7 +179,7 @@ async def test_who_waits_does_not_wait_for_a_job(store):
     llm.gate.set()
     assert (await waiting).sets[0].rewrites
     ended = await _ended(service, started.id)
-    assert (ended.state, ended.generated) == ("done", 60)
+    assert (ended.state, ended.generated) == (pb.ENRICHMENT_STATE_DONE, 60)
     assert llm.calls[2] == bulk, "what gave way begins anew"
     await service.close()
 
@@ -220,12 +230,12 @@ async def test_a_job_whose_llm_fails_gives_up_and_says_why(service, llm):
     llm.error = Unavailable("the endpoint is down")
     started = await service.start_enrichment(_request(limit=0))
     ended = await _ended(service, started.id)
-    assert (ended.state, ended.generated) == ("failed", 0)
+    assert (ended.state, ended.generated) == (pb.ENRICHMENT_STATE_FAILED, 0)
     assert ended.reason == "the endpoint is down"
     assert ended.failed == 3 * WINDOW < ended.total
     llm.error = None
     again = await service.start_enrichment(_request(limit=10))
-    assert (await _ended(service, again.id)).state == "done"
+    assert (await _ended(service, again.id)).state == pb.ENRICHMENT_STATE_DONE
 
 
 async def test_closing_ends_a_job(store):
@@ -237,13 +247,13 @@ async def test_closing_ends_a_job(store):
         await service.close()
     assert (
         await service.get_enrichment(pb.GetEnrichmentRequest(id=started.id))
-    ).state == "cancelled"
+    ).state == pb.ENRICHMENT_STATE_CANCELLED
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"split": "dev"}, "split"),
+        ({"split": 9}, "split"),
         ({"strategy": "magic"}, "strategy"),
         ({"num_candidates": 99}, "num_candidates"),
         ({"temperature": 3.0}, "temperature"),

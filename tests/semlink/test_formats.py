@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from lab.evaluation.cache import parts, remove
 from lab.training import features
 from lab.training.checkpoint import Checkpoint
 from receiver.gallery import gallery_of
+from semlink import links_7fb36b6
 from semlink.cli.knowledge import read_entries, to_json
 from semlink.corpora.registry import (
     added_corpora,
@@ -103,6 +105,22 @@ async def test_links_reports_and_entries_in_the_store_are_read(store: RedisStore
     assert [to_json(entry) for entry in found] == [{"format": 1, **json.loads(line)}]
     assert await store._redis.get("semlink:format") == b"2", "marked for the versions to come"
     assert await store._redis.hget("semlink:link:ab12", "config") is None, "migrated"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"memory": "fused", "content": "channel", "power_allocation": "water-filling"},
+        {"scenario": "cdl-c", "delay_spread_ns": 300.0, "speed_kmh": 60.0, "snr_db": 0.0},
+    ],
+)
+def test_links_have_the_bytes_that_7fb36b6_wrote(values: dict[str, Any]) -> None:
+    """They also seed the link dataset, so that codecs trained again equal those that are shipped."""
+    stored = base64.b64decode(STORE["semlink:link:ab12"]["config"])
+    assert links_7fb36b6.bytes_of(Link(seed=7, snr_db=12.5)) == stored
+    link = Link().replace(**values)
+    assert links_7fb36b6.link_of(links_7fb36b6.bytes_of(link)) == link
 
 
 async def test_an_exported_entry_is_imported_under_its_key(store: RedisStore) -> None:

@@ -413,9 +413,30 @@ async def test_the_strategy_of_a_query_reaches_the_knowledge_base() -> None:
     assert [item.strategy for item in knowledge.asked] == ["", "instruction"]
 
 
+async def test_what_a_query_does_not_set_has_the_defaults_of_rest() -> None:
+    air = Air()
+    bare = transmitter_pb2.Query(id="q", task="person", text="a man in red")
+    (answer,) = await send(service(air, MemoryStore()), bare)
+    (frame,) = air.frames
+    header = channel_pb2.FrameHeader.FromString(frame.header)
+    assert (header.symbols, header.top_k) == (64, 5)
+    assert Link.from_proto(frame.config) == Link()
+    assert (frame.seed, answer.seed > 0) == (answer.seed, True)
+    assert answer.retrieval.scoring == transmitter_pb2.SCORING_GLOBAL
+    (again,) = await send(service(air, MemoryStore()), bare)
+    assert again.seed != answer.seed
+    bare.seed = 0
+    assert (await send(service(air, MemoryStore()), bare))[0].seed == 0
+
+
 @pytest.mark.parametrize(
     ("values", "error", "field"),
     [
+        (
+            {"retrieval": transmitter_pb2.Retrieval(key_sentences=51)},
+            InvalidField,
+            "retrieval.key_sentences",
+        ),
         ({"task": "video"}, InvalidField, "task"),
         ({"symbols": 63}, InvalidField, "symbols"),
         ({"top_k": 0}, InvalidField, "top_k"),

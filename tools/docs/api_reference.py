@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,9 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from lab.evaluation.templating import render
+from semlink.fields import described, help_of
+from semlink.links import Feedback, Link
+from semlink.queries import QueryOptions, Retrieval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +75,8 @@ def _meaning(schema: dict[str, Any]) -> str:
         "minItems": "items ≥",
         "maxItems": "items ≤",
     }
-    bounds = [f"{sign} {schema[key]}" for key, sign in names.items() if key in schema]
+    schemas = [schema, *schema.get("anyOf", [])]
+    bounds = [f"{sign} {of[key]:g}" for of in schemas for key, sign in names.items() if key in of]
     return "; ".join([*([schema["description"]] if "description" in schema else []), *bounds])
 
 
@@ -117,14 +122,40 @@ def _contract(file: FileDescriptorProto) -> dict[str, Any]:
                         "number": field.number,
                         "name": field.name,
                         "type": _field_type(field),
-                        "comment": _one_of(message, field) + comment(4, i, 2, j),
+                        "comment": _one_of(message, field)
+                        + (comment(4, i, 2, j) or _said_once(message.name, field.name)),
                     }
                     for j, field in enumerate(message.field)
                 ],
             }
             for i, message in enumerate(file.message_type)
         ],
+        "enums": [
+            {
+                "name": enum.name,
+                "comment": comment(5, i),
+                "values": [
+                    {"number": v.number, "name": v.name, "comment": comment(5, i, 2, j)}
+                    for j, v in enumerate(enum.value)
+                ],
+            }
+            for i, enum in enumerate(file.enum_type)
+        ],
     }
+
+
+def _said_once(message: str, field: str) -> str:
+    """What the dataclass of a message says of a field: meaning, what is allowed, default."""
+    owners = {"LinkConfig": Link, "FeedbackConfig": Feedback, "Query": QueryOptions}
+    for one in described({**owners, "Retrieval": Retrieval}.get(message, _Nothing)):
+        if one.name == field:
+            return help_of(one.spec, None if one.nested else one.default)
+    return ""
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """Of messages whose fields the contracts describe themselves."""
 
 
 def _one_of(message: DescriptorProto, field: FieldDescriptorProto) -> str:

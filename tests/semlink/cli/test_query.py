@@ -96,11 +96,13 @@ def test_the_options_are_sent(
 ) -> None:
     options = "--snr 5 --bits 16 --users 2 --symbols 32 --top-k 3 --seed 9 --key-sentences 1"
     arguments = [*options.split(), "--extraction", "textrank", "--scenario", "cdl-c"]
+    arguments += ["--report-period-slots", "10", "--link-seed", "4"]
     assert semlink(monkeypatch, "query", "a man", *arguments) == 0
     body = QueryBody.model_validate(gateway.bodies[0])
     assert (body.query.text, body.symbols, body.top_k, body.seed) == ("a man", 32, 3, 9)
     assert (body.link.snr_db, body.link.feedback.bits, body.link.num_users) == (5.0, 16, 2)
     assert (body.link.scenario, body.retrieval.extraction) == ("cdl-c", "textrank")
+    assert (body.link.feedback.report_period_slots, body.link.seed) == (10, 4)
     assert body.retrieval.key_sentences == 1
     assert body.deadline_ms == body.knowledge_budget_ms + 60_000
     printed = capsys.readouterr().out
