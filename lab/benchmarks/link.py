@@ -30,7 +30,7 @@ BATCH, NUM_ELEMENTS = 64, 128
 
 
 def _link(scenario: str) -> Link:
-    return Link().replace(scenario=scenario)
+    return Link(scenario=scenario)
 
 
 def sionna_slot(config: Link, num_slots: int) -> torch.Tensor:

@@ -209,7 +209,7 @@ def validation_histories() -> Histories:
         cases = list(itertools.product(VALIDATION_SCENARIOS, VALIDATION_SPEEDS_KMH))
         with progress() as bar:
             for scenario, kmh in bar.track(cases, description="CSI histories to choose on"):
-                config = Link().replace(scenario=scenario, speed_kmh=kmh)
+                config = Link(scenario=scenario, speed_kmh=kmh)
                 for i, age in enumerate(VALIDATION_AGES):
                     config = config.replace(seed=VALIDATION_SEED + i)
                     rays = draw_rays(

@@ -282,7 +282,7 @@ def learn(shipped: ChannelGenerator, pairs: Pairs, recipe: RefineRecipe) -> Lear
 
 def chosen_generator(scenario: str) -> str:
     """The trained generator that the knowledge base would ask by itself; raises InvalidField if it is a linear one."""
-    config = Link().replace(scenario=scenario)
+    config = Link(scenario=scenario)
     predictor, _ = default_predictor(config, config.feedback.delay_slots, Settings().weights)
     if not isinstance(predictor, Generated):
         raise InvalidField(
