@@ -21,6 +21,7 @@ from semlink.errors import NotFound
 from semlink.links import Link
 from semlink.scenarios import SCENARIOS
 from semlink.settings import Settings
+from semlink.weight_files import Weights
 
 LINEAR = untrained_predictors()
 
@@ -78,7 +79,7 @@ def test_the_scenario_is_not_known(tmp_path: Path) -> None:
 
 def test_without_a_table(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"python -m lab\.training\.select_predictor"):
-        best_predictors(Link(), 5, tmp_path)
+        best_predictors(Link(), 5, Weights(tmp_path))
 
 
 def test_sgcs_decides_then_gain_then_nmse() -> None:

@@ -94,7 +94,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(fresh: Path) -> None:
     with capture_logs() as logged:
         output = network()(*inputs(2, 5))
     torch.testing.assert_close(output, Attending()(*inputs(2, 5)), atol=1e-5, rtol=1e-5)
-    assert ["a converted network is not cached"] == [line["event"] for line in logged]
+    assert [line["event"] for line in logged] == ["a converted network is not cached"]
 
 
 def test_torch_runs_the_module_itself(fresh: Path) -> None:
