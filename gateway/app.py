@@ -27,7 +27,6 @@ from gateway import schemas
 from gateway.items import add_item_routes, media_url
 from gateway.problems import BodyLimit, TrustedHosts, install
 from semlink import links
-from semlink.corpora.registry import default_corpus
 from semlink.deadlines import deadline_in
 from semlink.enums import enum_text
 from semlink.errors import DeadlineExceeded, InvalidField
@@ -35,6 +34,7 @@ from semlink.messages import from_proto
 from semlink.methods import METHODS
 from semlink.queries import Retrieval
 from semlink.services import ChannelService, ReceiverService, TransmitterService
+from semlink.tasks import modality_spec, task_spec, task_specs
 from semlink.telemetry import counted_request, registry
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 from semlink.version import commit, version
@@ -177,21 +177,19 @@ class _Prepared:
 
     @property
     def corpus(self) -> str:
-        return self.body.corpus or default_corpus(self.body.task)
+        return self.body.corpus or task_spec(self.body.task).corpus
 
 
 def _prepare(body: schemas.QueryBody, scenario: str, *, field: str) -> _Prepared:
     link = body.link.in_scenario(scenario)
     body = body.model_copy(update={"link": link})
-    image = _base64(body.query.image, field=f"{field}.image.data")
-    audio = _base64(body.query.audio, field=f"{field}.audio.data")
+    name, content = body.query.given()
+    media = b"" if isinstance(content, str) else _base64(content, field=f"{field}.{name}.data")
     seed = body.drawn_seed()
-    return _Prepared(body, schemas.to_query(body, uuid.uuid4().hex, seed, image, audio))
+    return _Prepared(body, schemas.to_query(body, uuid.uuid4().hex, seed, media))
 
 
-def _base64(media: schemas.MediaBody | None, *, field: str) -> bytes:
-    if media is None:
-        return b""
+def _base64(media: schemas.MediaBody, *, field: str) -> bytes:
     try:
         return base64.b64decode(media.data, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -378,7 +376,10 @@ def _add_corpora(app: FastAPI, clients: ServiceClients) -> None:
         "/v1/corpora/{name}/items/{item_id}/media",
         responses={
             **ERRORS,
-            200: {"content": {"image/*": {}, "audio/*": {}}, "description": "The media itself"},
+            200: {
+                "content": {modality_spec(task.modality).media_range: {} for task in task_specs()},
+                "description": "The media itself",
+            },
             304: {"description": "What the client has still stands"},
         },
         response_class=Response,

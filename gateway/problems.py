@@ -26,6 +26,7 @@ from semlink.errors import (
     Unavailable,
 )
 from semlink.hosts import host_name, is_loopback
+from semlink.tasks import modality_names
 
 MAX_BODY_BYTES: Final = 10 * 2**20
 MAX_BODIES_BYTES: Final = 256 * 2**20
@@ -77,7 +78,7 @@ def rest_field(field: str, *, batch: bool) -> str:
     prefix, rest = (f"queries[{match[1]}].", match[2]) if match and batch else ("", field)
     if match and not batch:
         rest = match[2]
-    rest = re.sub(r"^(text|image|audio)\b", r"query.\1", rest)
+    rest = re.sub(rf"^({'|'.join(modality_names())})\b", r"query.\1", rest)
     rest = re.sub(r"^config\.", "", rest)  # the body of an opened link is its configuration
     return prefix + rest.replace("link_id", "link.id")
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic.config import JsonDict
 
-from semlink import links, methods, queries
+from semlink import links, methods, queries, tasks
 from semlink.fields import described
 from semlink.messages import to_proto
 from semlink.v1 import transmitter_pb2
 
-Task = Literal["person", "image", "audio"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+if TYPE_CHECKING:
+    Task = str
+else:
+    Task = Literal[tasks.task_names()]
 
 MAX_UNKNOWN_FIELDS: Final = 16
 """Of one object; each of so many is named in the answer, more are refused together."""
@@ -110,29 +113,41 @@ class QueryLinkBody(LinkConfigBody):
 
 
 class MediaBody(_Body):
-    """A picture or a sound, base64."""
+    """Media of the task's modality, base64: a picture, a sound."""
 
     content_type: str = Field(max_length=100, examples=["image/jpeg"])
     """MIME type of a picture or a sound"""
     data: str = Field(min_length=1, description="base64, RFC 4648")
 
 
-class ContentBody(_Body):
-    """Exactly one of the three."""
+class _Content(_Body):
+    """A text, or media of the modality that the task's gallery holds: exactly one field."""
 
     text: str | None = Field(None, min_length=1, max_length=2_000)
     """what is looked for, in words"""
-    image: MediaBody | None = None
-    """ask with a picture"""
-    audio: MediaBody | None = None
-    """ask with a sound"""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [n for n in ("text", "image", "audio") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError("exactly one of text, image, audio is needed")
+        if sum(value is not None for _, value in self) != 1:
+            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)} is needed")
         return self
+
+    def given(self) -> tuple[str, str | MediaBody]:
+        """The name of the field that is given, and what it holds."""
+        return next((name, value) for name, value in self if value is not None)
+
+
+if TYPE_CHECKING:
+    ContentBody = _Content
+else:
+    _MEDIA = {
+        name: (
+            MediaBody | None,
+            Field(None, description=f"ask with {tasks.modality_spec(name).noun}"),
+        )
+        for name in tasks.modality_names()[1:]
+    }
+    ContentBody = create_model("ContentBody", __base__=_Content, __doc__=_Content.__doc__, **_MEDIA)
 
 
 @body_of(queries.Retrieval)
@@ -460,10 +475,8 @@ class Problem(AnswerBody):
     errors: list[dict[str, str]] = Field(default=[], description="every offending field")
 
 
-def to_query(
-    body: QueryBody, query_id: str, seed: int, image: bytes, audio: bytes
-) -> transmitter_pb2.Query:
-    """The query as the transmitter knows it; ``image`` and ``audio`` are the decoded base64, empty if not given."""
+def to_query(body: QueryBody, query_id: str, seed: int, media: bytes) -> transmitter_pb2.Query:
+    """The query as the transmitter knows it; ``media``: the decoded base64, empty for a text."""
     message = transmitter_pb2.Query(
         id=query_id,
         task=body.task,
@@ -471,13 +484,12 @@ def to_query(
         seed=seed,
     )
     to_proto(body.options(), message)
-    content = body.query
-    if content.text is not None:
-        message.text = content.text
-    elif content.image is not None:
-        message.image.content_type, message.image.data = content.image.content_type, image
-    elif content.audio is not None:
-        message.audio.content_type, message.audio.data = content.audio.content_type, audio
+    name, content = body.query.given()
+    if isinstance(content, str):
+        message.text = content
+    else:
+        message.media.modality, message.media.content_type = name, content.content_type
+        message.media.data = media
     if body.link.id is not None:
         message.link_id = body.link.id
     else:

@@ -1,4 +1,4 @@
-"""Items that users bring: their pictures, sounds and captions as components of the space that a gallery is in."""
+"""Items that users bring: their media and captions as components of the space that a gallery is in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from semlink.semantics.encoders import heads_sha256, semantic_encoder
 from semlink.semantics.media import DecodedMedia, EncodedMedia, decode_media
 from semlink.semantics.spaces import task_of
 from semlink.settings import Settings
+from semlink.tasks import task_spec
 
 
 def encode_items(
@@ -20,9 +21,9 @@ def encode_items(
 ) -> list[AddedItem]:
     """The items with the components that the heads of ``space`` give, all of them in one batch.
 
-    ``media``: the picture or sound of each as it was sent, ``decoded``: the same decoded.
+    ``media``: of each as they were sent, ``decoded``: the same decoded.
     """
-    modality = "audio" if task_of(space) == "audio" else "image"
+    modality = task_spec(task_of(space)).modality
     contents = [one.content for one in decoded]
     encoder = semantic_encoder(space, Settings().device)
     components = encoder.components(modality, contents)

@@ -16,7 +16,7 @@ from receiver.decoding import Decoded, Samples, check_frame, decode
 from receiver.gallery import Gallery, gallery_of
 from receiver.items import add_items, remove_items
 from semlink.batching import MicroBatcher
-from semlink.corpora.registry import EMBEDDED, check_corpus, known_corpora
+from semlink.corpora.registry import check_corpus, embedded_corpora, known_corpora
 from semlink.enums import enum_value
 from semlink.errors import InvalidField
 from semlink.grouping import run_grouped
@@ -25,6 +25,7 @@ from semlink.semantics.headers import parse_header
 from semlink.semantics.media import MediaDecoder
 from semlink.settings import Settings
 from semlink.stages import Noted, batched, follow
+from semlink.tasks import task_spec
 from semlink.telemetry import timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2
 from semlink.wire import from_wire
@@ -45,8 +46,8 @@ class Wanted:
 
     @property
     def to_text(self) -> bool:
-        """Whether captions are looked for: a sound is answered with texts."""
-        return self.header.task == "audio" and self.header.modality == "audio"
+        """Whether captions are looked for."""
+        return task_spec(self.header.task).finds_captions(self.header.modality)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -70,7 +71,7 @@ class Receiver:
 
     def warm_up(self) -> None:
         """Load every embedded gallery, so that the first query does not pay for it."""
-        for corpus in EMBEDDED:
+        for corpus in embedded_corpora():
             gallery_of(corpus)
 
     async def close(self) -> None:

@@ -16,7 +16,6 @@ from semlink.deadlines import check_deadline
 from semlink.errors import InvalidField
 from semlink.semantics.media import DecodedMedia, EncodedMedia, MediaDecoder
 from semlink.semantics.spaces import space_of, task_of
-from semlink.tasks import Task
 from semlink.telemetry import timed
 from semlink.v1 import receiver_pb2
 
@@ -42,7 +41,7 @@ async def add_items(
     return await asyncio.to_thread(_add, request, items, decoded)
 
 
-def _addable(request: receiver_pb2.AddItemsRequest) -> tuple[list[AddedItem], Task]:
+def _addable(request: receiver_pb2.AddItemsRequest) -> tuple[list[AddedItem], str]:
     """The items of a request, checked but for their media, and the task of their corpus."""
     gallery = gallery_of(request.corpus)
     if not 1 <= len(request.items) <= MAX_ITEMS:

@@ -207,8 +207,9 @@ class LinkConfig(links.Link):
 
 @dataclass(frozen=True, slots=True)
 class Query(queries.QueryOptions):
-    """A retrieval query: a task ("person", "image" or "audio") and one of ``text``, ``image`` and ``audio``.
+    """A retrieval query: a task ("person", "image", "audio", or a plug-in's) and a ``text`` or media.
 
+    ``image``, ``audio``: media of our modalities; ``media``: those of plug-ins, by the modality's name.
     ``corpus`` None: the task's embedded one. ``seed`` repeats slot and noise exactly; None: drawn by the gateway.
     ``link``: a configuration, or the id of an open link. What else it may choose: see ``QueryBody`` in docs/rest.md.
     """
@@ -218,6 +219,7 @@ class Query(queries.QueryOptions):
     text: str | None = None
     image: Media | None = None
     audio: Media | None = None
+    media: Mapping[str, Media] = field(default_factory=dict)
     corpus: str | None = None
     seed: int | None = None
     deadline_ms: float = 30_000.0
@@ -464,17 +466,21 @@ class _Call(Generic[T]):
     accepted: tuple[int, ...] = ()
 
 
+_OWN_CONTENT: Final = ("text", "image", "audio")
+
+
 def _query_body(query: Query, where: str) -> dict[str, Any]:
+    given = {name: getattr(query, name) for name in _OWN_CONTENT} | dict(query.media)
     content = {
         name: _json(value, f"{where}query.{name}")
-        for name in ("text", "image", "audio")
-        if (value := getattr(query, name)) is not None
+        for name, value in given.items()
+        if value is not None
     }
     link = {"id": query.link} if isinstance(query.link, str) else query.link
     body = {
         f.name: getattr(query, f.name)
         for f in fields(query)
-        if f.name not in ("text", "image", "audio", "link")
+        if f.name not in (*_OWN_CONTENT, "media", "link")
     }
     body = {name: value for name, value in body.items() if value is not None}
     return {

@@ -9,7 +9,6 @@ from semlink.components import CODECS, FUSIONS, PRECODERS, PREDICTORS
 from semlink.errors import InvalidField
 from semlink.links import Link
 from semlink.registry import load_plugins
-from semlink.tasks import TASKS, Task
 from semlink.weight_files import SHIPPED, Weights
 
 Scoring = Literal["global", "prototypes"]
@@ -32,7 +31,7 @@ class Method:
     precoder. ``coding``: how a feature becomes symbols. These four are names of :mod:`semlink.components`. ``channel``:
     False hands the feature over as it is. ``extraction``, ``scoring``, ``reranking``: which sentences of a text are
     sent, what is compared at the receiver and whether its first answers are ranked again; a query may choose others.
-    ``tasks``: where the method means something.
+    ``tasks``: where the method means something; (): everywhere.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Method:
     extraction: Extraction = "none"
     scoring: Scoring = "global"
     reranking: Reranking = "none"
-    tasks: tuple[Task, ...] = TASKS
+    tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         of = f"of method {self.name!r}"
@@ -220,7 +219,7 @@ def check_link(
 
 def check_task(method: Method, task: str, *, field: str = "method") -> None:
     """Raise InvalidField for a method that means nothing for the task."""
-    if task not in method.tasks:
+    if method.tasks and task not in method.tasks:
         raise InvalidField(
             f"{field} {method.name!r} serves {', '.join(method.tasks)}, not task {task!r}",
             field=field,

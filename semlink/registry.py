@@ -1,8 +1,9 @@
-"""Components by name, one registry a kind: CSI quantisers, predictors, precoders, codecs, fusion rules.
+"""Components by name, one registry a kind: CSI quantisers, predictors, precoders, codecs, fusion, tasks, modalities.
 
-What comes with the system is registered in :mod:`semlink.quantizers` and :mod:`semlink.components`, where a component
-is named ("module:function"), so that nothing is imported for a name. Modules of one's own register more of them by the
-same decorators; every process of a system must know them: ``SEMLINK_PLUGINS`` names the modules.
+What comes with the system is registered in :mod:`semlink.quantizers`, :mod:`semlink.components` and
+:mod:`semlink.tasks`, where a component is named ("module:function"), so that nothing is imported for a name. Modules of
+one's own register more of them in the same way; every process of a system must know them: ``SEMLINK_PLUGINS`` names the
+modules.
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ class Entry:
 E = TypeVar("E", bound=Entry)
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raise InvalidField for a name that is not allowed, since URLs, files and metrics carry it."""
+    if not NAME.fullmatch(name):
+        raise InvalidField(
+            f"name of a {kind} is {name!r}, allowed: a-z, 0-9 and single hyphens between them",
+            field="name",
+        )
+
+
 class Registry(Generic[E]):
     """The components of one kind, in the order in which they were registered. ``kind`` stands in errors."""
 
@@ -56,11 +66,7 @@ class Registry(Generic[E]):
 
     def add(self, entry: E) -> None:
         """Register a component. Raises InvalidField for a name that is not allowed, or that another one has."""
-        if not NAME.fullmatch(entry.name):
-            raise InvalidField(
-                f"name of a {self.kind} is {entry.name!r}, allowed: a-z, 0-9 and single hyphens between them",
-                field="name",
-            )
+        check_name(self.kind, entry.name)
         taken = self._entries.get(entry.name)
         if taken is not None and taken.place != entry.place:
             raise InvalidField(

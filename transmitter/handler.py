@@ -17,7 +17,7 @@ from semlink.services import ChannelService, KnowledgeBaseService, ReceiverServi
 from semlink.settings import Settings
 from semlink.stages import Noted, batched, follow, side_by_side, where
 from semlink.store import Store
-from semlink.tasks import TASKS
+from semlink.tasks import task_names
 from semlink.telemetry import timed
 from semlink.v1 import common_pb2, transmitter_pb2
 from semlink.weight_files import Weights
@@ -109,7 +109,7 @@ class Transmitter:
 
     def warm_up(self) -> None:
         """Load the encoders, so that the first query does not pay for it."""
-        self._encode_contents([Content(task, "text", "a first query") for task in TASKS])
+        self._encode_contents([Content(task, "text", "a first query") for task in task_names()])
         extract(["A first sentence. A second one."], "textrank", space="")
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ class Transmitter:
         return transmitter_pb2.RetrieveResponse(answers=answers)
 
     async def _decoded(self, queries: list[CheckedQuery]) -> list[CheckedQuery]:
-        """The queries with their pictures and sounds decoded, all of them before anything is sent."""
+        """The queries with their media decoded, all of them before anything is sent."""
         media = [query.media for query in queries if query.media]
         if not media:
             return queries

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
-from semlink.corpora.registry import check_corpus, default_corpus
+from semlink.corpora.registry import check_corpus
 from semlink.errors import InvalidField
 from semlink.fields import check
 from semlink.links import Link, checked_link
@@ -19,33 +18,25 @@ from semlink.queries import QueryOptions, Retrieval
 from semlink.semantics.codec import SYMBOL_COUNTS
 from semlink.semantics.encoders import num_components
 from semlink.semantics.media import DecodedMedia, EncodedMedia
+from semlink.semantics.modalities import modality_of
 from semlink.semantics.spaces import space_of, weights_file
 from semlink.signal.schemes import check_feedback
-from semlink.tasks import Task
+from semlink.tasks import task_spec
 from semlink.v1 import transmitter_pb2 as pb
 from semlink.weight_files import Weights
 
 MAX_TEXT_CHARACTERS: Final = 2_000
-SILENCE: Final = 2.0**-15
-"""A peak below one step of 16-bit audio."""
-MODALITIES: Final[dict[str, tuple[str, ...]]] = {
-    "person": ("text", "image"),
-    "image": ("text", "image"),
-    "audio": ("text", "audio"),
-}
-"""What may be asked with, per task."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedQuery:
-    """A query whose every field is allowed; a picture or sound is decoded by :func:`with_media`.
+    """A query whose every field is allowed; media are decoded by :func:`with_media`.
 
     ``space``: whose heads and codec serve the corpus (:mod:`semlink.semantics.spaces`). ``retrieval``: every field set.
     ``student``: the space whose student scores the sentences, "" for none.
-    ``content``: the text, uint8 RGB pixels ``[height, width, 3]`` of the task's canvas or float32 samples at 16 kHz
-    ``[num_samples]``; "" before its picture or sound is decoded. ``media``: picture or sound as it was sent, or None.
-    ``source_values``: real values at the encoder's input, the denominator of the bandwidth ratio (our definition):
-    UTF-8 bytes of a text, pixel components, audio samples.
+    ``content``: the text, or the content of decoded media (:mod:`semlink.semantics.modalities`), "" before they are.
+    ``media``: as they were sent, or None. ``source_values``: real values at the encoder's input, the denominator of the
+    bandwidth ratio (our definition): UTF-8 bytes of a text, pixel components, audio samples.
     """
 
     message: pb.Query
@@ -62,9 +53,9 @@ class CheckedQuery:
 
 
 def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuery:
-    """Check one query but for its picture or sound. Raises InvalidField or NotFound naming ``{field}.name``."""
-    default = default_corpus(query.task, field=f"{field}.task")
-    corpus = query.corpus or default
+    """Check one query but for its media. Raises InvalidField or NotFound naming ``{field}.name``."""
+    task = task_spec(query.task, field=f"{field}.task")
+    corpus = query.corpus or task.corpus
     check_corpus(corpus, query.task, field=f"{field}.corpus")
     options = from_proto(QueryOptions, query, field=field)
     method = method_named(options.method, field=f"{field}.method")
@@ -80,14 +71,14 @@ def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuer
         link = checked_link(query.link_config, field=f"{field}.link")
         check_feedback(link, weights, field=f"{field}.link")
         check_link(method, link, weights, field=f"{field}.link")
-    modality = query.WhichOneof("content")
-    if modality is None:
+    if query.WhichOneof("content") is None:
         raise InvalidField(f"{field}.content is missing", field=f"{field}.content")
-    if modality not in MODALITIES[query.task]:
+    modality = query.media.modality if query.HasField("media") else "text"
+    if query.HasField("media") and modality != task.modality:
+        name = f"{field}.{modality or 'media.modality'}"
         raise InvalidField(
-            f"{field}.{modality} cannot be asked with in task {query.task!r}, "
-            f"allowed: {', '.join(MODALITIES[query.task])}",
-            field=f"{field}.{modality}",
+            f"{name} cannot be asked with in task {query.task!r}, allowed: {', '.join(task.queries)}",
+            field=name,
         )
     retrieval = _retrieval(options.retrieval, method, modality, field=f"{field}.retrieval")
     space = space_of(corpus)
@@ -102,10 +93,8 @@ def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuer
     if modality == "text":
         content = _text(query.text, field=f"{field}.text")
     else:
-        sent = query.image if modality == "image" else query.audio
-        media = EncodedMedia(
-            cast("Task", query.task), sent.data, sent.content_type, f"{field}.{modality}"
-        )
+        sent = query.media
+        media = EncodedMedia(task.name, sent.data, sent.content_type, f"{field}.{modality}")
     return CheckedQuery(
         message=query,
         task=query.task,
@@ -122,13 +111,10 @@ def check_query(query: pb.Query, weights: Weights, *, field: str) -> CheckedQuer
 
 
 def with_media(query: CheckedQuery, decoded: DecodedMedia) -> CheckedQuery:
-    """The query with its picture or sound decoded. Raises InvalidField naming it for a sound that is silent."""
+    """The query with its media decoded. Raises InvalidField naming media that nothing can be looked for with."""
     assert query.media is not None
-    if query.modality == "audio" and float(np.abs(decoded.content).max()) < SILENCE:
-        raise InvalidField(
-            f"{query.media.field} is silent (peak below {SILENCE:g}): there is nothing to look for",
-            field=query.media.field,
-        )
+    if objection := modality_of(query.task).objection(decoded.content):
+        raise InvalidField(f"{query.media.field} {objection}", field=query.media.field)
     return replace(query, content=decoded.content, source_values=decoded.source_values, media=None)
 
 

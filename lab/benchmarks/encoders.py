@@ -23,11 +23,10 @@ from safetensors.numpy import load_file, save_file
 from lab.evaluation.bootstrap import interval
 from lab.evaluation.report import Report, Row
 from semlink import runtime
-from semlink.corpora.corpus import AudioCorpus, ImageCorpus
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.progress import track
-from semlink.semantics.encoders import SemanticEncoder, semantic_encoder
-from semlink.tasks import TASKS
+from semlink.semantics.encoders import semantic_encoder
+from semlink.tasks import BUILT_IN
 
 REFERENCE: Final = "torch f32"
 MIN_COSINE: Final = 0.995
@@ -106,7 +105,7 @@ def _compared(folder: Path) -> list[Row]:
     reference = load_file(folder / f"{REFERENCE}.safetensors")
     for variant in variants()[1:]:
         features = load_file(folder / f"{variant}.safetensors")
-        for task in TASKS:
+        for task in BUILT_IN:
             for side in ("text", "media"):
                 cosines = np.sum(features[f"{task} {side}"] * reference[f"{task} {side}"], axis=-1)
                 rows.append(
@@ -147,12 +146,15 @@ def _work(variant: str, folder: Path, items: int) -> None:
     name, precision = variant.split()
     runtime.use(name, precision)  # type: ignore[arg-type]
     costs = {}
-    for task in TASKS:
+    for task in BUILT_IN:
         encoder = semantic_encoder(task)
         texts, media = _inputs(task, TIMED)
         # The three tasks read texts with the same network; sounds and pictures have their own.
-        for side, contents in (("text", texts), ("media", media)):
-            encode = partial(_features, encoder, side)
+        sides: tuple[tuple[str, Callable[[list[Any]], object], list[Any]], ...] = (
+            ("text", encoder.text, texts),
+            ("media", encoder.media, media),
+        )
+        for side, encode, contents in sides:
             one_by_one = partial(_one_by_one, encode, contents)
             costs[f"{task} {side}, alone"] = _cost(one_by_one, len(contents))
             costs[f"{task} {side}, batched"] = _cost(partial(encode, contents), len(contents))
@@ -174,35 +176,23 @@ def _one_by_one(encode: Callable[[list[Any]], object], contents: Sequence[Any]) 
         encode([content])
 
 
-def _features(encoder: SemanticEncoder, side: str, contents: Sequence[Any]) -> NDArray[np.float32]:
-    if side == "text":
-        return encoder.text(contents)
-    return encoder.audio(contents) if encoder.task == "audio" else encoder.image(contents)
-
-
 def _inputs(task: str, count: int) -> tuple[list[str], list[NDArray[Any]]]:
     """Captions and media of the first items of the test split, a caption an item."""
     corpus = corpus_named(default_corpus(task))
     items = corpus.items("test")[:count]
     texts = [item.captions[0] for item in items]
-    match corpus:
-        case AudioCorpus():
-            return texts, [corpus.waveform(item.item_id) for item in items]
-        case ImageCorpus():
-            return texts, [corpus.pixels(item.item_id) for item in items]
-        case _:
-            raise TypeError(f"corpus {corpus.info.name} holds neither pictures nor sounds")
+    return texts, [corpus.content(item.item_id) for item in items]
 
 
 def _all_features(items: int) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
-    for task in TASKS:
+    for task in BUILT_IN:
         corpus, encoder = corpus_named(default_corpus(task)), semantic_encoder(task)
         chosen = corpus.items("test")[:items]
         texts = [caption for item in chosen for caption in item.captions]
         _, media = _inputs(task, items)
         found[f"{task} text"] = encoder.text(texts)
-        found[f"{task} media"] = _features(encoder, "media", media)
+        found[f"{task} media"] = encoder.media(media)
         found[f"{task} owner"] = np.repeat(
             np.arange(len(chosen)), [len(item.captions) for item in chosen]
         )

@@ -52,7 +52,7 @@ from semlink.semantics.encoders import load_heads, semantic_encoder
 from semlink.semantics.fusion import fuse
 from semlink.semantics.metrics import per_query
 from semlink.semantics.spaces import weights_of
-from semlink.tasks import TASKS, Task
+from semlink.tasks import BUILT_IN
 from semlink.v1 import knowledge_pb2
 
 NAME: Final = "knowledge"
@@ -63,7 +63,7 @@ TEMPERATURES: Final = (0.003, 0.01, 0.03, 0.1, 0.3)
 VAL_QUERIES: Final = 100
 TEST_QUERIES: Final = 50
 """Of each of three seeds' queries."""
-TRAINING_TASKS: Final[tuple[Task, ...]] = ("person",)
+TRAINING_TASKS: Final[tuple[str, ...]] = ("person",)
 """What judging labels and encoding texts depend on."""
 
 
@@ -84,14 +84,14 @@ class Plan:
     labels: int = 0
     """Labelled rewrites of each task, split and kind of label, the first; 0: all."""
 
-    def trained(self) -> list[Task]:
+    def trained(self) -> list[str]:
         """The tasks of ``training_tasks``. Raises InvalidField for an unknown one."""
-        if unknown := [task for task in self.training_tasks if task not in TASKS]:
+        if unknown := [task for task in self.training_tasks if task not in BUILT_IN]:
             raise InvalidField(
-                f"training_tasks has {unknown[0]!r}, allowed: {', '.join(TASKS)}",
+                f"training_tasks has {unknown[0]!r}, allowed: {', '.join(BUILT_IN)}",
                 field="training_tasks",
             )
-        return [task for task in TASKS if task in self.training_tasks]
+        return [task for task in BUILT_IN if task in self.training_tasks]
 
 
 QUICK: Final[Mapping[str, Any]] = {
@@ -208,7 +208,7 @@ def outcomes(queries: Asked, way: Way, alpha: float) -> dict[str, NDArray[np.flo
     return per_query(scores, queries.relevant, ("r_at_1", "map"))
 
 
-def chosen_temperature(val: Mapping[Task, Asked], alpha: float, *, complete: bool) -> float:
+def chosen_temperature(val: Mapping[str, Asked], alpha: float, *, complete: bool) -> float:
     """τ_f with the best mAP on val, the mean of the tasks."""
 
     def score(tau: float) -> float:
@@ -218,7 +218,7 @@ def chosen_temperature(val: Mapping[Task, Asked], alpha: float, *, complete: boo
     return max(TEMPERATURES, key=score)
 
 
-def ways(val: Mapping[Task, Asked], alpha: float) -> list[Way]:
+def ways(val: Mapping[str, Asked], alpha: float) -> list[Way]:
     """Everything that is compared."""
     found = [NO_REWRITES, LLM_SC, Way("mean"), Way("mean", complete=True)]
     for complete in (False, True):
@@ -232,7 +232,7 @@ def ways(val: Mapping[Task, Asked], alpha: float) -> list[Way]:
     ]
 
 
-def best_way(val: Mapping[Task, Asked], offered: Sequence[Way], alpha: float) -> Way:
+def best_way(val: Mapping[str, Asked], offered: Sequence[Way], alpha: float) -> Way:
     """The way with rewrites that has the best mAP on val, the mean of the tasks; within 0.001 the served rule."""
 
     def score(way: Way) -> tuple[float, bool]:
@@ -243,7 +243,7 @@ def best_way(val: Mapping[Task, Asked], offered: Sequence[Way], alpha: float) ->
 
 
 def query_rows(
-    queries: Mapping[Task, Asked], split: Split, offered: Sequence[Way], ours: Way, alpha: float
+    queries: Mapping[str, Asked], split: Split, offered: Sequence[Way], ours: Way, alpha: float
 ) -> list[Row]:
     """Metrics of every way, and the differences of ours to none and to llm-sc, paired over queries."""
     rows: list[Row] = []
@@ -302,10 +302,10 @@ def _cached_rows(queries: Asked, alpha: float, where: Mapping[str, Any]) -> list
 
 def labelled(split: Split, number: int = 0) -> list[Labelled]:
     """Labelled rewrites of a split, those read by eye and the controlled ones; the first ``number`` of each, or all."""
-    exact = {task: controlled(task, split, number or None) for task in TASKS}
-    read = {task: [x for x in read_labels(split) if x.task == task] for task in TASKS}
+    exact = {task: controlled(task, split, number or None) for task in BUILT_IN}
+    read = {task: [x for x in read_labels(split) if x.task == task] for task in BUILT_IN}
     last = number or None
-    return [x for of in (read, exact) for task in TASKS for x in of[task][:last]]
+    return [x for of in (read, exact) for task in BUILT_IN for x in of[task][:last]]
 
 
 def judged_labels(labels: Sequence[Labelled], *, fresh: bool = False) -> Judged:
@@ -325,7 +325,7 @@ def filter_rows(
 ) -> list[Row]:
     """Precision and recall of each test, for each task, kind of label, and all together; ``found``: of the labels."""
     rows: list[Row] = []
-    for task in (None, *TASKS):
+    for task in (None, *BUILT_IN):
         for origin in (None, "llm", "controlled"):
             chosen = np.array(
                 [task in (None, x.task) and origin in (None, x.origin) for x in labels]
@@ -388,7 +388,7 @@ def sweep_rows(found: Judged) -> list[Row]:
 def agreement_rows(split: Split) -> list[Row]:
     """Share of the rewrites read by eye that the generators' word tables label alike."""
     rows = []
-    for task in TASKS:
+    for task in BUILT_IN:
         labels = [x for x in read_labels(split) if x.task == task]
         if labels:
             same = [hallucinates(task, x.source, x.text) == x.hallucinated for x in labels]
@@ -408,7 +408,7 @@ def agreement_rows(split: Split) -> list[Row]:
 
 
 def training_rows(
-    task: Task, found: Mapping[Augmentation, Sequence[Mapping[str, float]]]
+    task: str, found: Mapping[Augmentation, Sequence[Mapping[str, float]]]
 ) -> list[Row]:
     """Scores on test of the heads trained with each β, and what β adds to captions alone, seed by seed."""
     where: dict[str, Any] = {"task": task, "corpus": default_corpus(task), "split": "test"}
@@ -453,8 +453,8 @@ def measure(plan: Plan, run: Run) -> Measured:
         rows += filter_rows(labels[split], found[split], split, alpha, alone)
     rows += agreement_rows("val") + agreement_rows("test")
     count: dict[Split, int] = {"val": plan.val_queries, "test": plan.test_queries}
-    queries: dict[Split, dict[Task, Asked]] = {split: {} for split in SPLITS}
-    for split, task in track(list(itertools.product(SPLITS, TASKS)), "queries and rewrites"):
+    queries: dict[Split, dict[str, Asked]] = {split: {} for split in SPLITS}
+    for split, task in track(list(itertools.product(SPLITS, BUILT_IN)), "queries and rewrites"):
         chosen = sources(task, split, count[split])
         queries[split][task] = asked(task, split, chosen, cache, fresh=run.fresh)
     with one_thread():

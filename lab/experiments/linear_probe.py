@@ -1,4 +1,4 @@
-"""A linear classifier on the frozen clip feature (:func:`semlink.semantics.audio.clip_feature`), the usual probe.
+"""A linear classifier on the frozen clip feature (``clip_feature`` of :mod:`semlink.semantics.modalities.sound`).
 
 Ridge regression on one-hot labels in its dual form: one decomposition serves every strength, which is chosen by
 cross-validation inside the training clips. ``semlink evaluate --method linear-probe --corpus esc50 --split test``.
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from lab.training.features import media_features
 from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.errors import InvalidField
-from semlink.semantics.audio import clip_feature
+from semlink.semantics.modalities import modality_of
+from semlink.semantics.modalities.sound import Sounds, clip_feature
 
 STRENGTHS: Final = (0.03, 0.05, 0.1, 0.2, 0.5)
 CLAMP: Final = 5.0
@@ -43,7 +44,7 @@ class Labelled:
 
 def labelled(corpus: Corpus, splits: tuple[Split, ...]) -> Labelled:
     """Clip features and categories. Raises InvalidField for a corpus without sounds or categories."""
-    if corpus.info.task != "audio":
+    if not isinstance(modality_of(corpus.info.task), Sounds):
         raise InvalidField(
             f"corpus {corpus.info.name!r} holds no sounds, which linear-probe classifies",
             field="corpus",

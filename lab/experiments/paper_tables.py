@@ -27,20 +27,21 @@ from lab.training import add_corpus, sinkhorn_biases
 from lab.training.build_gallery import components
 from lab.training.data import SplitData, caption_groups, split_data
 from semlink.corpora.corpus import Corpus, Split, check_split
-from semlink.corpora.noisy import draw, embedded_pool, read_texts
+from semlink.corpora.noisy import POOLED_CORPUS, draw, embedded_pool, read_texts
 from semlink.corpora.registry import (
-    EMBEDDED,
     READERS,
     added_corpora,
     corpus_named,
     register_corpus,
 )
 from semlink.errors import InvalidField, NotFound
+from semlink.methods import check_task, method_named
 from semlink.semantics.encoders import load_heads, load_scorer, semantic_encoder
 from semlink.semantics.metrics import per_query
 from semlink.semantics.reranking import WEIGHTS, nearest, reranked
 from semlink.semantics.sentences import extract
 from semlink.semantics.spaces import space_of
+from semlink.tasks import task_spec
 
 Directions = dict[str, NDArray[np.float32] | NDArray[np.float64]]
 """Scores: ``text_to_media`` [captions, items], ``media_to_text`` [items, captions], either where it is answered."""
@@ -49,11 +50,6 @@ Values = dict[str, NDArray[np.float64]]
 """A metric of each query by its name."""
 METHODS: Final = ("global", "dp", "sew-mcm", "gpa", "itrieval-kd", "linear-probe")
 """``dp``, dual-path, is GPA's name for the cosine of global features."""
-COLUMNS: Final[dict[str, tuple[str, ...]]] = {
-    "person": ("r_at_1", "r_at_5", "r_at_10", "map", "minp"),
-    "audio": ("r_at_1", "r_at_5", "r_at_10", "map_at_10"),
-    "image": ("r_at_1", "r_at_5", "r_at_10", "sum"),
-}
 NUM_NOISE: Final = 3
 RERANKING_BLOCK: Final = 256
 
@@ -149,8 +145,8 @@ def _corpus(method: str, name: str, root: Path | None, console: Console) -> Corp
 
 def _retrieval(method: str, data: Corpus, corpus: str, split: Split, here: Row) -> list[Row]:
     task = data.info.task
-    if method == "sew-mcm" and task != "person":
-        raise InvalidField(f"sew-mcm is for persons, {corpus!r} is {task}", field="method")
+    if method == "sew-mcm":
+        check_task(method_named(method), task)
     measured = split_data(data, split)
     heads = load_heads(space_of(corpus))
     text = components(heads["text"], measured.text)
@@ -178,7 +174,7 @@ def _retrieval(method: str, data: Corpus, corpus: str, split: Split, here: Row) 
             values = _per_query(scores, relevant if to_media else relevant.T)
             clusters = owner if to_media else np.arange(len(group))
             place = replace(here, variant=f"{variant}, {direction.replace('_', ' ')}")
-            rows += rows_of(values, clusters, COLUMNS[task], place)
+            rows += rows_of(values, clusters, task_spec(task).metrics, place)
     return rows
 
 
@@ -254,7 +250,7 @@ def _noisy(
                 field="noisy",
             )
         noise = f"noise of {noisy.name}"
-    elif corpus in EMBEDDED and data.info.task == "image":
+    elif corpus == POOLED_CORPUS:
         pool = embedded_pool(split)
         pooled = [i for i in items if len(pool.continuations.get(i.item_id, ())) >= NUM_NOISE]
         texts = draw(pooled, NUM_NOISE, seed=0, pool=pool)
@@ -286,7 +282,7 @@ def _noisy(
         features /= np.linalg.norm(features, axis=1, keepdims=True)
         values = _per_query(features @ media.T, relevant)
         place = replace(here, variant=f"{name}, {noise}")
-        rows += rows_of(values, np.arange(len(texts)), COLUMNS["image"], place)
+        rows += rows_of(values, np.arange(len(texts)), task_spec(data.info.task).metrics, place)
     return rows
 
 

@@ -20,9 +20,9 @@ from lab.evaluation.report import corpus_hash
 from lab.experiments.sweep import Point, Sampling
 from lab.training.data import caption_groups
 from semlink.corpora.registry import (
-    EMBEDDED,
     check_corpus,
     corpus_named,
+    embedded_corpora,
     gallery_split,
 )
 from semlink.errors import InvalidField
@@ -180,7 +180,7 @@ def measurements(sampling: Sampling) -> JsonlTable:
     count as well.
     """
     head = {"sampling": repr(sampling)}
-    if sampling.corpus_name not in EMBEDDED:
+    if sampling.corpus_name not in embedded_corpora():
         head["corpus"] = corpus_hash(sampling.corpus_name)
     return CACHE.table(key_of(json.dumps(head), 10))
 

@@ -27,6 +27,7 @@ from semlink.errors import InvalidField, NotFound
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.gallery import GalleryEmbeddings, StaleGallery
 from semlink.semantics.spaces import Kind, space_of, weights_file
+from semlink.tasks import task_spec
 
 
 def run(
@@ -131,12 +132,12 @@ def heads(
     if "train" not in corpus.splits:
         raise NotFound(f"corpus {name!r} has no train split to train on", field="corpus")
     path = weights_file(name, "heads")
-    if corpus.info.task == "person":
-        # Where a colour is worn decides: the transformer's positions are worth their training.
+    task = task_spec(corpus.info.task)
+    if task.added_heads == "aligned":
         if "val" not in corpus.splits:
             raise NotFound(f"corpus {name!r} has no val split to choose on", field="corpus")
         return alignment_heads.run(
-            "person", seed=seed, corpus=corpus, path=path, measure_test=measure_test
+            task.name, seed=seed, corpus=corpus, path=path, measure_test=measure_test
         )
     return pooled_heads.run(corpus, name, path, seed=seed, measure_test=measure_test)
 

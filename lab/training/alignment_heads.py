@@ -36,8 +36,8 @@ from semlink.corpora.corpus import Corpus
 from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
 from semlink.semantics.int8_tensors import pack, unpack
+from semlink.semantics.spaces import weights_folder
 from semlink.semantics.text import MAX_TOKENS
-from semlink.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "image": Recipe(epochs=14, text_bands=1, media_bands=1),
     "audio": Recipe(epochs=14, text_bands=1, media_bands=2, dropout=0.15, media_input_dropout=0.2),
 }
-"""What ships, chosen on val."""
+"""What ships, chosen on val. Tasks of plug-ins take the default."""
 
 
 class HeadPair(nn.Module):
@@ -128,10 +128,10 @@ def run(
 ) -> dict[str, Any]:
     """Train and write ``out/heads-{task}.safetensors`` and ``.json``; returns the scores.
 
-    ``out`` defaults to the weights directory, ``path`` names another file. An interrupted run goes on after its last
-    whole epoch.
+    ``out`` defaults to the folder of the task's weights, ``path`` names another file. An interrupted run goes on after
+    its last whole epoch.
     """
-    recipe = recipe or RECIPES[task]
+    recipe = recipe or RECIPES.get(task, Recipe())
     corpus = corpus or corpus_named(default_corpus(task))
     torch.manual_seed(seed)
     data, val = split_data(corpus, "train"), split_data(corpus, "val")
@@ -173,7 +173,7 @@ def run(
         "seed": seed,
         "logit_scale": round(average.log_scale.exp().item(), 3),
     }
-    path = path or (out or Settings().weights_dir) / f"heads-{task}.safetensors"
+    path = path or (out or weights_folder(task)) / f"heads-{task}.safetensors"
     save_heads(path, {"text": average.text, "media": average.media}, about, scores, trained)
     checkpoint.remove()
     return scores

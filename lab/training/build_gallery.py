@@ -15,12 +15,13 @@ from lab.training.checkpoint import rounded
 from lab.training.data import describe_data, split_data, two_way_metrics
 from lab.training.features import FrozenFeatures
 from lab.training.prototypes import corpus_of
-from semlink.corpora.registry import corpus_named, default_corpus, gallery_split
+from semlink.corpora.registry import corpus_named, gallery_split, task_of_corpus
 from semlink.semantics.encoders import heads_sha256, load_heads, load_scorer
 from semlink.semantics.gallery import GalleryEmbeddings, gallery_file
 from semlink.semantics.heads import Head
 from semlink.semantics.prototypes import PrototypeHead, PrototypeScorer
 from semlink.semantics.spaces import space_of, task_of
+from semlink.tasks import task_spec
 
 
 def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
@@ -39,7 +40,7 @@ def run(corpus: str, *, out: Path | None = None) -> GalleryEmbeddings:
     captions = components(heads["text"], data.text)
     scorer = load_scorer(space)
     biases: dict[str, NDArray[np.float32]] = {}
-    if scorer is not None and task_of(space) == "audio":
+    if scorer is not None and task_spec(task_of(space)).media_finds == "captions":
         biases = _biases(corpus, heads, scorer, captions)
     gallery = GalleryEmbeddings(
         corpus=corpus,
@@ -67,7 +68,8 @@ def _biases(
     corpus: str, heads: dict[str, Head], scorer: PrototypeScorer, captions: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
     # Soundscapes' own 300 clips of val are too few to choose by: see corpus_of.
-    made = corpus_of("audio") if corpus == default_corpus("audio") else corpus_named(corpus)
+    task = task_spec(task_of_corpus(corpus))
+    made = corpus_of(task.name) if corpus == task.corpus else corpus_named(corpus)
     train = split_data(made, "train").media
     val = split_data(made, "val")
     sounds = components(heads["media"], train)

@@ -26,14 +26,14 @@ from lab.training.data import SplitData, describe_data, split_data
 from lab.training.link_dataset import LinkDataset, cached_link_dataset, link_dataset_path
 from lab.training.losses import contrastive_loss
 from lab.training.trainer import TrainerConfig, steps_of, train
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named
 from semlink.decibels import db_to_lin, lin_to_db
 from semlink.semantics.codec import MAX_SYMBOLS, SYMBOL_COUNTS, Codec, CodecConfig
 from semlink.semantics.encoders import heads_sha256, load_heads
 from semlink.semantics.int8_tensors import pack, unpack
 from semlink.semantics.metrics import retrieval_metrics
-from semlink.semantics.spaces import weights_file
-from semlink.tasks import TASKS
+from semlink.semantics.spaces import train_command, training_corpus, weights_file
+from semlink.tasks import task_names
 
 SCORED_SNR_DB: Final = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
@@ -166,7 +166,7 @@ def run(
     if dataset is None:
         dataset, source = _link_dataset(space)
     tensors = LinkTensors.from_dataset(dataset)
-    corpus = corpus_named(default_corpus(space) if space in TASKS else space)
+    corpus = corpus_named(training_corpus(space))
     data = embedded(space, split_data(corpus, "train"))
     val = embedded(space, split_data(corpus, "val")) if "val" in corpus.splits else data
     torch.manual_seed(seed)
@@ -202,13 +202,12 @@ def run(
         "against_snr": against_snr(codec, val),
         "over_the_bank": over_links(codec, val, tensors),
     }
-    whose = f"--task {space}" if space in TASKS else f"--corpus {space}"
     save_weights(
         out / path.name if out else path,
         pack(codec.state_dict()),
         {"config": json.dumps(codec.config.as_dict())},
         {
-            "command": f"semlink train codec {whose}" + (f" --seed {seed}" if seed else ""),
+            "command": train_command(space, "codec") + (f" --seed {seed}" if seed else ""),
             "data": describe_data(corpus),
             "bank": {"source": source, "frames": len(tensors.error)},
             "heads_sha256": heads_sha256(space),
@@ -229,7 +228,7 @@ def _link_dataset(space: str) -> tuple[LinkDataset, str]:
     A task's: the emulated link, drawn now where it is not kept yet (many minutes). An added corpus's: the same where it
     is kept, else Rayleigh fading of the same sizes and SNRs, which is there at once.
     """
-    if space in TASKS or link_dataset_path(**LINK_DATASET).is_file():
+    if space in task_names() or link_dataset_path(**LINK_DATASET).is_file():
         return cached_link_dataset(**LINK_DATASET), "emulated link (lab.training.link_dataset)"
     return rayleigh_dataset(
         RAYLEIGH_FRAMES

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lab.training.features import FrozenFeatures, caption_features, media_features
 from semlink.corpora.corpus import Corpus, Item, Split
-from semlink.corpora.registry import EMBEDDED, generator_version
+from semlink.corpora.registry import embedded_corpora, generator_version
 from semlink.semantics.metrics import retrieval_metrics
 
 
@@ -58,7 +58,9 @@ def describe_data(corpus: Corpus) -> dict[str, Any]:
     splits = corpus.splits
     return {
         "corpus": corpus.info.name,
-        "generator_version": generator_version(corpus) if corpus.info.name in EMBEDDED else None,
+        "generator_version": generator_version(corpus)
+        if corpus.info.name in embedded_corpora()
+        else None,
         "seed": getattr(corpus, "seed", None),
         "items": {split: len(corpus.items(split)) for split in splits},
         "captions": {split: sum(len(i.captions) for i in corpus.items(split)) for split in splits},

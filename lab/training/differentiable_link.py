@@ -16,7 +16,7 @@ from lab.training.codec import Embedded, embedded
 from lab.training.csi_history_dataset import GROUP_USERS, SNR_DB, Histories
 from lab.training.data import split_data
 from lab.training.losses import contrastive_loss
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named
 from semlink.decibels import db_to_lin, lin_to_db
 from semlink.errors import InvalidField
 from semlink.links import Link
@@ -24,7 +24,7 @@ from semlink.semantics.codec import Codec, load_codec
 from semlink.signal.csi import content_of
 from semlink.signal.layer_mapping import per_symbol
 from semlink.signal.precoding import RANK_FLOOR, SINR_FLOOR
-from semlink.tasks import TASKS
+from semlink.tasks import task_spec
 
 ITERATIONS: Final = 30
 """Of the orthogonal iteration."""
@@ -121,9 +121,7 @@ class SemanticLink:
         cls, task: str = "person", split: str = "train", device: torch.device | str = "cpu"
     ) -> Self:
         """The link of a task with the features of a split of its embedded corpus."""
-        if task not in TASKS:
-            raise InvalidField(f"task is {task!r}, allowed: {', '.join(TASKS)}", field="task")
-        corpus = corpus_named(default_corpus(task))
+        corpus = corpus_named(task_spec(task).corpus)
         return cls(load_codec(task, device), embedded(task, split_data(corpus, split)))  # type: ignore[arg-type]
 
     def sinr(

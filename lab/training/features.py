@@ -16,22 +16,21 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from lab.evaluation.cache import Cache, key_of, write_whole
-from semlink.corpora.corpus import AudioCorpus, Corpus, ImageCorpus, Item, Split
-from semlink.corpora.media_io import fit_image
-from semlink.corpora.registry import EMBEDDED, generator_version
+from semlink.corpora.corpus import Corpus, Item, Split
+from semlink.corpora.registry import embedded_corpora, generator_version
 from semlink.models import MODELS
 from semlink.progress import track
-from semlink.semantics.encoders import CANVAS, backbone_of, media_tokens, text_tokens
+from semlink.semantics.encoders import text_tokens
+from semlink.semantics.modalities import modality_of
 from semlink.semantics.tokens import Tokens, pad
 
 SHARD_ITEMS: Final = 128
-LAYOUT: Final = {"minilm": 1, "efficientnet-lite0": 1, "whisper-tiny": 2}
-"""Part of the names by which shards are found since before sources were hashed; never raised."""
 
+TEXT_LAYOUT: Final = 1
+"""Part of the names by which shards of texts are found since before sources were hashed; never raised."""
 CACHE: Final = Cache("features", __name__)
 
 Kind = Literal["media", "text"]
@@ -104,9 +103,12 @@ def cached_features(
 
 def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind) -> str:
     task = corpus.info.task
-    model = backbone_of(task) if kind == "media" else "minilm"
-    parts: list[object] = [LAYOUT[model], kind, task, MODELS[model].sha256]
-    if kind == "media":
+    media = kind == "media"
+    layout, weights = (
+        modality_of(task).fingerprint() if media else (TEXT_LAYOUT, MODELS["minilm"].sha256)
+    )
+    parts: list[object] = [layout, kind, task, weights]
+    if media:
         parts += [*_origin(corpus, group), [i.item_id for i in group]]
     else:
         parts += [[item.captions for item in group]]
@@ -115,7 +117,7 @@ def _digest(corpus: Corpus, group: Sequence[Item], kind: Kind) -> str:
 
 def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
     """What the media of a group come from: the generator, or for a corpus that was read the bytes of its files."""
-    if corpus.info.name in EMBEDDED:
+    if corpus.info.name in embedded_corpora():
         return [generator_version(corpus), getattr(corpus, "seed", "")]
     content = hashlib.blake2b(digest_size=10)
     for item in group:
@@ -124,19 +126,9 @@ def _origin(corpus: Corpus, group: Sequence[Item]) -> list[object]:
 
 
 def _media_tokens(corpus: Corpus, group: Sequence[Item]) -> Tokens:
-    media: list[NDArray[Any]] = []
-    match corpus:
-        case ImageCorpus():
-            # Fitted one by one: a group of photographs in full would be gigabytes.
-            canvas = CANVAS[corpus.info.task]
-            for item in group:
-                pixels = corpus.pixels(item.item_id)
-                media.append(fit_image(pixels, height=canvas.height, width=canvas.width))
-        case AudioCorpus():
-            media = [corpus.waveform(item.item_id) for item in group]
-        case _:
-            raise TypeError(f"corpus {corpus.info.name} holds neither pictures nor sounds")
-    return media_tokens(corpus.info.task, media)
+    modality = modality_of(corpus.info.task)
+    # Fitted one by one: a group of photographs in full would be gigabytes.
+    return modality.tokens([modality.fitted(corpus.content(item.item_id)) for item in group])
 
 
 def _save(tokens: Tokens, path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lab.evaluation.cache import key_of
-from lab.training.features import LAYOUT, FrozenFeatures, cached_features
+from lab.training.features import TEXT_LAYOUT, FrozenFeatures, cached_features
 from semlink.models import MODELS, locate
 from semlink.semantics.encoders import text_tokens
 from semlink.semantics.text import MAX_TOKENS
@@ -196,5 +196,5 @@ def _tokenizer() -> Any:
 
 
 def _digest(shard: Sequence[Masking]) -> str:
-    parts = [LAYOUT["minilm"], MODELS["minilm"].sha256, [m.text for m in shard]]
+    parts = [TEXT_LAYOUT, MODELS["minilm"].sha256, [m.text for m in shard]]
     return key_of(repr(parts), 12)

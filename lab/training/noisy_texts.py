@@ -30,7 +30,7 @@ from semlink.corpora.noisy import (
     draw,
     write_texts,
 )
-from semlink.corpora.registry import EMBEDDED, generator_version
+from semlink.corpora.registry import embedded_corpora, generator_version
 from semlink.errors import InvalidField
 from semlink.models import MODELS, cache_dir
 from semlink.progress import track
@@ -85,7 +85,9 @@ def make_pool(
         raise InvalidField(f"{bare} has no caption to continue", field="corpus")
     provenance = {
         "corpus": corpus.info.name,
-        "generator_version": generator_version(corpus) if corpus.info.name in EMBEDDED else None,
+        "generator_version": generator_version(corpus)
+        if corpus.info.name in embedded_corpora()
+        else None,
         "split": split,
         "version": 1,
         "model": MODEL_NAME,

@@ -34,8 +34,8 @@ from semlink.corpora.corpus import Corpus
 from semlink.errors import NotFound
 from semlink.progress import track
 from semlink.semantics.heads import FEATURE_DIM
-from semlink.semantics.image import efficientnet
 from semlink.semantics.int8_tensors import pack, unpack
+from semlink.semantics.modalities import modality_of
 from semlink.semantics.pooled import PooledConfig, PooledHead
 from semlink.semantics.text import MAX_TOKENS
 
@@ -179,7 +179,7 @@ def _new_pair(corpus: Corpus, train: SplitData, recipe: PooledRecipe) -> _Pair:
         hidden_dropout=recipe.hidden_dropout,
         bank=min(recipe.bank, len(train.text)),
     )
-    lift = efficientnet().last_layer() if corpus.info.task != "audio" else None
+    lift = modality_of(corpus.info.task).lift()
     if lift is not None:
         media = replace(media, lifted=lift[0].shape[0], lift_from=lift[0].shape[1])
     pair = _Pair(text, media, recipe.logit_scale)

@@ -52,7 +52,7 @@ from semlink.semantics.prototypes import (
     PrototypeScorer,
     Side,
 )
-from semlink.settings import Settings
+from semlink.semantics.spaces import weights_folder
 
 Scoring = Literal["dp", "mean", "softmax", "lass"]
 Loss = Literal["nt-xent", "triplet-sum"]
@@ -235,7 +235,7 @@ def run(
         configs["prototypes"] = recipe.prototypes.as_dict()
     before = json.loads(plain_heads(task).with_suffix(".json").read_text())
     save_weights(
-        (out or Settings().weights_dir) / f"heads-{task}.safetensors",
+        (out or weights_folder(task)) / f"heads-{task}.safetensors",
         tensors,
         {"configs": json.dumps(configs)},
         {

@@ -32,7 +32,6 @@ from semlink.corpora.registry import corpus_named, default_corpus
 from semlink.progress import track
 from semlink.semantics.encoders import text_tokens
 from semlink.semantics.tokens import Tokens, pad
-from semlink.tasks import Task
 
 STEPS: Final = 100
 BATCH: Final = 32
@@ -153,7 +152,7 @@ def _caption(data: Few, row: Augmentation, n: int, draws: np.random.Generator) -
 
 
 def compare(
-    task: Task,
+    task: str,
     chosen: Sequence[Source],
     cache: RewriteCache,
     alpha: float,

@@ -43,6 +43,7 @@ from semlink.corpora.corpus import Corpus, Item, Split
 from semlink.corpora.noisy import (
     N_KEY,
     NOISE_KINDS,
+    POOLED_CORPUS,
     NoiseKind,
     NoisePool,
     NoisyText,
@@ -50,14 +51,13 @@ from semlink.corpora.noisy import (
     draw,
     embedded_pool,
 )
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named
 from semlink.models import MODELS, file_sha256
 from semlink.semantics.encoders import load_heads, text_tokens
 from semlink.semantics.heads import Head
 from semlink.semantics.int8_tensors import pack, unpack
-from semlink.semantics.spaces import task_of, weights_file, weights_of
+from semlink.semantics.spaces import train_command, training_corpus, weights_file, weights_of
 from semlink.semantics.student import SentenceScorer, StudentConfig, sentence_batch
-from semlink.tasks import TASKS
 
 CACHE: Final = Cache("students", __name__)
 NUM_POOLED: Final[dict[Split, int]] = {"train": 160, "val": 96, "test": 384}
@@ -182,7 +182,7 @@ def _first(features: FrozenFeatures, count: int) -> FrozenFeatures:
 
 def noise_pool(corpus: Corpus, split: Split, items: Sequence[Item]) -> NoisePool:
     """The shipped pool for `scenes`, otherwise one of the first items, made by the language model (cached)."""
-    if corpus.info.name == default_corpus("image"):
+    if corpus.info.name == POOLED_CORPUS:
         return embedded_pool(split)
     return make_pool(corpus, split, items[: NUM_POOLED[split]], n_noise=MAX_NOISE)
 
@@ -232,7 +232,7 @@ def run(
     """
     recipe = recipe or Recipe()
     started = time.monotonic()
-    corpus = corpus_named(default_corpus(space) if space in TASKS else space)
+    corpus = corpus_named(training_corpus(space))
     heads = load_heads(space)
     train = noisy_split(corpus, "train", heads, num_items=NUM_TRAIN)
     val = noisy_split(corpus, "val", heads)
@@ -240,13 +240,12 @@ def run(
     scores = _scores(scorer, val, seed)
     kappa = max(scores["r_at_1_by_kappa"], key=lambda k: scores["r_at_1_by_kappa"][k])
     path = out or weights_file(space, "student")
-    option = f"--task {task_of(space)}" if space in TASKS else f"--corpus {space}"
     save_weights(
         path,
         pack(scorer.state_dict()),
         {"config": json.dumps(recipe.student.as_dict()), "key_sentences": kappa},
         {
-            "command": f"semlink train student {option}" + (f" --seed {seed}" if seed else ""),
+            "command": train_command(space, "student") + (f" --seed {seed}" if seed else ""),
             "data": {
                 "corpus": corpus.info.name,
                 "texts": {"train": len(train.items), "val": len(val.items)},

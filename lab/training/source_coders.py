@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lab.training.checkpoint import rounded, save_weights
 from lab.training.codec import Embedded, embedded
 from lab.training.data import describe_data, split_data
-from semlink.corpora.registry import corpus_named, default_corpus
+from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField
 from semlink.semantics.digital import (
     DIGITAL_CODINGS,
@@ -31,8 +31,7 @@ from semlink.semantics.digital import (
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.int8_tensors import pack
 from semlink.semantics.metrics import retrieval_metrics
-from semlink.semantics.spaces import weights_file
-from semlink.tasks import TASKS
+from semlink.semantics.spaces import train_command, training_corpus, weights_file
 
 NUM_STAGES: Final = 12
 K_MEANS_ROUNDS: Final = 30
@@ -46,7 +45,7 @@ def run(space: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]
     ``space``: a task, or an added corpus with heads of its own. ``out``: a folder other than the space's. Raises
     InvalidField for fewer than :data:`MIN_CAPTIONS` captions to train on.
     """
-    corpus = corpus_named(default_corpus(space) if space in TASKS else space)
+    corpus = corpus_named(training_corpus(space))
     train = embedded(space, split_data(corpus, "train"))
     if len(train.text) < MIN_CAPTIONS:
         raise InvalidField(
@@ -73,8 +72,7 @@ def run(space: str, *, seed: int = 0, out: Path | None = None) -> dict[str, Any]
         pack(statistics.tensors()),
         {},
         {
-            "command": f"semlink train vq --{'task' if space in TASKS else 'corpus'} {space}"
-            + (f" --seed {seed}" if seed else ""),
+            "command": train_command(space, "vq") + (f" --seed {seed}" if seed else ""),
             "data": describe_data(corpus),
             "heads_sha256": heads_sha256(space),
             "stages": [int((row >= 0).sum()) for row in statistics.stages],

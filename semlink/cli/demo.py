@@ -15,6 +15,7 @@ from lab.evaluation.templating import render
 from semlink.client import Client, Feedback, LinkConfig, Match, Media, Query, QueryResult
 from semlink.corpora.corpus import Item
 from semlink.corpora.registry import corpus_named
+from semlink.tasks import BUILT_IN, task_spec
 
 LINK = LinkConfig(
     scenario="umi-los", snr_db=5.0, feedback=Feedback(quantizer="rvq", bits=64), seed=7
@@ -88,13 +89,12 @@ class Shown:
 def asks() -> list[Ask]:
     """Two queries a task by text, and one by sound, from the captions of fixed test items."""
     found = []
-    for corpus, task, title in (
-        ("pedestrians", "person", "text → person image"),
-        ("scenes", "image", "text → image"),
-        ("soundscapes", "audio", "text → sound"),
-    ):
-        items = corpus_named(corpus).items("test")
-        found += [Ask(task, corpus, title, items[i], text=items[i].captions[0]) for i in ITEMS]
+    for task in map(task_spec, BUILT_IN):
+        items = corpus_named(task.corpus).items("test")
+        found += [
+            Ask(task.name, task.corpus, task.title, items[i], text=items[i].captions[0])
+            for i in ITEMS
+        ]
     sounds = corpus_named("soundscapes")
     item = sounds.items("test")[ITEMS[1]]
     media = sounds.media(item.item_id)

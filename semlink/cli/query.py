@@ -16,6 +16,8 @@ from semlink.cli.options import options_of
 from semlink.errors import InvalidField
 from semlink.links import Link
 from semlink.queries import QueryOptions
+from semlink.tasks import BUILT_IN as TASKS
+from semlink.tasks import task_spec
 
 if TYPE_CHECKING:
     from semlink.client import QueryResult
@@ -27,9 +29,12 @@ Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or
 @options_of(options=QueryOptions, by_value=Link)
 def query(
     text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
-    task: Annotated[str, typer.Option(help="person, image or audio")] = "person",
-    image: Annotated[Path | None, typer.Option(help="ask with a picture")] = None,
-    audio: Annotated[Path | None, typer.Option(help="ask with a sound")] = None,
+    task: Annotated[
+        str, typer.Option(help=f"{', '.join(TASKS)}, or registered by SEMLINK_PLUGINS")
+    ] = "person",
+    media: Annotated[
+        Path | None, typer.Option(help="ask with what the task finds: a picture, a sound")
+    ] = None,
     corpus: Annotated[str | None, typer.Option(help="default: the task's embedded one")] = None,
     options: Any = None,
     by_value: Any = None,
@@ -50,8 +55,7 @@ def query(
     asked = Query(
         task,
         text=text,
-        image=Media.read(image) if image is not None else None,
-        audio=Media.read(audio) if audio is not None else None,
+        media={task_spec(task).modality: Media.read(media)} if media is not None else {},
         corpus=corpus,
         seed=seed,
         deadline_ms=budget_ms + 60_000.0,

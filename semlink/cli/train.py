@@ -9,12 +9,13 @@ import typer
 
 from semlink.cli.console import settings_of
 from semlink.errors import InvalidField
+from semlink.tasks import BUILT_IN
 
 train_app = typer.Typer(help="Train what weights/ holds; progress is kept.", no_args_is_help=True)
 
 
-TaskOption = Annotated[str, typer.Option(help="person, image or audio")]
-SpaceOption = Annotated[str, typer.Option(help="person, image or audio; or give --corpus")]
+TaskOption = Annotated[str, typer.Option(help=", ".join(BUILT_IN))]
+SpaceOption = Annotated[str, typer.Option(help=f"{', '.join(BUILT_IN)}; or give --corpus")]
 TestOption = Annotated[bool, typer.Option(help="score the test split as well: once, at the end")]
 AddedOption = Annotated[str, typer.Option(help="added with `semlink corpora add`")]
 

@@ -1,5 +1,5 @@
 """Corpora: our own generators and readers of public layouts, behind one interface."""
 
-from semlink.corpora.corpus import AudioCorpus, Corpus, CorpusInfo, ImageCorpus, Item, Media, Split
+from semlink.corpora.corpus import Corpus, CorpusInfo, Item, Media, Split
 
-__all__ = ["AudioCorpus", "Corpus", "CorpusInfo", "ImageCorpus", "Item", "Media", "Split"]
+__all__ = ["Corpus", "CorpusInfo", "Item", "Media", "Split"]

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.tasks import Task
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -50,7 +48,7 @@ class CorpusInfo:
     """What `semlink corpora` and ``GET /v1/corpora`` say of a corpus."""
 
     name: str
-    task: Task
+    task: str
     media_type: str
     """MIME type of the items' media, e.g. ``image/jpeg``: of most of them where a set mixes (see :class:`Media`)."""
     licence: str
@@ -103,18 +101,10 @@ class Corpus(ABC):
     def media(self, item_id: str) -> Media:
         """The item's encoded picture or sound. Raises NotFound for an unknown id."""
 
-
-class ImageCorpus(Corpus):
-    """A corpus of pictures."""
-
     @abstractmethod
-    def pixels(self, item_id: str) -> NDArray[np.uint8]:
-        """RGB pixels, ``[height, width, 3]``, uint8: what :meth:`media` shows, before encoding."""
+    def content(self, item_id: str) -> NDArray[Any]:
+        """What :meth:`media` shows, before encoding. Raises NotFound for an unknown id.
 
-
-class AudioCorpus(Corpus):
-    """A corpus of sounds."""
-
-    @abstractmethod
-    def waveform(self, item_id: str) -> NDArray[np.float32]:
-        """Mono samples at 16 kHz, ``[num_samples]``, float32 in −1…1."""
+        As the modality of the corpus's task has it: RGB pixels ``[height, width, 3]``, uint8; mono samples at 16 kHz
+        ``[num_samples]``, float32 in −1…1.
+        """

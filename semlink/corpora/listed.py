@@ -14,10 +14,8 @@ from PIL import Image
 
 from semlink.corpora.corpus import (
     SPLITS,
-    AudioCorpus,
     Corpus,
     CorpusInfo,
-    ImageCorpus,
     Item,
     Media,
     Split,
@@ -25,7 +23,7 @@ from semlink.corpora.corpus import (
 from semlink.corpora.layouts import AUDIO_TYPES, IMAGE_TYPES, wrong
 from semlink.corpora.media_io import check_image_size, decode_audio_start, decode_image
 from semlink.errors import InvalidField, NotFound
-from semlink.tasks import Task
+from semlink.tasks import modality_spec, task_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class ListedCorpus(Corpus):
     :raises InvalidField: if an item id is given twice, naming the place.
     """
 
-    task: Task
+    task: str
     media_types: Mapping[str, str]
     """File ending to the content type that :meth:`media` gives."""
 
@@ -83,7 +81,7 @@ class ListedCorpus(Corpus):
         if not self._by_id:
             reasons = (f"{n} × {reason}" for reason, n in self.skipped_by_reason.items())
             left_out = "; ".join(reasons) or "nothing"
-            what = "clip" if self.task == "audio" else "picture"
+            what = modality_spec(task_spec(self.task).modality).noun
             raise NotFound(f"{root} holds no {what} of {name}, left out: {left_out}", field="root")
         endings = Counter(path.suffix.lower() for path in self._files.values())
         self.info = CorpusInfo(
@@ -130,10 +128,10 @@ class ListedCorpus(Corpus):
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
 
-class ListedImages(ListedCorpus, ImageCorpus):
+class ListedImages(ListedCorpus):
     """A listed corpus of JPEG, PNG, WebP and BMP files; BMP is given as PNG, which browsers and queries take."""
 
-    task: Task = "image"
+    task = "image"
     media_types: Mapping[str, str] = {**IMAGE_TYPES, ".bmp": "image/png"}
 
     def media(self, item_id: str) -> Media:
@@ -143,16 +141,16 @@ class ListedImages(ListedCorpus, ImageCorpus):
             return Media(media.content_type, _png_of_bmp(media.data, self._place(item_id)))
         return media
 
-    def pixels(self, item_id: str) -> NDArray[np.uint8]:
+    def content(self, item_id: str) -> NDArray[np.uint8]:
         """RGB pixels, ``[height, width, 3]``, uint8. Raises NotFound, or InvalidField if the file is broken."""
         media = self.media(item_id)
         return decode_image(media.data, media.content_type, self._place(item_id))
 
 
-class ListedSounds(ListedCorpus, AudioCorpus):
+class ListedSounds(ListedCorpus):
     """A listed corpus of WAV, OGG, FLAC and MP3 files. Of clips over 30 s the first 30 s are used (:attr:`cut`)."""
 
-    task: Task = "audio"
+    task = "audio"
     media_types: Mapping[str, str] = AUDIO_TYPES
 
     @property
@@ -160,7 +158,7 @@ class ListedSounds(ListedCorpus, AudioCorpus):
         """Clips that were over 30 s among those read so far: how long a clip is shows only when it is read."""
         return len(self._cut)
 
-    def waveform(self, item_id: str) -> NDArray[np.float32]:
+    def content(self, item_id: str) -> NDArray[np.float32]:
         """Mono samples at 16 kHz, ``[num_samples]``, float32 in −1…1, at most 30 s.
 
         :raises NotFound: for an unknown id. :raises InvalidField: for a broken file.

@@ -28,6 +28,8 @@ FORMAT: Final = 1
 """Raised when a file's lines change their form."""
 N_KEY: Final = 3
 ASSETS: Final = Path(__file__).resolve().parent / "assets"
+POOLED_CORPUS: Final = "scenes"
+"""The corpus whose continuations are shipped: :func:`embedded_pool`."""
 NoiseKind = Literal["continuations", "other-captions"]
 NOISE_KINDS: Final[tuple[NoiseKind, ...]] = get_args(NoiseKind)
 
@@ -173,7 +175,7 @@ def read_texts(path: Path) -> tuple[dict[str, Any], list[NoisyText]]:
 
 @lru_cache(maxsize=3)
 def embedded_pool(split: Split) -> NoisePool:
-    """The shipped continuations of the `scenes` corpus (noisy-scenes). Raises NotFound where they are missing."""
+    """The shipped continuations of :data:`POOLED_CORPUS` (noisy-scenes). Raises NotFound where they are missing."""
     return read_pool(ASSETS / "noisy-scenes" / f"{split}.jsonl.xz")
 
 

@@ -22,7 +22,6 @@ from semlink.corpora.layouts import (
     wrong,
 )
 from semlink.corpora.listed import Listed, ListedImages
-from semlink.tasks import Task
 
 
 class PersonSearch(ListedImages):
@@ -38,7 +37,7 @@ class PersonSearch(ListedImages):
         message names the file and the entry's number from 0.
     """
 
-    task: Task = "person"
+    task = "person"
     set_name: str
     """The set's own folder as published; in small letters the corpus's name."""
     lists: tuple[str, ...]

@@ -40,6 +40,7 @@ from semlink.signal.coding import demodulate, modulate, scheme_of
 from semlink.signal.csi.rvq import block_matmul
 from semlink.signal.link import LinkLike
 from semlink.signal.link_adaptation import choose_mcs, load_calibration
+from semlink.tasks import modality_names
 from semlink.weight_files import Weights
 
 DigitalCoding = Literal["separation", "vq-digital"]
@@ -124,8 +125,8 @@ class SourceCoder:
     def encode(self, feature: torch.Tensor, modality: str, num_bits: int) -> torch.Tensor:
         """Features to bits: float32 ``[batch, 256]``, unit norm → uint8 0/1 ``[batch, num_bits]``.
 
-        ``modality``: "text", "image" or "audio". Raises InvalidField for another shape, values that are not finite,
-        or more bits than :data:`MAX_PAYLOAD_BITS`.
+        ``modality``: of :func:`semlink.tasks.modality_names`. Raises InvalidField for another shape, values that
+        are not finite, or more bits than :data:`MAX_PAYLOAD_BITS`.
         """
         if feature.ndim != 2 or feature.shape[1] != FEATURE_DIM:
             raise InvalidField(
@@ -366,9 +367,9 @@ vq_digital = partial(DigitalCodec, "vq-digital")
 
 
 def _side(modality: str) -> int:
-    if modality not in ("text", "image", "audio"):
+    if modality not in (allowed := modality_names()):
         raise InvalidField(
-            f"modality is {modality!r}, allowed: text, image, audio", field="modality"
+            f"modality is {modality!r}, allowed: {', '.join(allowed)}", field="modality"
         )
     return 0 if modality == "text" else 1
 

@@ -17,53 +17,32 @@ from safetensors import safe_open
 from semlink.errors import InvalidField
 from semlink.models import file_sha256
 from semlink.runtime import FrozenNetwork
-from semlink.semantics import audio, image, text
+from semlink.semantics import text
 from semlink.semantics.heads import FEATURE_DIM, Head, HeadConfig
 from semlink.semantics.int8_tensors import unpack
+from semlink.semantics.modalities import modality_of
 from semlink.semantics.pooled import PooledConfig, PooledHead
 from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead, PrototypeScorer
 from semlink.semantics.spaces import task_of, weights_of
 from semlink.semantics.text import sentence_embeddings
 from semlink.semantics.tokens import Tokens
-from semlink.tasks import TASKS
+from semlink.tasks import task_spec
 
 __all__ = [
     "FEATURE_DIM",
     "SemanticEncoder",
-    "backbone_of",
     "heads_path",
     "heads_sha256",
     "load_heads",
     "load_scorer",
-    "media_tokens",
     "num_components",
     "semantic_encoder",
     "sentence_embeddings",
     "text_tokens",
 ]
 
-CANVAS: Final[dict[str, image.Canvas]] = {"person": image.PORTRAIT, "image": image.SQUARE}
 _BATCH: Final = 256
 _lock = threading.Lock()
-
-
-def _check_task(task: str) -> None:
-    if task not in TASKS:
-        raise InvalidField(f"task is {task!r}, allowed: {', '.join(TASKS)}", field="task")
-
-
-def backbone_of(task: str) -> str:
-    """Name (:data:`semlink.models.MODELS`) of the frozen model that sees a task's media."""
-    _check_task(task)
-    return "whisper-tiny" if task == "audio" else "efficientnet-lite0"
-
-
-def media_tokens(task: str, media: Sequence[NDArray[Any]], device: str = "cpu") -> Tokens:
-    """Frozen tokens of pictures (uint8 ``[height, width, 3]``) or, for task "audio", of waveforms (float32, 16 kHz)."""
-    _check_task(task)
-    if task == "audio":
-        return audio.whisper(device).tokens(media)
-    return image.efficientnet(device).tokens(media, CANVAS[task])
 
 
 def text_tokens(texts: Sequence[str], device: str = "cpu") -> Tokens:
@@ -170,28 +149,25 @@ class SemanticEncoder:
         """Vectors of texts, not empty; beyond 128 word pieces a text is cut."""
         return self.components("text", texts)[:, 0]
 
-    def image(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Vectors of RGB pictures ``[height, width, 3]``, uint8, any size. For the tasks "person" and "image"."""
-        return self.components("image", pictures)[:, 0]
-
-    def audio(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Vectors of mono 16 kHz waveforms, float32, at most 30 s. For the task "audio"."""
-        return self.components("audio", waveforms)[:, 0]
+    def media(self, contents: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Vectors of contents of the task's modality (:mod:`semlink.semantics.modalities`)."""
+        return self.components(task_spec(self.task).modality, contents)[:, 0]
 
     def components(self, modality: str, contents: Sequence[Any]) -> NDArray[np.float32]:
-        """What a message may carry of "text", "image" or "audio" contents: ``[n, num_components, 256]``.
+        """What a message may carry of texts or of contents of the task's modality: ``[n, num_components, 256]``.
 
         The most important comes first: the feature that the other methods give, then the prototypes, if there are any.
         """
-        match modality:
-            case "text":
-                side, tokens = "text", text_tokens(contents, self.device)
-            case "image" | "audio":
-                side, tokens = "media", self._media_tokens(modality, contents)
-            case _:
-                raise InvalidField(
-                    f"modality is {modality!r}, allowed: text, image, audio", field="modality"
-                )
+        allowed = task_spec(self.task).queries
+        if modality not in allowed:
+            raise InvalidField(
+                f"task {self.task!r} takes {' or '.join(allowed)}, not {modality!r}",
+                field=f"query.{modality}",
+            )
+        if modality == "text":
+            side, tokens = "text", text_tokens(contents, self.device)
+        else:
+            side, tokens = "media", modality_of(self.task).tokens(contents, self.device)
         network = self._network(side)
         parts = [
             network(tokens.values[i : i + _BATCH], tokens.mask[i : i + _BATCH])
@@ -199,18 +175,6 @@ class SemanticEncoder:
         ]
         vectors: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return vectors
-
-    def _media_tokens(self, modality: str, media: Sequence[NDArray[Any]]) -> Tokens:
-        if (modality == "audio") != (self.task == "audio"):
-            allowed, given = (
-                ("text or audio", "an image")
-                if self.task == "audio"
-                else ("text or an image", "audio")
-            )
-            raise InvalidField(
-                f"task {self.task!r} takes {allowed}, not {given}", field=f"query.{modality}"
-            )
-        return media_tokens(self.task, media, self.device)
 
     def head(self, side: str) -> Head:
         """The trained head of ``side``, "text" or "media"."""

@@ -13,20 +13,19 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from semlink.corpora.registry import (
-    EMBEDDED,
     added_corpora,
     corpus_folder,
     corpus_named,
+    embedded_corpora,
     generator_version,
-    known_corpora,
+    task_of_corpus,
 )
 from semlink.errors import InvalidField, NotFound, SemlinkError
 from semlink.formats import FORMATS, GALLERY, check_format
 from semlink.semantics.encoders import heads_sha256
 from semlink.semantics.int8_tensors import SCALE
 from semlink.semantics.product_codes import CENTROIDS, ProductCodes
-from semlink.semantics.spaces import space_of
-from semlink.settings import current_settings
+from semlink.semantics.spaces import space_of, weights_folder
 
 _VECTORS: Final = ("items", "captions", "item_prototypes", "caption_prototypes")
 _CODED: Final = ("item_prototypes", "caption_prototypes")
@@ -176,11 +175,9 @@ def _restored(stored: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float
 
 def gallery_file(corpus: str) -> Path:
     """Where a corpus's gallery lies or will lie. Raises NotFound for an unknown corpus."""
-    if corpus in EMBEDDED:
-        return current_settings().weights_dir / f"gallery-{corpus}.safetensors"
-    known = known_corpora()
-    if corpus not in known:
-        raise NotFound(f"corpus {corpus!r} is unknown, known: {', '.join(known)}", field="corpus")
+    task = task_of_corpus(corpus)
+    if corpus in embedded_corpora():
+        return weights_folder(task) / f"gallery-{corpus}.safetensors"
     return corpus_folder(corpus) / "gallery.safetensors"
 
 

@@ -10,9 +10,8 @@ from semlink.grid import MAX_LAYERS
 from semlink.links import MAX_USERS
 from semlink.methods import RERANKINGS
 from semlink.signal.coding import scheme_of
+from semlink.tasks import modality_names
 from semlink.v1 import channel_pb2
-
-MODALITIES = ("text", "image", "audio")
 
 
 def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
@@ -45,9 +44,9 @@ def parse_header(data: bytes, *, field: str) -> channel_pb2.FrameHeader:
             f"{header.num_streams - header.num_layers}",
             field=f"{field}.first_stream",
         )
-    if header.modality not in MODALITIES:
+    if header.modality not in modality_names():
         raise InvalidField(
-            f"{field}.modality is {header.modality!r}, allowed: {', '.join(MODALITIES)}",
+            f"{field}.modality is {header.modality!r}, allowed: {', '.join(modality_names())}",
             field=f"{field}.modality",
         )
     if header.reranking and header.reranking not in RERANKINGS[1:]:

@@ -7,52 +7,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from numpy.typing import NDArray
-
 from semlink.batching import BoundedPool
-from semlink.corpora.media_io import (
-    decode_audio,
-    decode_image_to_fit,
-    image_pixels,
-)
 from semlink.errors import InvalidField
-from semlink.semantics.encoders import CANVAS
+from semlink.semantics.modalities import DecodedMedia, modality_of
 from semlink.settings import Settings
-from semlink.tasks import Task
+
+__all__ = ["DecodedMedia", "EncodedMedia", "MediaDecoder", "decode_media"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedMedia:
-    """A picture or, for the task "audio", a sound as it was sent; ``field`` names it in errors."""
+    """Media of a task's modality as they were sent; ``field`` names them in errors."""
 
-    task: Task
+    task: str
     data: bytes
     content_type: str
     field: str
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedMedia:
-    """What the encoders read of a picture or sound.
-
-    ``content``: uint8 RGB pixels ``[height, width, 3]`` of the task's canvas, or float32 samples at 16 kHz
-    ``[num_samples]``. ``source_values``: pixel components of the picture before it was fitted, or samples.
-    """
-
-    content: NDArray[Any]
-    source_values: int
-
-
 def decode_media(media: EncodedMedia) -> DecodedMedia:
-    """Decode one picture or sound. Raises InvalidField naming ``media.field``."""
-    if media.task == "audio":
-        samples = decode_audio(media.data, media.content_type, media.field)
-        return DecodedMedia(samples, len(samples))
-    canvas = CANVAS[media.task]
-    pixels, (height, width) = decode_image_to_fit(
-        media.data, media.content_type, media.field, height=canvas.height, width=canvas.width
-    )
-    return DecodedMedia(pixels, 3 * height * width)
+    """Decode one item's media. Raises InvalidField naming ``media.field``."""
+    return modality_of(media.task).decode(media.data, media.content_type, media.field)
 
 
 class MediaDecoder:
@@ -88,12 +63,10 @@ class MediaDecoder:
         await self._pool.drain()
 
     def _check_pixels(self, media: Sequence[EncodedMedia]) -> None:
-        """Read the headers of all pictures before any is decoded."""
+        """Read the headers of all media before any is decoded."""
         total = 0
         for one in media:
-            if one.task == "audio":
-                continue
-            total += image_pixels(one.data, one.content_type, one.field)
+            total += modality_of(one.task).num_pixels(one.data, one.content_type, one.field)
             if total > self._max_pixels:
                 raise InvalidField(
                     f"{one.field}: the pictures of the request have over {self._max_pixels:,} pixels together",

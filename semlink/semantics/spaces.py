@@ -1,7 +1,7 @@
 """Spaces: a pair of heads and all that is trained in their shared space (codec, codebooks, student).
 
-A space is named by its task ("person", "image", "audio": shipped in the weights folder, for the embedded corpora) or by
-an added corpus that has heads of its own (kept in the data folder). Both ends of a link read it from the corpus that a
+A space is named by its task (for the task's embedded corpus; shipped in a weights folder) or by an added corpus that
+has heads of its own (kept in the data folder). Both ends of a link read it from the corpus that a
 query names, so it costs no signalling. Our definition.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from semlink.corpora.registry import EMBEDDED, added_corpora, corpus_folder, task_of_corpus
-from semlink.errors import InvalidField, NotFound
+from semlink.corpora.registry import added_corpora, corpus_folder, embedded_corpora, task_of_corpus
+from semlink.errors import NotFound
 from semlink.settings import current_settings
-from semlink.tasks import TASKS, Task
+from semlink.tasks import task_names, task_spec
 
 Kind = Literal["heads", "codec", "vq", "student"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -24,33 +24,35 @@ def space_of(corpus: str) -> str:
 
     Raises NotFound for an unknown corpus.
     """
-    if corpus in EMBEDDED:
-        return EMBEDDED[corpus]
     task = task_of_corpus(corpus)
-    return corpus if (corpus_folder(corpus) / "heads.safetensors").is_file() else task
+    if corpus not in embedded_corpora() and (corpus_folder(corpus) / "heads.safetensors").is_file():
+        return corpus
+    return task
 
 
-def task_of(space: str) -> Task:
+def task_of(space: str) -> str:
     """The task of a space. Raises InvalidField for an unknown one."""
-    for task in TASKS:
-        if space == task:
-            return task
-    record = added_corpora().get(space)
-    if record is None:
-        raise InvalidField(f"task is {space!r}, allowed: {', '.join(TASKS)}", field="task")
-    return record.task
+    if space not in task_names() and (record := added_corpora().get(space)) is not None:
+        return record.task
+    return task_spec(space).name
+
+
+def training_corpus(space: str) -> str:
+    """The corpus that a space is trained on. Raises InvalidField for an unknown space."""
+    return task_spec(space).corpus if task_of(space) == space else space
 
 
 def weights_folder(space: str) -> Path:
     """Folder of a space's files. Raises InvalidField for an unknown space."""
-    task_of(space)
-    return current_settings().weights_dir if space in TASKS else corpus_folder(space)
+    if task_of(space) == space:
+        return task_spec(space).weights_dir or current_settings().weights_dir
+    return corpus_folder(space)
 
 
 def weights_file(space: str, kind: Kind) -> Path:
     """Where a space's file of that kind lies or will lie. Raises InvalidField for an unknown space."""
-    folder = weights_folder(space)
-    return folder / (f"{kind}-{space}.safetensors" if space in TASKS else f"{kind}.safetensors")
+    name = f"{kind}-{space}" if task_of(space) == space else kind
+    return weights_folder(space) / f"{name}.safetensors"
 
 
 def weights_of(space: str, kind: Kind) -> Path:
@@ -65,5 +67,4 @@ def weights_of(space: str, kind: Kind) -> Path:
 
 def train_command(space: str, kind: Kind) -> str:
     """The command that makes a space's file of that kind."""
-    whose = f"--task {space}" if space in TASKS else f"--corpus {space}"
-    return f"semlink train {kind} {whose}"
+    return f"semlink train {kind} --{'task' if space in task_names() else 'corpus'} {space}"

@@ -15,7 +15,12 @@ from PIL import Image
 from gateway.app import ServiceClients, create_app
 from receiver.gallery import gallery_of
 from receiver.handler import Receiver
-from semlink.corpora.registry import EMBEDDED, corpus_named, register_corpus, unregister_corpus
+from semlink.corpora.registry import (
+    corpus_named,
+    embedded_corpora,
+    register_corpus,
+    unregister_corpus,
+)
 from semlink.semantics.encoders import semantic_encoder
 from semlink.semantics.gallery import gallery_path
 from semlink.settings import Settings
@@ -204,7 +209,9 @@ async def test_a_corpus_added_while_the_receiver_runs_is_found_at_once(
     assert missing.status_code == 404, "registered, but its gallery is not built"
     assert "semlink train gallery --corpus mine" in missing.json()["detail"]
     listed = (await http.get("/v1/corpora")).json()["corpora"]
-    assert {c["name"] for c in listed} == set(EMBEDDED), "one that is not built is not offered"
+    assert {c["name"] for c in listed} == set(embedded_corpora()), (
+        "one that is not built is not offered"
+    )
     run("mine")
     before = gallery_of("mine")
     assert gallery_path("mine").is_relative_to(data_dir)
@@ -215,7 +222,7 @@ async def test_a_corpus_added_while_the_receiver_runs_is_found_at_once(
     assert after is not before
     assert "x" in after
     listed = (await http.get("/v1/corpora")).json()["corpora"]
-    assert {c["name"] for c in listed} == {*EMBEDDED, "mine"}
+    assert {c["name"] for c in listed} == {*embedded_corpora(), "mine"}
     unregister_corpus("mine")
     assert (await http.get("/v1/corpora/mine/items/x")).status_code == 404
 

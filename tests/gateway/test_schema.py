@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 
 from gateway.app import ServiceClients, create_app
-from semlink.corpora.registry import EMBEDDED
+from semlink.corpora.registry import embedded_corpora
 from semlink.links import Link
 from semlink.messages import to_proto
 from semlink.queries import Retrieval
@@ -61,7 +61,7 @@ class Obliging:
         return receiver_pb2.ListCorporaResponse(
             corpora=[
                 receiver_pb2.CorpusDescription(name=name, task=task)
-                for name, task in EMBEDDED.items()
+                for name, task in embedded_corpora().items()
             ]
         )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from receiver import gallery as gallery_module
 from receiver.gallery import Gallery
@@ -53,6 +54,9 @@ class Pictures(Corpus):
 
     def media(self, item_id: str) -> Media:
         return Media("image/png", item_id.encode())
+
+    def content(self, item_id: str) -> NDArray[np.uint8]:
+        raise NotImplementedError
 
 
 def embeddings(**values: object) -> GalleryEmbeddings:

@@ -264,7 +264,7 @@ MIRRORED = {
 def test_every_field_of_the_gateway_is_there(ours: Any) -> None:
     names = {f.name for f in dataclasses.fields(ours)}
     if ours is module.Query:
-        names = names - {"text", "image", "audio"} | {"query"}
+        names = names - {"text", "image", "audio", "media"} | {"query"}
         contents = set(schemas.ContentBody.model_fields)
         assert contents == {"text", "image", "audio"}
     assert names == set(MIRRORED[ours].model_fields)
@@ -321,6 +321,12 @@ def test_everything_that_was_asked_is_sent(tmp_path: Path) -> None:
     assert body.retrieval == schemas.RetrievalBody(scoring="prototypes", key_sentences=2)
     assert (body.link.scenario, body.link.snr_db) == ("cdl-c", -3.0)
     assert (body.link.delay_spread_ns, body.link.feedback.bits, body.link.seed) == (50.0, 8, 4)
+
+
+def test_media_of_a_plugin_are_sent_by_the_name_of_their_modality() -> None:
+    sent = sent_by(Query("telegram", media={"morse": Media("text/x-morse", b"...")}))
+    assert sent["query"] == {"morse": {"content_type": "text/x-morse", "data": "Li4u"}}
+    assert "media" not in sent
 
 
 def test_a_link_by_id() -> None:

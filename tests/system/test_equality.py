@@ -6,7 +6,7 @@ import pytest
 from tests_live import Live
 
 from lab.evaluation.local_system import build_system
-from semlink.corpora.registry import EMBEDDED, corpus_named
+from semlink.corpora.registry import corpus_named, embedded_corpora
 from semlink.links import Link
 from semlink.rpc import TransmitterClient
 from semlink.v1 import transmitter_pb2
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 def request(method: str) -> transmitter_pb2.RetrieveRequest:
     queries = []
-    for corpus, task in EMBEDDED.items():
+    for corpus, task in embedded_corpora().items():
         for i, item in enumerate(corpus_named(corpus).items("test")[:6]):
             link = Link().replace(snr_db=float(5 * i - 10), seed=40 + i % 2)
             queries.append(

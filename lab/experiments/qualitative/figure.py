@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 RIGHT: Final = "#007A59"
 WRONG: Final = "#B8420B"
 SHADE: Final = "#0072B2"
-PICTURE_IN: Final[Mapping[str, float]] = {"person": 1.04, "image": 0.64, "audio": 0.44}
-"""Height of a row of pictures by task: a person stands, a spectrogram lies."""
+PICTURE_IN: Final[Mapping[str, float]] = {"person": 1.04, "audio": 0.44}
+"""Height of a row of pictures by task, where it is not square: a person stands, a spectrogram lies."""
+SQUARE_IN: Final = 0.64
 LEFT_IN: Final = 0.2
 """Space for the names of the methods, written upwards."""
 BETWEEN_IN: Final = 0.12
@@ -82,7 +83,7 @@ class _Row:
         self.texts = [_placed(query, self.block_in - BETWEEN_IN) for query in self.queries]
         lines_in = max(word.down_in for text in self.texts for word in text) + LINE_IN
         self.above_in = TITLE_IN + lines_in + 0.02
-        self.way_in = PICTURE_IN[self.queries[0].example.task]
+        self.way_in = PICTURE_IN.get(self.queries[0].example.task, SQUARE_IN)
         self.height_in = self.above_in + self.way_in * len(self.queries[0].ways) + BETWEEN_IN
 
     def draw(self, figure: Figure, top_in: float, letter: str) -> None:

@@ -11,15 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semlink.corpora.corpus import (
-    SPLITS,
-    CorpusInfo,
-    ImageCorpus,
-    Item,
-    Media,
-    Split,
-    checked_sizes,
-)
+from semlink.corpora.corpus import SPLITS, Corpus, CorpusInfo, Item, Media, Split, checked_sizes
 from semlink.corpora.pedestrians.attributes import (
     Person,
     Shot,
@@ -48,7 +40,7 @@ class _Record:
     shot: Shot
 
 
-class Pedestrians(ImageCorpus):
+class Pedestrians(Corpus):
     """Rendered pedestrians with captions, ground-truth attributes and several views per identity.
 
     Items are named ``p-<split>-<identity>-<view>`` and identities ``person-<split>-<identity>``. Everything is a
@@ -112,7 +104,7 @@ class Pedestrians(ImageCorpus):
         """One item. Raises :class:`~semlink.errors.NotFound` for an unknown id."""
         return self._record(item_id).item
 
-    def pixels(self, item_id: str) -> NDArray[np.uint8]:
+    def content(self, item_id: str) -> NDArray[np.uint8]:
         """RGB ``[256, 128, 3]`` uint8, rendered now. Raises NotFound for an unknown id."""
         record = self._record(item_id)
         return render(record.person, record.shot, self.seed, record.item.identity, item_id)
@@ -120,7 +112,7 @@ class Pedestrians(ImageCorpus):
     def media(self, item_id: str) -> Media:
         """The picture as JPEG of quality 85. Raises NotFound for an unknown id."""
         buffer = io.BytesIO()
-        Image.fromarray(self.pixels(item_id)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        Image.fromarray(self.content(item_id)).save(buffer, "JPEG", quality=JPEG_QUALITY)
         return Media(content_type="image/jpeg", data=buffer.getvalue())
 
     def _record(self, item_id: str) -> _Record:

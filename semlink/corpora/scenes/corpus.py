@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semlink.corpora.corpus import (
+    Corpus,
     CorpusInfo,
-    ImageCorpus,
     Item,
     Media,
     Split,
@@ -37,7 +37,7 @@ JPEG_QUALITY = 85
 _ITEM_ID = re.compile(r"scene-(train|val|test)-(\d{4,7})")
 
 
-class Scenes(ImageCorpus):
+class Scenes(Corpus):
     """Pictures of 2–4 kinds of things in a setting; every item is a pure function of (seed, item id).
 
     Input: ``seed``; ``num_items`` per split (default 4,000 / 400 / 1,000). A split's first items do not depend on
@@ -77,7 +77,7 @@ class Scenes(ImageCorpus):
             return made[int(item_id.rsplit("-", 1)[1])]
         return self._make_item(item_id, split)
 
-    def pixels(self, item_id: str) -> NDArray[np.uint8]:
+    def content(self, item_id: str) -> NDArray[np.uint8]:
         """RGB pixels ``[256, 256, 3]``, uint8. Raises NotFound for an unknown id."""
         scene = self.scene(item_id)
         return np.asarray(render(scene, Draws(self.seed, f"{item_id}/render")))

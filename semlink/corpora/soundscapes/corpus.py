@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from semlink.corpora.corpus import (
     AUDIO_SAMPLE_RATE_HZ,
-    AudioCorpus,
+    Corpus,
     CorpusInfo,
     Item,
     Media,
@@ -30,7 +30,7 @@ MAX_ITEMS = 100_000
 MAX_REDRAWS = 1_000
 
 
-class Soundscapes(AudioCorpus):
+class Soundscapes(Corpus):
     """Ten-second scenes of 2–4 sound events, mixed from 188 real CC0 recordings; five captions each.
 
     An item is a pure function of (``GENERATOR_VERSION``, ``seed``, item id): ``num_items`` only says how many there
@@ -76,7 +76,7 @@ class Soundscapes(AudioCorpus):
         self._scene(item_id)
         return self._by_id[item_id]
 
-    def waveform(self, item_id: str) -> NDArray[np.float32]:
+    def content(self, item_id: str) -> NDArray[np.float32]:
         """Mono samples at 16 kHz, ``[160000]``, float32, peak at most 0.9. Raises NotFound for an unknown id."""
         return mix.render(self._scene(item_id))
 
@@ -89,7 +89,7 @@ class Soundscapes(AudioCorpus):
 
     def media(self, item_id: str) -> Media:
         """The sound as FLAC, 16 bits. Raises NotFound for an unknown id."""
-        encoded, samples = io.BytesIO(), self.waveform(item_id)
+        encoded, samples = io.BytesIO(), self.content(item_id)
         soundfile.write(encoded, samples, AUDIO_SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         return Media(self.info.media_type, encoded.getvalue())
 

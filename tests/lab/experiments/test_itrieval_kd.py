@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import entropy
 
@@ -84,6 +85,9 @@ class _Captioned(Corpus):
         raise NotImplementedError
 
     def media(self, item_id: str) -> Media:
+        raise NotImplementedError
+
+    def content(self, item_id: str) -> NDArray[np.uint8]:
         raise NotImplementedError
 
 

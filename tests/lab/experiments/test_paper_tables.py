@@ -14,8 +14,8 @@ from lab.experiments import linear_probe, paper_tables
 from lab.training.data import caption_groups
 from semlink.corpora.corpus import Item
 from semlink.errors import InvalidField, NotFound
-from semlink.semantics.audio import WIDTH, clip_feature
 from semlink.semantics.metrics import retrieval_metrics
+from semlink.semantics.modalities.sound import WIDTH, clip_feature
 from semlink.semantics.tokens import Tokens
 
 HERE = Row(metric="", mean=0.0, method="global", task="image", corpus="few", split="test")

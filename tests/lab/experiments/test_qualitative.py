@@ -21,11 +21,12 @@ from lab.experiments.qualitative.experiment import QUICK, Plan, hit_rows
 from lab.experiments.qualitative.figure import draw_picture
 from lab.experiments.qualitative.html_page import Group, Section, shown_query, write_page
 from lab.experiments.qualitative.run import KINDS, Candidate, Example, collect_examples
-from lab.experiments.qualitative.thumbnails import SPECTROGRAM, spectrogram, thumbnail
+from lab.experiments.qualitative.thumbnails import thumbnail
 from lab.experiments.retrieval_sweep import draw_queries
 from lab.experiments.sweep import Sampling
 from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField
+from semlink.semantics.modalities.sound import SPECTROGRAM, Sounds
 from semlink.v1 import knowledge_pb2
 
 MARKUP = "<b>a person</b> & nobody else"
@@ -259,13 +260,17 @@ def test_a_tone_is_seen_at_its_frequency_and_time() -> None:
     """2 kHz of 8 in the second half: a bright row a quarter up, to the right."""
     time = np.arange(32_000) / 16_000
     tone = np.where(time >= 1.0, np.sin(2 * np.pi * 2_000 * time), 0.0).astype(np.float32)
-    picture = np.asarray(spectrogram(tone), dtype=np.float64).sum(axis=2)
+    picture = np.asarray(Sounds().thumbnail(tone), dtype=np.float64).sum(axis=2)
     width, height = SPECTROGRAM
     assert picture.shape == (height, width)
     brightest = np.argmax(picture[:, 3 * width // 4])
     assert brightest == pytest.approx(0.75 * height, abs=1.5)
     assert picture[brightest, : width // 2 - 4].max() < picture[brightest, width // 2 + 4 :].min()
-    assert np.asarray(spectrogram(np.zeros(100, dtype=np.float32))).shape == (height, width, 3)
+    assert np.asarray(Sounds().thumbnail(np.zeros(100, dtype=np.float32))).shape == (
+        height,
+        width,
+        3,
+    )
 
 
 def test_a_picture_keeps_its_proportions() -> None:

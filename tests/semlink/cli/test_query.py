@@ -140,7 +140,7 @@ def test_what_is_wrong_is_one_line(
     assert "--link names an open link, which has its own snr_db" in said(
         "a", "--link", "l-1", "--snr", "3"
     )
-    assert "cannot be read: No such file" in said("--image", str(tmp_path / "none.png"))
+    assert "cannot be read: No such file" in said("--media", str(tmp_path / "none.png"))
     assert not gateway.bodies
     gateway.refuses = True
     assert said("a") == "2 semlink: symbols is odd (field symbols)"

@@ -75,7 +75,7 @@ def test_clotho_reads_the_official_layout(clotho: Path) -> None:
     assert item.attributes["manufacturer"] == "José"
     assert item.attributes["license"] == "CC0"
     assert corpus.skipped == corpus.cut == 0
-    samples = corpus.waveform(item.item_id)
+    samples = corpus.content(item.item_id)
     assert samples.dtype == np.float32
     assert samples.shape == (8_000,)
     # Half a second: bins of 2 Hz.
@@ -119,13 +119,13 @@ def test_clotho_cuts_clips_at_thirty_seconds_and_counts_them(clotho: Path) -> No
     (item,) = corpus.items("test")
     assert corpus.cut == 0
     for _ in range(2):
-        samples = corpus.waveform(item.item_id)
+        samples = corpus.content(item.item_id)
         assert samples.shape == (30 * 16_000,)
         assert corpus.cut == 1
     # The first thirty seconds, not the last ones.
     assert samples[8_000] == pytest.approx(0.9 * 0.5 / 31, abs=1e-3)
     assert samples[29 * 16_000] == pytest.approx(0.9 * 29 / 31, abs=1e-3)
-    corpus.waveform("train--rain")
+    corpus.content("train--rain")
     assert corpus.cut == 1
 
 
@@ -223,7 +223,7 @@ def test_audiocaps_puts_the_captions_of_a_clip_together(audiocaps: Path) -> None
     item = corpus.item("Y6BJ455B1aAs")
     assert item.captions == tuple(f"Caption {n}, with a comma" for n in range(5))
     assert item.attributes == {"youtube_id": "6BJ455B1aAs", "start_time": "30"}
-    assert corpus.waveform("Y6BJ455B1aAs").shape == (3_200,)
+    assert corpus.content("Y6BJ455B1aAs").shape == (3_200,)
     assert corpus.skipped == 0
 
 
@@ -254,7 +254,7 @@ def test_audiocaps_finds_clips_in_one_folder_and_in_other_formats(audiocaps: Pat
     corpus = AudioCaps(audiocaps)
     assert [len(corpus.items(split)) for split in SPLITS] == [2, 1, 2]
     assert corpus.info.media_type == corpus.media("Y-AheI8Epim4").content_type == "audio/flac"
-    assert corpus.waveform("Y-AheI8Epim4").shape == (3_200,)
+    assert corpus.content("Y-AheI8Epim4").shape == (3_200,)
 
 
 def test_audiocaps_counts_what_it_skips(audiocaps: Path) -> None:
@@ -377,12 +377,12 @@ def test_tuxpaint_reads_pictures_captions_and_translations(stamps: Path) -> None
         "pt_BR": "Um melro.",
         "ca@valencia": "Una merla.",
     }
-    pixels = corpus.pixels(bird)
+    pixels = corpus.content(bird)
     assert pixels[:, :15].reshape(-1, 3).tolist() == [[250, 0, 0]] * 300
     # Transparency is laid over white.
     assert (pixels[:, 15:] == 255).all()
     # Pixels are preferred to a drawing of the same stamp.
-    assert (corpus.pixels("symbols--star") == (1, 2, 3)).all()
+    assert (corpus.content("symbols--star") == (1, 2, 3)).all()
     assert items_of(TuxPaint(stamps.parent)) == items_of(corpus)
 
 
@@ -392,17 +392,17 @@ def test_tuxpaint_renders_drawings(stamps: Path) -> None:
     media = corpus.media("symbols--flag")
     assert media.content_type == "image/png"
     assert Image.open(io.BytesIO(media.data)).size == (192, 96)
-    pixels = corpus.pixels("symbols--flag")
+    pixels = corpus.content("symbols--flag")
     assert (pixels[:, :95] == (0, 255, 0)).all()
     assert (pixels[:, 97:] == 255).all()
     (stamps / "symbols/flag.svg").write_text(SVG.replace("2in", "40in").replace("1in", "20in"))
-    assert corpus.pixels("symbols--flag").shape == (256, 512, 3)
+    assert corpus.content("symbols--flag").shape == (256, 512, 3)
     (stamps / "symbols/flag.svg").write_text("<svg")
     with pytest.raises(InvalidField, match=r"symbols/flag\.svg does not render"):
-        corpus.pixels("symbols--flag")
+        corpus.content("symbols--flag")
     (stamps / "symbols/flag.svg").unlink()
     with pytest.raises(NotFound, match="has gone"):
-        corpus.pixels("symbols--flag")
+        corpus.content("symbols--flag")
 
 
 def test_tuxpaint_counts_what_it_skips(stamps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +421,7 @@ def test_tuxpaint_sounds_are_those_of_the_stamps_and_not_the_spoken_texts(stamps
     listed = items_of(sounds)
     assert sorted(listed.values()) == [("A blackbird.",), ("A flag.",)]
     for item_id in listed:
-        samples = sounds.waveform(item_id)
+        samples = sounds.content(item_id)
         assert samples.shape[0] == pytest.approx(16_000, abs=2)
         assert np.argmax(np.abs(np.fft.rfft(samples))) == pytest.approx(500, abs=2)
     assert sounds.media("symbols--flag").content_type == "audio/wav"
@@ -482,12 +482,12 @@ def test_installed_tuxpaint() -> None:
     assert len(listed) + pictures.skipped_by_reason.get(tuxpaint.NO_RENDERER, 0) > 900
     assert all(len(item.attributes["translations"]) > 10 for item in listed)
     for item in listed[::50]:
-        pixels = pictures.pixels(item.item_id)
+        pixels = pictures.content(item.item_id)
         assert pixels.ndim == 3
         assert max(pixels.shape) < 2_000
     heard = [item for split in SPLITS for item in sounds.items(split)]
     assert len(heard) > 100
     for item in heard[::10]:
-        samples = sounds.waveform(item.item_id)
+        samples = sounds.content(item.item_id)
         assert 0 < len(samples) <= 30 * 16_000
         assert np.abs(samples).max() > 0.01

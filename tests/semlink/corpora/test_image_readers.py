@@ -80,7 +80,7 @@ def test_flickr30k_reads_text_lists(flickr: Path, ending: str) -> None:
     assert item.captions == tuple(f"Caption {n} of 1000366164 ." for n in range(5))
     assert item.identity == item.item_id
     assert corpus.skipped == 0
-    pixels = corpus.pixels("1000366164")
+    pixels = corpus.content("1000366164")
     assert pixels.shape == (10, 12, 3)
     assert np.abs(pixels.astype(int) - (1000366164 % 200, 0, 100)).max() < 8
     assert corpus.media("1000366164").content_type == corpus.info.media_type == "image/jpeg"
@@ -217,7 +217,7 @@ def test_mscoco_reads_karpathys_splits_and_trains_on_restval(coco: Path) -> None
     }
     item = corpus.items("val")[0]
     assert item.captions == tuple(f"A scene, {n}." for n in range(5))
-    assert np.abs(corpus.pixels(item.item_id).astype(int) - (80, 20, 10)).max() < 8
+    assert np.abs(corpus.content(item.item_id).astype(int) - (80, 20, 10)).max() < 8
     assert corpus.skipped == 0
 
 
@@ -354,7 +354,7 @@ def test_photochat_finds_photos_by_id_and_by_url(chats: Path) -> None:
     (item,) = corpus.items("test")
     assert item.item_id.startswith("44-d_o.png-")
     assert corpus.media(item.item_id).content_type == "image/png"
-    assert (corpus.pixels(item.item_id) == (0, 180, 0)).all()
+    assert (corpus.content(item.item_id) == (0, 180, 0)).all()
     (chats / "photos/0a1b2c.jpg").rename(chats / "photos/33_c_o.jpg")
     assert [item.item_id for item in PhotoChat(chats).items("val")] == ["33_c_o.jpg"]
 

@@ -162,7 +162,7 @@ def test_a_listed_corpus_serves_many_threads(tmp_path: Path) -> None:
         "set", tmp_path, listed, Counter(), licence=licence, description=description
     )
     with ThreadPoolExecutor(8) as pool:
-        seen = list(pool.map(corpus.pixels, [f"p{n % 40}" for n in range(400)]))
+        seen = list(pool.map(corpus.content, [f"p{n % 40}" for n in range(400)]))
     for number, pixels in enumerate(seen):
         assert (pixels == (number % 40, 2 * (number % 40), 3)).all()
 
@@ -175,7 +175,7 @@ def test_long_clips_are_counted_once_by_many_threads(tmp_path: Path) -> None:
         listed.append(Listed(picture_item(number), path, "list"))
     corpus = ListedSounds("set", tmp_path, listed, Counter(), licence="CC0", description="Sounds")
     with ThreadPoolExecutor(4) as pool:
-        lengths = {len(w) for w in pool.map(corpus.waveform, ["p0", "p1", "p2", "p3"] * 3)}
+        lengths = {len(w) for w in pool.map(corpus.content, ["p0", "p1", "p2", "p3"] * 3)}
     assert lengths == {30 * 16_000}
     assert corpus.cut == 3
 

@@ -177,10 +177,10 @@ def test_a_larger_corpus_holds_the_smaller_one_unchanged(small: Pedestrians) -> 
 
 def test_same_pixels_from_two_instances_and_from_threads(small: Pedestrians) -> None:
     ids = [item.item_id for item in small.items("test")[:24]]
-    alone = {item_id: small.pixels(item_id) for item_id in ids}
+    alone = {item_id: small.content(item_id) for item_id in ids}
     again = Pedestrians(seed=3, num_identities={"test": 24})
     with ThreadPoolExecutor(4) as pool:
-        threaded = list(pool.map(again.pixels, reversed(ids)))
+        threaded = list(pool.map(again.content, reversed(ids)))
     for item_id, pixels in zip(reversed(ids), threaded, strict=True):
         np.testing.assert_array_equal(pixels, alone[item_id])
 
@@ -188,13 +188,13 @@ def test_same_pixels_from_two_instances_and_from_threads(small: Pedestrians) -> 
 def test_seeds_and_views_differ(small: Pedestrians) -> None:
     other = Pedestrians(seed=4, num_identities={"test": 24})
     assert [i.captions for i in other.items("test")] != [i.captions for i in small.items("test")]
-    first, second = (small.pixels(item.item_id).astype(float) for item in small.items("test")[:2])
+    first, second = (small.content(item.item_id).astype(float) for item in small.items("test")[:2])
     assert np.abs(first - second).mean() > 5.0
 
 
 def test_pixels_and_media(small: Pedestrians) -> None:
     item_id = small.items("test")[5].item_id
-    pixels = small.pixels(item_id)
+    pixels = small.content(item_id)
     assert pixels.shape == (256, 128, 3)
     assert pixels.dtype == np.uint8
     media = small.media(item_id)
@@ -219,7 +219,7 @@ def test_pixels_and_media(small: Pedestrians) -> None:
     ],
 )
 def test_unknown_items_are_not_found(small: Pedestrians, item_id: str) -> None:
-    for call in (small.item, small.pixels, small.media):
+    for call in (small.item, small.content, small.media):
         with pytest.raises(NotFound) as caught:
             call(item_id)
         assert caught.value.field == "item_id"
@@ -380,7 +380,7 @@ def torso(pixels: np.ndarray) -> np.ndarray:
 
 def test_pictures_of_one_person_resemble_each_other_more_than_others(small: Pedestrians) -> None:
     items = small.items("test")[:48]
-    features = np.stack([torso(small.pixels(item.item_id)) for item in items])
+    features = np.stack([torso(small.content(item.item_id)) for item in items])
     identity = np.array([item.identity for item in items])
     distance = np.linalg.norm(features[:, None] - features[None], axis=-1)
     same = (identity[:, None] == identity[None]) & ~np.eye(len(items), dtype=bool)
@@ -401,7 +401,10 @@ def test_the_picture_shows_the_colour_that_the_truth_names() -> None:
             and truth["view"] == "front"
         ):
             chest = (
-                corpus.pixels(item.item_id)[84:120, 56:72].reshape(-1, 3).astype(float).mean(axis=0)
+                corpus.content(item.item_id)[84:120, 56:72]
+                .reshape(-1, 3)
+                .astype(float)
+                .mean(axis=0)
             )
             redness[top["colour"]].append(chest[0] - chest[2])
     assert min(len(values) for values in redness.values()) >= 2

@@ -104,7 +104,7 @@ def test_cuhk_pedes_reads_the_official_layout(tmp_path: Path) -> None:
     assert item.item_id == "test_query--p11600_s14885.jpg"
     assert item.captions == tuple(f"Caption {n} of test_query/p11600_s14885.jpg." for n in range(2))
     assert corpus.info.task == "person"
-    assert np.abs(corpus.pixels(item.item_id).astype(int) - (150, 100, 200)).max() < 8
+    assert np.abs(corpus.content(item.item_id).astype(int) - (150, 100, 200)).max() < 8
 
 
 def test_cuhk_pedes_gives_bmp_as_png_with_the_same_pixels(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_cuhk_pedes_gives_bmp_as_png_with_the_same_pixels(tmp_path: Path) -> Non
     media = corpus.media("cam_b--000_45.bmp")
     assert media.content_type == "image/png"
     assert Image.open(io.BytesIO(media.data)).format == "PNG"
-    assert (corpus.pixels("cam_b--000_45.bmp") == (180, 100, 200)).all()
-    assert corpus.pixels("cam_b--000_45.bmp").shape == (20, 8, 3)
+    assert (corpus.content("cam_b--000_45.bmp") == (180, 100, 200)).all()
+    assert corpus.content("cam_b--000_45.bmp").shape == (20, 8, 3)
     (tmp_path / "imgs/cam_b/000_45.bmp").write_bytes(b"BMnonsense")
     with pytest.raises(InvalidField, match=r"imgs/cam_b/000_45\.bmp does not decode as BMP"):
         corpus.media("cam_b--000_45.bmp")
@@ -260,7 +260,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     corpus = CuhkPedes(cuhk(tmp_path))
-    for ask in (corpus.item, corpus.media, corpus.pixels):
+    for ask in (corpus.item, corpus.media, corpus.content):
         with pytest.raises(NotFound, match="nobody"):
             ask("nobody")
     (tmp_path / "imgs/CUHK01/0363004.png").unlink()

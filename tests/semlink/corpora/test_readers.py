@@ -52,7 +52,7 @@ def test_flickr8k_reads_the_official_layout(flickr: Path) -> None:
     assert item.identity == "5_ee"
     assert item.captions == tuple(f"Caption {n} of picture 5_ee ." for n in range(5))
     assert corpus.skipped == 0
-    pixels = corpus.pixels("5_ee")
+    pixels = corpus.content("5_ee")
     assert pixels.shape == (16, 24, 3)
     assert np.abs(pixels.astype(int) - (160, 0, 200)).max() < 8
     media = corpus.media("5_ee")
@@ -134,12 +134,12 @@ def test_flickr8k_names_the_line_that_is_not_utf8(flickr: Path) -> None:
 
 def test_flickr8k_names_what_is_missing(flickr: Path) -> None:
     corpus = Flickr8k(flickr)
-    for ask in (corpus.item, corpus.media, corpus.pixels):
+    for ask in (corpus.item, corpus.media, corpus.content):
         with pytest.raises(NotFound, match="nobody"):
             ask("nobody")
     (flickr / "Flicker8k_Dataset/1_aa.jpg").write_bytes(b"no picture")
     with pytest.raises(InvalidField, match=r"Flicker8k_Dataset/1_aa\.jpg"):
-        corpus.pixels("1_aa")
+        corpus.content("1_aa")
     for path in (flickr / "Flickr8k_text").glob("*Images.txt"):
         path.unlink()
     with pytest.raises(NotFound, match="none of"):
@@ -184,7 +184,7 @@ def test_esc50_reads_the_official_layout(esc: Path) -> None:
     assert len(set(item.captions)) == 5
     assert all("baby" in caption and caption.endswith(".") for caption in item.captions)
     assert corpus.skipped == 0
-    samples = corpus.waveform(item.item_id)
+    samples = corpus.content(item.item_id)
     assert samples.shape == (16_000,)
     assert np.argmax(np.abs(np.fft.rfft(samples))) == pytest.approx(400, abs=1)
     assert corpus.info.media_type == corpus.media(item.item_id).content_type == "audio/wav"
@@ -211,7 +211,7 @@ def test_esc50_takes_ogg_and_a_table_beside_the_audio(esc: Path) -> None:
         path.unlink()
     corpus = Esc50(esc)
     assert corpus.info.media_type == corpus.media("1-1010-A-0").content_type == "audio/ogg"
-    assert corpus.waveform("1-1010-A-0").shape == (16_000,)
+    assert corpus.content("1-1010-A-0").shape == (16_000,)
 
 
 def test_esc50_counts_clips_that_are_not_on_disk(esc: Path) -> None:
@@ -253,12 +253,12 @@ def test_esc50_names_the_wrong_line(esc: Path, row: str, says: str) -> None:
 
 def test_esc50_names_what_is_missing(esc: Path) -> None:
     corpus = Esc50(esc)
-    for ask in (corpus.item, corpus.media, corpus.waveform):
+    for ask in (corpus.item, corpus.media, corpus.content):
         with pytest.raises(NotFound, match="nobody"):
             ask("nobody")
     (esc / "audio/1-1010-A-0.wav").write_bytes(b"no sound")
     with pytest.raises(InvalidField, match=r"audio/1-1010-A-0\.wav"):
-        corpus.waveform("1-1010-A-0")
+        corpus.content("1-1010-A-0")
     (esc / "meta/esc50.csv").write_text("filename,fold\n")
     with pytest.raises(InvalidField, match=r"line 1: no column target, category"):
         Esc50(esc)
@@ -281,7 +281,7 @@ def test_real_flickr8k() -> None:
         items = corpus.items(split)
         assert all(len(item.captions) == 5 for item in items)
         for item in items[:20]:
-            pixels = corpus.pixels(item.item_id)
+            pixels = corpus.content(item.item_id)
             assert pixels.ndim == 3
             assert pixels.std() > 5
     ids = [item.item_id for split in corpus.splits for item in corpus.items(split)]
@@ -300,7 +300,7 @@ def test_real_esc50() -> None:
         assert len({item.attributes["category"] for item in items}) == 50
         recordings[split] = {item.item_id.split("-")[1] for item in items}
         for item in items[::40]:
-            samples = corpus.waveform(item.item_id)
+            samples = corpus.content(item.item_id)
             assert samples.dtype == np.float32
             assert 0 < len(samples) <= 16_000 * 30
             assert np.abs(samples).max() <= 1.0

@@ -276,13 +276,13 @@ def test_same_seed_same_corpus_whatever_the_order_and_threads(scenes: Scenes) ->
     again = Scenes()
     ids = [f"scene-{split}-{k:04d}" for split in SPLITS for k in (0, 7, 123)]
     # single items and pictures first, lists later: the order of calls must not matter
-    alone = {i: (again.item(i), again.pixels(i)) for i in reversed(ids)}
+    alone = {i: (again.item(i), again.content(i)) for i in reversed(ids)}
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(Scenes().pixels, ids * 3))
+        together = list(pool.map(Scenes().content, ids * 3))
     for k, item_id in enumerate(ids * 3):
         item, pixels = alone[item_id]
         assert item == scenes.item(item_id)
-        np.testing.assert_array_equal(pixels, scenes.pixels(item_id))
+        np.testing.assert_array_equal(pixels, scenes.content(item_id))
         np.testing.assert_array_equal(pixels, together[k])
     assert again.items("val") == scenes.items("val")
 
@@ -294,7 +294,7 @@ def test_other_seed_other_corpus(scenes: Scenes) -> None:
         for a, b in zip(other.items("test"), scenes.items("test"), strict=False)
     )
     assert same == 0
-    assert not np.array_equal(other.pixels("scene-test-0000"), scenes.pixels("scene-test-0000"))
+    assert not np.array_equal(other.content("scene-test-0000"), scenes.content("scene-test-0000"))
 
 
 def test_items_do_not_depend_on_how_many_there_are(scenes: Scenes) -> None:
@@ -336,7 +336,7 @@ def test_held_out_cliparts_appear_in_test_only(scenes: Scenes) -> None:
 
 def test_pictures_and_jpegs(scenes: Scenes) -> None:
     for item_id in ("scene-train-0001", "scene-val-0002", "scene-test-0042"):
-        pixels = scenes.pixels(item_id)
+        pixels = scenes.content(item_id)
         assert pixels.shape == (PICTURE_SIZE_PX, PICTURE_SIZE_PX, 3)
         assert pixels.dtype == np.uint8
         media = scenes.media(item_id)
@@ -361,7 +361,7 @@ def test_pictures_and_jpegs(scenes: Scenes) -> None:
     ],
 )
 def test_unknown_item(scenes: Scenes, item_id: str) -> None:
-    for method in (scenes.item, scenes.pixels, scenes.media, scenes.scene):
+    for method in (scenes.item, scenes.content, scenes.media, scenes.scene):
         with pytest.raises(NotFound):
             method(item_id)
 
@@ -385,7 +385,7 @@ def test_listing_and_rendering_are_quick() -> None:
     took = []
     for item in fresh.items("val")[:40]:
         begin = time.process_time()
-        fresh.pixels(item.item_id)
+        fresh.content(item.item_id)
         took.append(time.process_time() - begin)
     assert np.median(took) < 0.025
 

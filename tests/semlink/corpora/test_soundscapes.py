@@ -244,7 +244,7 @@ def test_one_bark_is_one_bark() -> None:
 
 def test_waveforms_have_one_shape_and_never_clip(corpus: Soundscapes) -> None:
     for item in corpus.items("test")[:150]:
-        samples = corpus.waveform(item.item_id)
+        samples = corpus.content(item.item_id)
         assert samples.shape == (10 * RATE,)
         assert samples.dtype == np.float32
         assert 0.05 < np.abs(samples).max() < 0.901
@@ -266,7 +266,7 @@ def test_the_energy_is_where_the_ground_truth_says(corpus: Soundscapes) -> None:
             assert np.abs(stem[end:]).max(initial=0) == 0
             assert np.square(stem[start:end], dtype=np.float64).mean() > 1e-6
             covered[start:end] = True
-        samples = corpus.waveform(item.item_id)
+        samples = corpus.content(item.item_id)
         total = stems.sum(0)
         scale = np.abs(samples).max() / np.abs(total).max()
         assert scale <= 1.0 + 1e-6
@@ -356,7 +356,7 @@ def test_media_is_lossless_flac_and_deterministic(corpus: Soundscapes) -> None:
     assert media == Soundscapes().media(item_id)
     samples, rate = soundfile.read(io.BytesIO(media.data), dtype="float32")
     assert rate == RATE
-    np.testing.assert_allclose(samples, corpus.waveform(item_id), atol=1 / 32768)
+    np.testing.assert_allclose(samples, corpus.content(item_id), atol=1 / 32768)
 
 
 def test_an_item_depends_on_seed_and_id_alone(corpus: Soundscapes) -> None:
@@ -364,7 +364,7 @@ def test_an_item_depends_on_seed_and_id_alone(corpus: Soundscapes) -> None:
     assert small.items("test") == corpus.items("test")[:20]
     assert len(small.items("val")) == 3
     np.testing.assert_array_equal(
-        small.waveform("sound-test-0019"), corpus.waveform("sound-test-0019")
+        small.content("sound-test-0019"), corpus.content("sound-test-0019")
     )
     other = Soundscapes(seed=1, num_items={"test": 20})
     assert all(
@@ -377,10 +377,10 @@ def test_another_process_makes_the_same_sounds(corpus: Soundscapes) -> None:
     program = (
         "import hashlib; from semlink.corpora.soundscapes import Soundscapes; c = Soundscapes();"
         "i = c.item('sound-val-0007'); h = hashlib.sha256(repr(i).encode());"
-        "h.update(c.waveform(i.item_id).tobytes()); print(h.hexdigest())"
+        "h.update(c.content(i.item_id).tobytes()); print(h.hexdigest())"
     )
     expected = hashlib.sha256(repr(corpus.item("sound-val-0007")).encode())
-    expected.update(corpus.waveform("sound-val-0007").tobytes())
+    expected.update(corpus.content("sound-val-0007").tobytes())
     for hash_seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program],
@@ -396,9 +396,9 @@ def test_threads_do_not_mix(corpus: Soundscapes) -> None:
     ids = [item.item_id for item in corpus.items("val")[:40]]
     fresh = Soundscapes()
     with ThreadPoolExecutor(8) as pool:
-        at_once = list(pool.map(fresh.waveform, ids))
+        at_once = list(pool.map(fresh.content, ids))
     for item_id, samples in zip(ids, at_once, strict=True):
-        np.testing.assert_array_equal(samples, corpus.waveform(item_id))
+        np.testing.assert_array_equal(samples, corpus.content(item_id))
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_threads_do_not_mix(corpus: Soundscapes) -> None:
     ["", "sound", "sound-test-42", "sound-test-1000", "sound-dev-0001", "../clips", "x-test-0001"],
 )
 def test_unknown_ids_are_not_found(corpus: Soundscapes, item_id: str) -> None:
-    for ask in (corpus.item, corpus.media, corpus.waveform, corpus.stems):
+    for ask in (corpus.item, corpus.media, corpus.content, corpus.stems):
         with pytest.raises(NotFound) as error:
             ask(item_id)
         assert error.value.field == "item_id"

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 
 from semlink.errors import CorruptModel, InvalidField, NotFound
 from semlink.models import locate
-from semlink.semantics import audio, image, text
+from semlink.semantics import text
 from semlink.semantics.encoders import (
     SemanticEncoder,
     heads_path,
-    media_tokens,
     sentence_embeddings,
     text_tokens,
 )
 from semlink.semantics.heads import Head, HeadConfig
+from semlink.semantics.modalities import modality_of
+from semlink.semantics.modalities import sound as audio
 from semlink.semantics.tokens import pad
 
 CAPTIONS = [
@@ -84,7 +85,7 @@ class TestImage:
         with torch.no_grad():
             pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
             reference.eval().extract_features((pixels - 127) / 128)
-        tokens = image.efficientnet().tokens([picture], image.SQUARE).values[0]
+        tokens = modality_of("image").tokens([picture]).values[0]
         torch.testing.assert_close(tokens[:, -320:], seen[15][0].flatten(1).T, atol=1e-3, rtol=1e-3)
         # Stage 10 is laid out channel by channel as 2 × 2 cells of each token.
         cells = tokens[:, -320 - 4 * 112 : -320].reshape(7, 7, 112, 2, 2)
@@ -94,14 +95,14 @@ class TestImage:
     def test_colour_stays_where_it_is(self) -> None:
         picture = np.full((256, 128, 3), 127, dtype=np.uint8)
         picture[:32, :32] = (255, 0, 0)
-        colours = image.efficientnet().tokens([picture], image.PORTRAIT).values[0, :, :12]
+        colours = modality_of("person").tokens([picture]).values[0, :, :12]
         red = np.abs(colours.numpy()).max(1) > 0.5
         assert red.tolist() == [True] + [False] * 31
 
     def test_other_shapes_are_fitted_without_distortion(self) -> None:
         wide = np.full((50, 400, 3), 255, dtype=np.uint8)
-        fitted = image._fitted(wide, image.SQUARE)
-        rows = (fitted == 255).all(dim=0).all(dim=1)
+        fitted = modality_of("image").fitted(wide)
+        rows = (fitted == 255).all(axis=2).all(axis=1)
         assert int(rows.sum()) == 28
         assert bool(rows[98:126].all())
 
@@ -115,7 +116,7 @@ class TestImage:
     )
     def test_other_arrays_are_refused(self, picture: np.ndarray) -> None:
         with pytest.raises(InvalidField) as caught:
-            media_tokens("image", [picture])
+            modality_of("image").tokens([picture])
         assert caught.value.field == "image"
 
 
@@ -163,7 +164,7 @@ class TestAudio:
     )
     def test_other_arrays_are_refused(self, sound: np.ndarray) -> None:
         with pytest.raises(InvalidField) as caught:
-            media_tokens("audio", [sound])
+            modality_of("audio").tokens([sound])
         assert caught.value.field == "audio"
 
 
@@ -191,9 +192,8 @@ class TestHead:
 class TestSemanticEncoder:
     @staticmethod
     def media(task: str, encoder: SemanticEncoder, seeds: list[int]) -> np.ndarray:
-        if task == "audio":
-            return encoder.audio([noise_sound(seed) for seed in seeds])
-        return encoder.image([noise_picture(seed) for seed in seeds])
+        make = noise_sound if task == "audio" else noise_picture
+        return encoder.media([make(seed) for seed in seeds])
 
     def test_unit_vectors_that_batch_mates_do_not_change(self, task: str) -> None:
         encoder = SemanticEncoder(task)
@@ -215,11 +215,10 @@ class TestSemanticEncoder:
 
     def test_the_wrong_modality_is_refused(self, task: str) -> None:
         encoder = SemanticEncoder(task)
-        call = encoder.image if task == "audio" else encoder.audio
-        media = noise_picture(0) if task == "audio" else noise_sound(0)
-        with pytest.raises(InvalidField) as caught:
-            call([media])
-        assert caught.value.field == ("query.image" if task == "audio" else "query.audio")
+        wrong, media = ("image", noise_picture(0)) if task == "audio" else ("audio", noise_sound(0))
+        with pytest.raises(InvalidField, match=f"not '{wrong}'") as caught:
+            encoder.components(wrong, [media])
+        assert caught.value.field == f"query.{wrong}"
 
     def test_missing_heads_name_the_command(
         self, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,10 +1,9 @@
-"""The frozen image backbone: EfficientNet-lite0 features of several depths on one grid."""
+"""Pictures: decoded to a canvas, encoded by EfficientNet-lite0 features of several depths on one grid."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
-from semlink.corpora.media_io import fit_image
+from semlink.corpora.media_io import decode_image_to_fit, fit_image, image_pixels
 from semlink.errors import InvalidField
 from semlink.models import MODELS, locate
 from semlink.runtime import FrozenNetwork
+from semlink.semantics.modalities.interface import DecodedMedia, Modality
 from semlink.semantics.tokens import Tokens
 
 BATCH: Final = 32
@@ -31,23 +32,78 @@ CELL: Final = 2
 """A token is 2 × 2 cells of 16 pixels: the 32-pixel grid of the last stage."""
 WIDTH: Final = CELL * CELL * (12 + 24 + 40 + 112) + 320
 """1072: per 16-pixel cell 2 × 2 mean colours and the first three stages, and the last stage once."""
+THUMBNAIL_HEIGHT: Final = 144
+"""Pixels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """Pixels that every picture is brought to: multiples of 32, so that all stages share one grid."""
+class Pictures(Modality):
+    """RGB pictures, uint8 ``[height, width, 3]``, brought to a canvas.
 
-    height: int
-    width: int
+    :param height: of the canvas, in pixels, and ``width`` likewise: multiples of 32, so that all stages share a grid.
+    """
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Tokens down and across."""
-        return self.height // 32, self.width // 32
+    def __init__(self, height: int, width: int) -> None:
+        self.height = height
+        self.width = width
 
+    def decode(self, data: bytes, content_type: str, field: str) -> DecodedMedia:
+        """As :func:`semlink.corpora.media_io.decode_image_to_fit`; pixel components count as source values."""
+        pixels, (height, width) = decode_image_to_fit(
+            data, content_type, field, height=self.height, width=self.width
+        )
+        return DecodedMedia(pixels, 3 * height * width)
 
-SQUARE: Final = Canvas(224, 224)
-PORTRAIT: Final = Canvas(256, 128)
+    def num_pixels(self, data: bytes, content_type: str, field: str) -> int:
+        """As :func:`semlink.corpora.media_io.image_pixels`."""
+        return image_pixels(data, content_type, field)
+
+    def tokens(self, contents: Sequence[NDArray[np.uint8]], device: str = "cpu") -> Tokens:
+        """Grid features in reading order, values [batch, height / 32 · width / 32, 1072]; pictures of any size.
+
+        Each is shrunk or grown to fit the canvas and centred on grey.
+        """
+        if not contents:
+            raise InvalidField("image is an empty list, expected a picture", field="image")
+        network = efficientnet(device).grid(self.height, self.width)
+        parts = [
+            network(torch.stack([self._tensor(c) for c in contents[i : i + BATCH]]))
+            for i in range(0, len(contents), BATCH)
+        ]
+        values = torch.cat(parts)
+        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    def fingerprint(self) -> tuple[int, str]:
+        """See :meth:`Modality.fingerprint`."""
+        return 1, MODELS["efficientnet-lite0"].sha256
+
+    def fitted(self, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture on the canvas. Raises InvalidField for another shape or dtype."""
+        if (
+            content.ndim != 3
+            or content.shape[2] != 3
+            or content.dtype != np.uint8
+            or not content.size
+        ):
+            raise InvalidField(
+                f"image has shape {content.shape} and dtype {content.dtype}, "
+                "expected [height, width, 3] uint8",
+                field="image",
+            )
+        return fit_image(content, height=self.height, width=self.width)
+
+    def _tensor(self, content: NDArray[np.uint8]) -> torch.Tensor:
+        """The fitted picture, [3, height, width], float32, 0…255."""
+        return torch.from_numpy(np.array(self.fitted(content))).permute(2, 0, 1).float()
+
+    def lift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`EfficientNetLite0.last_layer`."""
+        return efficientnet().last_layer()
+
+    def thumbnail(self, content: NDArray[np.uint8]) -> Image.Image:
+        """The picture at a height of :data:`THUMBNAIL_HEIGHT`."""
+        picture = Image.fromarray(content)
+        width = max(1, round(picture.width * THUMBNAIL_HEIGHT / picture.height))
+        return picture.resize((width, THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS)
 
 
 class EfficientNetLite0:
@@ -57,24 +113,8 @@ class EfficientNetLite0:
         # before the import: it says how to install the package where it is missing
         self._path = locate("efficientnet-lite0")
         self.device = torch.device(device)
-        self._networks: dict[Canvas, FrozenNetwork] = {}
+        self._networks: dict[tuple[int, int], FrozenNetwork] = {}
         self._lock = threading.Lock()
-
-    def tokens(self, pictures: Sequence[NDArray[np.uint8]], canvas: Canvas) -> Tokens:
-        """Grid features in reading order, values [batch, grid_height · grid_width, 1072].
-
-        ``pictures``: RGB, ``[height, width, 3]``, uint8, any size; each is shrunk to fit ``canvas`` and centred on
-        grey. Raises InvalidField for an empty list or a picture of another shape or dtype.
-        """
-        if not pictures:
-            raise InvalidField("image is an empty list, expected a picture", field="image")
-        network = self._network(canvas)
-        parts = [
-            network(torch.stack([_fitted(p, canvas) for p in pictures[i : i + BATCH]]))
-            for i in range(0, len(pictures), BATCH)
-        ]
-        values = torch.cat(parts)
-        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=self.device))
 
     def last_layer(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight [1280, 320] and bias [1280] of the layer before the classifier's pooling, batch norm folded in.
@@ -83,19 +123,22 @@ class EfficientNetLite0:
         """
         return _last_layer(_efficientnet_lite0(self._path))
 
-    def _network(self, canvas: Canvas) -> FrozenNetwork:
-        """One a canvas: with the picture's size known, convolutions are planned once."""
+    def grid(self, height: int, width: int) -> FrozenNetwork:
+        """Return what makes tokens of pixels: [batch, 3, height, width] in 0…255 to [batch, num_tokens, 1072].
+
+        One a size, multiples of 32: with the picture's size known, convolutions are planned once.
+        """
         with self._lock:
-            if canvas not in self._networks:
-                self._networks[canvas] = FrozenNetwork(
-                    f"efficientnet-lite0-{canvas.height}x{canvas.width}",
+            if (height, width) not in self._networks:
+                self._networks[height, width] = FrozenNetwork(
+                    f"efficientnet-lite0-{height}x{width}",
                     partial(_Grid, self._path),
-                    example=lambda: (torch.zeros(2, 3, canvas.height, canvas.width),),
-                    shapes=([-1, 3, canvas.height, canvas.width],),
+                    example=lambda: (torch.zeros(2, 3, height, width),),
+                    shapes=([-1, 3, height, width],),
                     identity=MODELS["efficientnet-lite0"].sha256,
                     device=self.device,
                 )
-            return self._networks[canvas]
+            return self._networks[height, width]
 
 
 class _Grid(nn.Module):
@@ -159,18 +202,6 @@ def _folded(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
-
-
-def _fitted(picture: NDArray[np.uint8], canvas: Canvas) -> torch.Tensor:
-    """A picture shrunk or grown to fit and centred on grey, [3, height, width], float32, 0…255."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise InvalidField(
-            f"image has shape {picture.shape} and dtype {picture.dtype}, "
-            "expected [height, width, 3] uint8",
-            field="image",
-        )
-    picture = fit_image(picture, height=canvas.height, width=canvas.width)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
 
 
 _lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The frozen audio encoder: Whisper tiny.en read from a CTranslate2 file, all layers, in bins of half a second."""
+"""Sounds, encoded by Whisper tiny.en read from a CTranslate2 file: all layers, in bins of half a second."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
+from semlink.corpora.corpus import AUDIO_SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
+from semlink.corpora.media_io import decode_audio
+from semlink.decibels import lin_to_db
 from semlink.errors import CorruptModel, InvalidField
 from semlink.models import MODELS, locate
 from semlink.runtime import FrozenNetwork
+from semlink.semantics.modalities.interface import DecodedMedia, Modality
 from semlink.semantics.tokens import Tokens, pad
 
-SAMPLE_RATE_HZ: Final = 16_000
 BIN_SECONDS: Final = 0.5
 FRAMES_PER_SECOND: Final = 50
 MEL_FRAMES_PER_SECOND: Final = 100
@@ -41,6 +45,52 @@ WIDTH: Final = NUM_STATES * 384 + ENVELOPE[0] * ENVELOPE[1] + NUM_MEL_BINS
 BATCH: Final = 8
 
 _DTYPES: Final = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+SILENT_PEAK: Final = 2.0**-15
+"""A peak below one step of 16-bit audio."""
+SPECTROGRAM: Final = (160, 96)
+"""Width and height in pixels of a thumbnail."""
+SPECTROGRAM_FRAME: Final = 512
+SPECTROGRAM_HOP: Final = 256
+SPECTROGRAM_FLOOR_DB: Final = -80.0
+"""Quieter than so far below the loudest is black."""
+
+
+class Sounds(Modality):
+    """Mono sounds at 16 kHz, float32 ``[num_samples]`` in −1…1, at most 30 s."""
+
+    def decode(self, data: bytes, content_type: str, field: str) -> DecodedMedia:
+        """As :func:`semlink.corpora.media_io.decode_audio`; samples count as source values."""
+        samples = decode_audio(data, content_type, field)
+        return DecodedMedia(samples, len(samples))
+
+    def objection(self, content: NDArray[np.float32]) -> str:
+        """Say that a sound is silent."""
+        if float(np.abs(content).max()) >= SILENT_PEAK:
+            return ""
+        return f"is silent (peak below {SILENT_PEAK:g}): there is nothing to look for"
+
+    def tokens(self, contents: Sequence[NDArray[np.float32]], device: str = "cpu") -> Tokens:
+        """See :meth:`WhisperTiny.tokens`."""
+        return whisper(device).tokens(contents)
+
+    def fingerprint(self) -> tuple[int, str]:
+        """See :meth:`Modality.fingerprint`."""
+        return 2, MODELS["whisper-tiny"].sha256
+
+    def thumbnail(self, content: NDArray[np.float32]) -> Image.Image:
+        """The short-time spectrum: time to the right, 0…8 kHz upwards, 80 dB from black to yellow."""
+        import matplotlib as mpl
+
+        frame = SPECTROGRAM_FRAME
+        padded = np.pad(content, (0, max(0, frame - len(content))))
+        frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[::SPECTROGRAM_HOP]
+        power = np.abs(np.fft.rfft(frames * np.hanning(frame), axis=1)) ** 2
+        level_db = lin_to_db(np.maximum(power / max(float(power.max()), 1e-12), 1e-12))
+        shade = np.clip(1.0 - level_db / SPECTROGRAM_FLOOR_DB, 0.0, 1.0).T[::-1]
+        rgb = (mpl.colormaps["inferno"](shade)[..., :3] * 255).astype(np.uint8)
+        return Image.fromarray(rgb).resize(SPECTROGRAM, Image.Resampling.BOX)
 
 
 def read_ctranslate2(path: Path) -> dict[str, NDArray[Any]]:
