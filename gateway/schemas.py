@@ -143,7 +143,7 @@ else:
     _MEDIA = {
         name: (
             MediaBody | None,
-            Field(None, description=f"ask with {tasks.modality_spec(name).noun}"),
+            Field(None, description=f"ask with a {tasks.modality_spec(name).noun}"),
         )
         for name in tasks.modality_names()[1:]
     }
