@@ -8,7 +8,7 @@ import binascii
 import platform
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,11 +21,11 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from starlette.routing import Match
 
 from gateway import schemas
 from gateway.items import add_item_routes, media_url
-from gateway.problems import BodyLimit, TrustedHosts, install
+from gateway.problems import BodyLimit, EarlyRefusal, Measured, TrustedHosts, install
+from gateway.query_batches import QueryBatcher
 from semlink import links
 from semlink.deadlines import deadline_in
 from semlink.enums import enum_text
@@ -35,7 +35,7 @@ from semlink.methods import METHODS
 from semlink.queries import Retrieval
 from semlink.services import ChannelService, ReceiverService, TransmitterService
 from semlink.tasks import modality_spec, task_spec, task_specs
-from semlink.telemetry import counted_request, registry
+from semlink.telemetry import registry
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 from semlink.version import commit, version
 from semlink.wire import from_wire
@@ -99,6 +99,8 @@ def create_app(
     names, see :class:`gateway.problems.TrustedHosts`.
     """
 
+    batcher = QueryBatcher(clients.transmitter)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         yield
@@ -113,10 +115,12 @@ def create_app(
         redoc_url=None,
     )
     install(app)
+    # The last one is the outermost.
+    app.add_middleware(EarlyRefusal, refusal=batcher.refusal)
     app.add_middleware(BodyLimit)
     app.add_middleware(TrustedHosts, names=trusted_hosts)
-    _measure(app)
-    _add_queries(app, clients, default_scenario)
+    app.add_middleware(Measured)
+    _add_queries(app, batcher, default_scenario)
     _add_links(app, clients, default_scenario)
     _add_corpora(app, clients)
     add_item_routes(app, clients.receiver, within=_within, decode=_base64, errors=ERRORS)
@@ -124,37 +128,19 @@ def create_app(
     return app
 
 
-def _measure(app: FastAPI) -> None:
-    """Count and time every request under its route, never under its path: ids would make endless series."""
-
-    @app.middleware("http")
-    async def measure(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        matching = (
-            str(getattr(route, "path", "mounted"))
-            for route in app.routes
-            if route.matches(request.scope)[0] is Match.FULL
-        )
-        route = f"{request.method} {next(matching, 'unmatched')}"
-        with counted_request("gateway", route) as outcome:
-            response = await call_next(request)
-            if response.status_code >= 400:
-                outcome.outcome, outcome.code = "error", str(response.status_code)
-        return response
-
-
 # --- queries -----------------------------------------------------------------------------------
 
 
-def _add_queries(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
+def _add_queries(app: FastAPI, batcher: QueryBatcher, scenario: str) -> None:
     @app.post("/v1/queries", responses=ERRORS, tags=["queries"])
     async def query(body: schemas.QueryBody) -> schemas.QueryAnswer:
         """Send one query over a link and return what was found."""
         start = time.perf_counter()
         prepared = _prepare(body, scenario, field="query")
-        answers = await _retrieve(clients, [prepared.message], body.deadline_ms)
-        return _answer(prepared, answers[0], start)
+        seconds = body.deadline_ms / 1e3
+        async with _within(seconds):
+            answer = await batcher.answer(prepared.message, seconds)
+        return _answer(prepared, answer, start)
 
     @app.post("/v1/queries:batch", responses=ERRORS, tags=["queries"])
     async def query_batch(body: schemas.BatchBody) -> schemas.BatchAnswer:
@@ -163,8 +149,9 @@ def _add_queries(app: FastAPI, clients: ServiceClients, scenario: str) -> None:
         prepared = [
             _prepare(q, scenario, field=f"queries[{i}].query") for i, q in enumerate(body.queries)
         ]
-        milliseconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries))
-        answers = await _retrieve(clients, [p.message for p in prepared], milliseconds)
+        seconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries)) / 1e3
+        async with _within(seconds):
+            answers = await batcher.answer_many([p.message for p in prepared], seconds)
         return schemas.BatchAnswer(
             answers=[_answer(p, a, start) for p, a in zip(prepared, answers, strict=True)]
         )
@@ -194,14 +181,6 @@ def _base64(media: schemas.MediaBody, *, field: str) -> bytes:
         return base64.b64decode(media.data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidField(f"{field} is not base64: {error}", field=field) from error
-
-
-async def _retrieve(
-    clients: ServiceClients, queries: Sequence[transmitter_pb2.Query], deadline_ms: float
-) -> Sequence[transmitter_pb2.Answer]:
-    async with _within(deadline_ms / 1e3):
-        request = transmitter_pb2.RetrieveRequest(queries=queries)
-        return (await clients.transmitter.retrieve(request)).answers
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
@@ -13,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gateway.schemas import Problem
 from semlink.errors import (
@@ -27,6 +29,7 @@ from semlink.errors import (
 )
 from semlink.hosts import host_name, is_loopback
 from semlink.tasks import modality_names
+from semlink.telemetry import counted_request
 
 MAX_BODY_BYTES: Final = 10 * 2**20
 MAX_BODIES_BYTES: Final = 256 * 2**20
@@ -37,6 +40,7 @@ BODY_DEADLINE_S: Final = 60.0
 MAX_ERRORS: Final = 20
 """Offending fields that one answer names."""
 MEDIA_TYPE: Final = "application/problem+json"
+QUERY_ROUTE: Final = ("POST", "/v1/queries")
 ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that answer whatever the ``Host`` header says."""
 
@@ -69,6 +73,15 @@ def problem(
     )
 
 
+def refused(error: SemlinkError, *, batch: bool = False) -> JSONResponse:
+    """The problem that an error is, with ``Retry-After`` where trying again helps."""
+    status, title = STATUS.get(type(error), (500, "Internal error"))
+    retry_after_s = getattr(error, "retry_after_s", 1.0)
+    headers = {"Retry-After": str(math.ceil(retry_after_s))} if status in (429, 503) else None
+    field = rest_field(error.field, batch=batch) or None
+    return problem(status, title, error.message, field=field, headers=headers)
+
+
 def rest_field(field: str, *, batch: bool) -> str:
     """A service's field path as the REST client wrote it.
 
@@ -88,10 +101,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(SemlinkError)
     async def _semlink(request: Request, error: SemlinkError) -> JSONResponse:
-        status, title = STATUS.get(type(error), (500, "Internal error"))
-        headers = {"Retry-After": "1"} if status in (429, 503) else None
-        field = rest_field(error.field, batch=request.url.path.endswith(":batch")) or None
-        return problem(status, title, error.message, field=field, headers=headers)
+        return refused(error, batch=request.url.path.endswith(":batch"))
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -265,6 +275,64 @@ class BodyLimit:
                 408, "Request timeout", f"no body within {BODY_DEADLINE_S:.0f} s", field="body"
             )
         return None
+
+
+class EarlyRefusal:
+    """ASGI middleware below :class:`BodyLimit`: refuses queries that cannot end in time before they are checked.
+
+    ``refusal`` returns the error of a body of ``POST /v1/queries``, None to go on.
+    """
+
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        refusal: Callable[[bytes], SemlinkError | None],
+    ) -> None:
+        self._app = app
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look at the body, which is here whole, and hand it on."""
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == QUERY_ROUTE:
+            body = (await receive())["body"]
+            if error := self._refusal(body):
+                await refused(error)(scope, receive, send)
+                return
+            receive = _replaying(body, receive)
+        await self._app(scope, receive, send)
+
+
+class Measured:
+    """ASGI middleware: counts and times every request under its route.
+
+    Never under its path: ids would make endless series. Requests of probes and of Prometheus are not counted.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and count how it was answered."""
+        if scope["type"] != "http" or scope["path"] in ANY_HOST_PATHS:
+            await self._app(scope, receive, send)
+            return
+        with counted_request("gateway", _route_of(scope)) as outcome:
+
+            async def watched(message: MutableMapping[str, Any]) -> None:
+                if message["type"] == "http.response.start" and message["status"] >= 400:
+                    outcome.outcome, outcome.code = "error", str(message["status"])
+                await send(message)
+
+            await self._app(scope, receive, watched)
+
+
+def _route_of(scope: Scope) -> str:
+    matching = (
+        str(getattr(route, "path", "mounted"))
+        for route in scope["app"].routes
+        if route.matches(scope)[0] is Match.FULL
+    )
+    return f"{scope['method']} {next(matching, 'unmatched')}"
 
 
 class _Disconnected(Exception):
