@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -21,6 +22,8 @@ from semlink.v1 import transmitter_pb2 as pb
 MAX_BATCH: Final = 64
 MAX_IN_FLIGHT: Final = 2
 """Batches of one lane that are away at once: the services work on one while the next one is encoded."""
+MAX_CALLS: Final = 4
+"""Requests of many queries that are away at once; those that wait for the LLM are counted apart."""
 MAX_QUEUE: Final = 8192
 KNOWN_LINKS: Final = 4096
 """Links by value that are remembered as seen: their channel need not be generated any more."""
@@ -111,6 +114,8 @@ class QueryBatcher:
         self._transmitter = transmitter
         self._rates: dict[Kind, ServiceRate] = {}
         self._links: OrderedDict[str, None] = OrderedDict()
+        self._calls = asyncio.Semaphore(MAX_CALLS)
+        self._slow_calls = asyncio.Semaphore(MAX_CALLS)
         self._batcher: MicroBatcher[pb.Query, pb.Answer] = MicroBatcher(
             AsyncExecutor(self.retrieve),
             name="gateway.queries",
@@ -131,8 +136,10 @@ class QueryBatcher:
 
     async def answer_many(self, queries: Sequence[pb.Query], deadline_s: float) -> list[pb.Answer]:
         """Answer the queries of one request in one call. Raises as :meth:`answer`."""
+        slow = any(kind_of(query).waits_for_llm for query in queries)
         with self._admitted(queries, deadline_s):
-            return await self.retrieve(queries)
+            async with self._slow_calls if slow else self._calls:
+                return await self.retrieve(queries)
 
     async def retrieve(self, queries: Sequence[pb.Query]) -> list[pb.Answer]:
         """Call the transmitter."""
