@@ -29,6 +29,7 @@ KNOWN_LINKS: Final = 4096
 """Links by value that are remembered as seen: their channel need not be generated any more."""
 FORGET_S: Final = 1.0
 """Time constant with which the measured service rate forgets."""
+MAX_SPEED_UP: Final = 4.0
 MARGIN: Final = 1.2
 """The time that a query is expected to take is multiplied by it: rates vary."""
 SHARED_ERRORS: Final = (DeadlineExceeded, Overloaded, Unavailable)
@@ -64,25 +65,29 @@ def kind_of(query: pb.Query) -> Kind:
 class ServiceRate:
     """How many queries of a kind end a second while any are in flight, and how many are.
 
-    The rate is measured over about :data:`FORGET_S`. Batches grow with the load, so a lightly loaded system is quicker
-    than its rate says: half of the best rate so far counts as well.
+    Measured over about :data:`FORGET_S`. Batches grow with the load until they are full: what was measured with few in
+    flight says little of many, so a sudden crowd is expected to go up to :data:`MAX_SPEED_UP` times as fast until it
+    is measured itself.
     """
 
     pending: int = 0
     _ended: float = 0.0
     _seconds: float = 0.0
-    _best: float = 0.0
+    _in_flight: float = 0.0
+    """Sum over those ended of how many were in flight then."""
     _since: float = field(default_factory=time.monotonic)
 
-    def queries_per_s(self) -> float:
-        """The measured rate; infinite before anything was measured."""
+    def queries_per_s(self, count: int = 0) -> float:
+        """The rate to expect with ``count`` more in flight; infinite before anything was measured."""
         if not self._seconds:
             return math.inf
-        return max(self._ended / self._seconds, self._best / 2)
+        full = MAX_BATCH * MAX_IN_FLIGHT
+        crowd = min(self.pending + count, full) / (2 * self._in_flight / self._ended)
+        return self._ended / self._seconds * min(max(crowd, 1.0), MAX_SPEED_UP)
 
     def wait_s(self, count: int) -> float:
         """How long ``count`` more queries are expected to take from now on."""
-        return MARGIN * (self.pending + count) / self.queries_per_s()
+        return MARGIN * (self.pending + count) / self.queries_per_s(count)
 
     def begin(self, count: int) -> None:
         """Note that queries are in flight."""
@@ -92,16 +97,14 @@ class ServiceRate:
 
     def end(self, count: int, *, answered: bool) -> None:
         """Note that queries are over; those that were given up say nothing about the rate."""
+        if answered:
+            now = time.monotonic()
+            passed, self._since = now - self._since, now
+            left = math.exp(-passed / FORGET_S)
+            self._ended = self._ended * left + count
+            self._seconds = self._seconds * left + passed
+            self._in_flight = self._in_flight * left + count * self.pending
         self.pending -= count
-        if not answered:
-            return
-        now = time.monotonic()
-        passed, self._since = now - self._since, now
-        left = math.exp(-passed / FORGET_S)
-        self._ended = self._ended * left + count
-        self._seconds = self._seconds * left + passed
-        if self._seconds >= FORGET_S / 2:
-            self._best = max(0.99 * self._best, self._ended / self._seconds)
 
 
 class QueryBatcher:
