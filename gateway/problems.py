@@ -76,8 +76,8 @@ def problem(
 def refused(error: SemlinkError, *, batch: bool = False) -> JSONResponse:
     """The problem that an error is, with ``Retry-After`` where trying again helps."""
     status, title = STATUS.get(type(error), (500, "Internal error"))
-    retry_after_s = getattr(error, "retry_after_s", 1.0)
-    headers = {"Retry-After": str(math.ceil(retry_after_s))} if status in (429, 503) else None
+    seconds = (error.retry_after_s if isinstance(error, Overloaded) else None) or 1.0
+    headers = {"Retry-After": str(math.ceil(seconds))} if status in (429, 503) else None
     field = rest_field(error.field, batch=batch) or None
     return problem(status, title, error.message, field=field, headers=headers)
 

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from gateway.schemas import DEFAULT_DEADLINE_MS
 from semlink.batching import AsyncExecutor, MicroBatcher
+from semlink.enums import enum_text
 from semlink.errors import DeadlineExceeded, Overloaded, Unavailable
-from semlink.links import link_id_of
 from semlink.methods import METHODS
+from semlink.queries import QueryOptions
 from semlink.services import TransmitterService
 from semlink.v1 import transmitter_pb2 as pb
 
@@ -34,7 +36,7 @@ MARGIN: Final = 1.2
 """The time that a query is expected to take is multiplied by it: rates vary."""
 SHARED_ERRORS: Final = (DeadlineExceeded, Overloaded, Unavailable)
 """Errors of a service, not of one query."""
-DEFAULT_METHOD: Final = "sc-lmkb"
+DEFAULT: Final = QueryOptions()
 
 
 class Kind(NamedTuple):
@@ -55,10 +57,20 @@ class Lane(NamedTuple):
 
 
 def kind_of(query: pb.Query) -> Kind:
-    """Return the kind of a query that REST accepted."""
-    waits = query.knowledge_budget_ms > 0 and METHODS[query.method].rewrites
-    content = query.WhichOneof("content") or ""
-    return Kind(query.method, content, query.retrieval.extraction, waits)
+    """Return the kind of a query that REST accepted. Names that clients make up are one kind."""
+    return _kind(
+        query.method,
+        query.media.modality if query.HasField("media") else "text",
+        enum_text(pb.Extraction, query.retrieval.extraction),
+        query.knowledge_budget_ms,
+    )
+
+
+def _kind(name: str, content: str, extraction: str, budget_ms: float) -> Kind:
+    method = METHODS.get(name)
+    if method is None:
+        return Kind("", content, extraction, waits_for_llm=False)
+    return Kind(name, content, extraction, waits_for_llm=budget_ms > 0 and method.rewrites)
 
 
 @dataclass(slots=True)
@@ -116,7 +128,7 @@ class QueryBatcher:
     def __init__(self, transmitter: TransmitterService) -> None:
         self._transmitter = transmitter
         self._rates: dict[Kind, ServiceRate] = {}
-        self._links: OrderedDict[str, None] = OrderedDict()
+        self._links: OrderedDict[bytes, None] = OrderedDict()
         self._calls = asyncio.Semaphore(MAX_CALLS)
         self._slow_calls = asyncio.Semaphore(MAX_CALLS)
         self._batcher: MicroBatcher[pb.Query, pb.Answer] = MicroBatcher(
@@ -158,12 +170,14 @@ class QueryBatcher:
             return None
         try:
             query = json.loads(body)
-            content = next(iter(query["query"]))
-            method = query.get("method", DEFAULT_METHOD)
-            extraction = (query.get("retrieval") or {}).get("extraction") or ""
-            waits = query.get("knowledge_budget_ms", 0) > 0 and METHODS[method].rewrites
-            deadline_s = float(query.get("deadline_ms", 30_000)) / 1e3
-            rate = self._rates.get(Kind(method, content, extraction, waits))
+            kind = _kind(
+                query.get("method", DEFAULT.method),
+                next(iter(query["query"])),
+                (query.get("retrieval") or {}).get("extraction") or "",
+                query.get("knowledge_budget_ms", DEFAULT.knowledge_budget_ms),
+            )
+            deadline_s = float(query.get("deadline_ms", DEFAULT_DEADLINE_MS)) / 1e3
+            rate = self._rates.get(kind)
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
             return None
         return None if rate is None else _late(rate, 1, deadline_s)
@@ -192,7 +206,7 @@ class QueryBatcher:
         kind = kind_of(query)
         if query.link_id:
             return Lane(kind, query.link_id)
-        link = link_id_of(query.link_config)
+        link = query.link_config.SerializeToString(deterministic=True)
         known = link in self._links
         self._links[link] = None
         self._links.move_to_end(link)

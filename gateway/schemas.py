@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 else:
     Task = Literal[tasks.task_names()]
 
+DEFAULT_DEADLINE_MS: Final = 30_000.0
 MAX_UNKNOWN_FIELDS: Final = 16
 """Of one object; each of so many is named in the answer, more are refused together."""
 
@@ -174,7 +175,7 @@ class QueryBody(_Body):
     seed: Seed | None = Field(
         None, description="repeats slot and noise exactly; drawn and returned when absent"
     )
-    deadline_ms: float = Field(30_000.0, gt=0, le=600_000)
+    deadline_ms: float = Field(DEFAULT_DEADLINE_MS, gt=0, le=600_000)
     """time for the answer, ms; past it the query fails with status 504"""
     link: QueryLinkBody = Field(default_factory=QueryLinkBody)
     """the radio link it goes over"""

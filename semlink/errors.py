@@ -39,10 +39,12 @@ class DeadlineExceeded(SemlinkError):
 class Overloaded(SemlinkError):
     """The queue is full, or the deadline too near; try again later: gRPC RESOURCE_EXHAUSTED, HTTP 429.
 
-    ``retry_after_s``: when there will be room, as far as the service can tell.
+    ``retry_after_s``: when there will be room, where the service can tell.
     """
 
-    def __init__(self, message: str, *, field: str = "", retry_after_s: float = 1.0) -> None:
+    def __init__(
+        self, message: str, *, field: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message, field=field)
         self.retry_after_s = retry_after_s
 
