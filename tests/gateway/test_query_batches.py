@@ -42,7 +42,11 @@ class Slow:
             answers=[
                 pb.Answer(
                     query_id=query.text,
-                    retrieval=pb.Retrieval(scoring="global", reranking="none", extraction="none"),
+                    retrieval=pb.Retrieval(
+                        scoring=pb.SCORING_GLOBAL,
+                        reranking=pb.RERANKING_NONE,
+                        extraction=pb.EXTRACTION_NONE,
+                    ),
                 )
                 for query in request.queries
             ]
