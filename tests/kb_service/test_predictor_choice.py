@@ -60,7 +60,7 @@ def test_the_nearest_setting_answers(tmp_path: Path) -> None:
     )
 
     def best(age: int = 5, **changes: object) -> str:
-        return best_predictors(link(**changes), age, folder)[0]
+        return best_predictors(link(**changes), age, Weights(folder))[0]
 
     assert best() == "a"
     assert [best(bits=b) for b in (8, 24, 40, 1024)] == ["b", "b", "a", "a"]

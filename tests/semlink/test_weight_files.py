@@ -91,7 +91,12 @@ def test_no_weights_but_those_of_the_settings_are_used(tmp_path: Path) -> None:
     with pytest.raises(InvalidField, match="none"):
         check_link(METHODS["llm4cp"], link, empty)
     query = transmitter_pb2.Query(
-        task="image", text="a", method="deepsc-mimo", symbols=64, top_k=1, link_config=link
+        task="image",
+        text="a",
+        method="deepsc-mimo",
+        symbols=64,
+        top_k=1,
+        link_config=link.to_proto(),
     )
     with pytest.raises(NotFound, match=str(tmp_path)):
         check_query(query, empty, field="queries[0]")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semlink.links import Link
-from transmitter import framing
+from semlink.semantics import message as message_codec
 from transmitter.framing import Message, frame
 
 K = 64
@@ -41,7 +41,7 @@ def test_every_symbol_is_told_the_sinr_of_its_layer_and_subband(
     def load(task: str, device: Any) -> Told:
         return told
 
-    monkeypatch.setattr(framing, "load_codec", load)
+    monkeypatch.setattr(message_codec, "load_codec", load)
     config = Link(
         num_users=users,
         num_layers=num_layers,

@@ -17,6 +17,7 @@ from semlink.signal.feedback import report_slots
 from semlink.store import MemoryStore
 from semlink.telemetry import registry
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2, transmitter_pb2
+from semlink.weight_files import Weights
 from semlink.wire import from_wire, to_wire
 from transmitter.csi import KnownCsi, Received, decode
 from transmitter.encoding import Content
@@ -227,9 +228,9 @@ async def test_reports_of_concurrent_requests_are_decoded_together_to_the_same_b
         await send(service(air, store), query(link_config=config.to_proto()))
         alone.append(air.frames[0].precoder)
 
-    def counted(received: list[Received]) -> list[KnownCsi]:
+    def counted(received: list[Received], weights: Weights) -> list[KnownCsi]:
         sizes.append(len(received))
-        return decode(received)
+        return decode(received, weights)
 
     monkeypatch.setattr("transmitter.csi.decode", counted)
     air = Air()

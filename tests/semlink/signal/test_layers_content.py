@@ -313,10 +313,9 @@ def test_predictors_are_blind_to_the_phases_of_rows(name: str) -> None:
 
 
 def test_content_of_a_link() -> None:
-    for content in ("layers",):
-        described = content_of(link(content, layers=2, rx=4))
-        assert isinstance(described, LayerRows)
-        assert described.num_rows == 2
+    described = content_of(link(layers=2, rx=4))
+    assert isinstance(described, LayerRows)
+    assert described.num_rows == 2
     assert isinstance(content_of(link("channel")), WholeChannel)
 
 
