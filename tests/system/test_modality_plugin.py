@@ -23,7 +23,7 @@ from lab.training import build_gallery
 from semlink import tasks
 from semlink.corpora.registry import embedded_corpora
 from semlink.errors import InvalidField
-from semlink.links import default_link
+from semlink.links import Link
 from semlink.registry import load_plugins
 from semlink.semantics.spaces import weights_file
 from semlink.settings import Settings
@@ -65,8 +65,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def query(task: str = "telegram", **content: Any) -> pb.Query:
-    link = default_link()
-    link.snr_db = 20.0
+    link = Link().replace(snr_db=20.0).to_proto()
     return pb.Query(
         id="q",
         task=task,
