@@ -100,7 +100,7 @@ COPY --from=build /opt/semlink/app app
 # stops the build unless every model has the pinned checksum and is converted; compiles all that the services import
 RUN echo "== 5 of 5: checking the models, compiling" \
  && semlink models --prepare \
- && chmod a+r cache/*.json \
+ && chmod -R a+rX cache/*.json cache/networks \
  && python -c "import gateway.__main__, transmitter.__main__, channel_service.__main__, receiver.__main__, kb_service.__main__"
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

@@ -231,6 +231,7 @@ def _answer(
             sentences=[_read(schemas.SentenceAnswer, s) for s in answer.sentences],
         ),
         timings_ms=timings,
+        computation=_read(schemas.ComputationAnswer, answer.computation),
         degraded=[_read(schemas.DegradedAnswer, d) for d in answer.degraded],
     )
 

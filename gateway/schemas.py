@@ -308,6 +308,19 @@ class DegradedAnswer(AnswerBody):
     """why"""
 
 
+class ComputationAnswer(AnswerBody):
+    """What computed an answer."""
+
+    version: str
+    """of the transmitter's program"""
+    weights: str
+    """of the heads that encoded the query: the first 12 digits of their SHA-256"""
+    runtime: str
+    """openvino or torch: what ran the frozen networks"""
+    precision: str
+    """of the frozen networks: f32 or bf16"""
+
+
 class QueryAnswer(AnswerBody):
     """The answer to one query."""
 
@@ -330,6 +343,8 @@ class QueryAnswer(AnswerBody):
     """what was done to find the results"""
     timings_ms: dict[str, float]
     """time by stage, ms"""
+    computation: ComputationAnswer
+    """what computed it"""
     degraded: list[DegradedAnswer]
     """fallbacks that were taken; empty without"""
 

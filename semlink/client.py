@@ -316,6 +316,16 @@ class Degraded:
 
 
 @dataclass(frozen=True, slots=True)
+class Computation:
+    """What computed an answer: version, digest of the heads, runtime and precision of the frozen networks."""
+
+    version: str
+    weights: str
+    runtime: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
 class QueryResult:
     """The answer to one query. ``link`` is None for a method without a channel; ``timings_ms`` by stage."""
 
@@ -329,6 +339,7 @@ class QueryResult:
     knowledge: Knowledge
     retrieval: RetrievalReport
     timings_ms: dict[str, float]
+    computation: Computation
     degraded: tuple[Degraded, ...]
 
     def to_dataframe(self) -> pandas.DataFrame:

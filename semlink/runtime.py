@@ -77,6 +77,11 @@ def current() -> Runtime:
     return _chosen.get("process") or use()
 
 
+def running_on(device: str | torch.device) -> Runtime:
+    """Return what runs networks on a device: the choice of this process on the CPU, torch elsewhere."""
+    return current() if torch.device(device).type == "cpu" else Runtime("torch")
+
+
 def _resolved(name: str, precision: Precision) -> Runtime:
     installed = find_spec("openvino") is not None
     if name == "openvino" and not installed:
@@ -132,7 +137,7 @@ class FrozenNetwork:
     ) -> None:
         self.name = name
         self.device = torch.device(device)
-        chosen = current() if self.device.type == "cpu" else Runtime("torch")
+        chosen = running_on(self.device)
         self.runtime = chosen if bf16 else Runtime(chosen.name)
         self._shapes = [list(shape) for shape in shapes]
         self._requests = threading.local()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from semlink.messages import to_proto
+from semlink.runtime import Runtime
+from semlink.semantics.encoders import heads_sha256
 from semlink.services import ChannelService, ReceiverService
 from semlink.stages import Noted
 from semlink.telemetry import record_degraded, record_link, timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
+from semlink.version import version
 from semlink.wire import to_wire
 from transmitter.encoding import Meaning
 from transmitter.framing import Outgoing, header_of
+
+WEIGHTS_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ async def search(receiver: ReceiverService, meanings: list[Meaning]) -> list[Not
     ]
 
 
-def answer_of(noted: Noted[Delivered]) -> transmitter_pb2.Answer:
+def answer_of(noted: Noted[Delivered], runtime: Runtime) -> transmitter_pb2.Answer:
     """The answer to a query; the transmitter's own fallbacks are counted."""
     delivered = noted.value
     meaning = delivered.meaning
@@ -75,6 +81,12 @@ def answer_of(noted: Noted[Delivered]) -> transmitter_pb2.Answer:
         ],
         retrieval=to_proto(meaning.query.retrieval, transmitter_pb2.Retrieval()),
         seed=meaning.query.message.seed,
+        computation=transmitter_pb2.Computation(
+            version=version(),
+            weights=heads_sha256(meaning.query.space)[:WEIGHTS_DIGITS],
+            runtime=runtime.name,
+            precision=runtime.precision,
+        ),
     )
 
 

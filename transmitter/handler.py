@@ -11,6 +11,7 @@ import torch
 from semlink.batching import AsyncExecutor, MicroBatcher
 from semlink.errors import DeadlineExceeded, NotFound, Overloaded, Unavailable
 from semlink.grouping import gather_grouped
+from semlink.runtime import running_on
 from semlink.semantics.media import MediaDecoder
 from semlink.semantics.sentences import extract
 from semlink.services import ChannelService, KnowledgeBaseService, ReceiverService
@@ -86,6 +87,7 @@ class Transmitter:
         self._frame = partial(frame_messages, framer)
         self._transmit = partial(transmit, channel)
         self._search = partial(search, receiver)
+        self._answer = partial(answer_of, runtime=running_on(device))
         # Queries that are in flight on one opened link share its slots, if one source of CSI makes their precoder.
         self._cell: MicroBatcher[Noted[Meaning], transmitter_pb2.Answer] = MicroBatcher(
             AsyncExecutor(self._share_slots),
@@ -159,7 +161,7 @@ class Transmitter:
         """Send each message in its slot."""
         messages = [m.beside(s) for m, s in zip(meanings, scheduled, strict=True)]
         delivered = await follow(await follow(messages, self._frame), self._transmit)
-        return [answer_of(one) for one in delivered]
+        return [self._answer(one) for one in delivered]
 
     # --- routes ------------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Transmitter:
 
     async def _without_channel(self, queries: list[CheckedQuery]) -> Answers:
         delivered = await follow(await self._understand(queries), self._search)
-        return [answer_of(one) for one in delivered]
+        return [self._answer(one) for one in delivered]
 
 
 def _checked(request: transmitter_pb2.RetrieveRequest, weights: Weights) -> list[CheckedQuery]:

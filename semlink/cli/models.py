@@ -42,7 +42,9 @@ def models(
         raise typer.Exit(1)
     if prepare:
         from kb_service.llm import prepare_language_model
+        from semlink.semantics.encoders import prepare_networks
 
+        prepare_networks()
         console.print(f"converted: {prepare_language_model(settings_of().cache_dir)}")
 
 

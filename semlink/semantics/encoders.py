@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from semlink.corpora.registry import corpus_named
 from semlink.errors import InvalidField
 from semlink.models import file_sha256
 from semlink.runtime import FrozenNetwork
@@ -26,7 +27,7 @@ from semlink.semantics.prototypes import PrototypeConfig, PrototypeHead, Prototy
 from semlink.semantics.spaces import task_of, weights_of
 from semlink.semantics.text import sentence_embeddings
 from semlink.semantics.tokens import Tokens
-from semlink.tasks import task_spec
+from semlink.tasks import BUILT_IN, task_spec
 
 __all__ = [
     "FEATURE_DIM",
@@ -36,6 +37,7 @@ __all__ = [
     "load_heads",
     "load_scorer",
     "num_components",
+    "prepare_networks",
     "semantic_encoder",
     "sentence_embeddings",
     "text_tokens",
@@ -225,3 +227,11 @@ def semantic_encoder(space: str, device: str = "cpu") -> SemanticEncoder:
     """
     with _lock:
         return _semantic_encoder(space, device, heads_path(space).stat().st_mtime_ns)
+
+
+def prepare_networks() -> None:
+    """Convert the networks of the built-in tasks into the cache, where that was not done yet."""
+    for task in BUILT_IN:
+        encoder, corpus = semantic_encoder(task), corpus_named(task_spec(task).corpus)
+        encoder.text(["a first text"])
+        encoder.media([corpus.content(corpus.items("test")[0].item_id)])

@@ -82,6 +82,12 @@ ANSWER: dict[str, Any] = {
         "sentences": [{"text": "t", "score": 1.0, "kept": True}],
     },
     "timings_ms": {"gateway.total": 12.5},
+    "computation": {
+        "version": "0.1.0",
+        "weights": "0123456789ab",
+        "runtime": "openvino",
+        "precision": "f32",
+    },
     "degraded": [{"part": "knowledge.rewrites", "reason": "no time"}],
 }
 LINK = {"id": "l-1", "slot": 128, "config": schemas.LinkConfigBody().model_dump()}
