@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semlink.errors import InvalidField
-from semlink.grid import NUM_SUBBANDS, SUBCARRIERS_PER_SUBBAND
+from semlink.grid import NUM_SUBBANDS, OFDM_SYMBOLS_PER_SLOT, SUBCARRIERS_PER_SUBBAND
 from semlink.links import Link, checked_link, link_id_of
 from semlink.semantics.headers import is_digital, parse_header
 from semlink.signal.coding import constellation, scheme_of
 from semlink.v1 import channel_pb2
 from semlink.wire import from_wire
 
-OFDM_SYMBOLS_PER_SLOT = 14
 MAX_RESOURCE_ELEMENTS = NUM_SUBBANDS * SUBCARRIERS_PER_SUBBAND * OFDM_SYMBOLS_PER_SLOT
 """Of one slot: a frame does not fit into less than its symbols."""
 POWER_TOLERANCE = 1e-2

@@ -23,7 +23,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from gateway import schemas
+from gateway.emulated_time import EmulatedTime
 from gateway.items import add_item_routes, media_url
+from gateway.load_runs import add_load_run_routes
 from gateway.problems import BodyLimit, EarlyRefusal, Measured, TrustedHosts, install
 from gateway.query_batches import QueryBatcher
 from semlink import links
@@ -120,10 +122,11 @@ def create_app(
     app.add_middleware(BodyLimit)
     app.add_middleware(TrustedHosts, names=trusted_hosts)
     app.add_middleware(Measured)
-    _add_queries(app, batcher, default_scenario)
+    _add_queries(app, batcher, clients.channel, default_scenario)
     _add_links(app, clients, default_scenario)
     _add_corpora(app, clients)
     add_item_routes(app, clients.receiver, within=_within, decode=_base64, errors=ERRORS)
+    add_load_run_routes(app, errors=ERRORS)
     _add_operations(app, clients)
     return app
 
@@ -131,16 +134,21 @@ def create_app(
 # --- queries -----------------------------------------------------------------------------------
 
 
-def _add_queries(app: FastAPI, batcher: QueryBatcher, scenario: str) -> None:
+def _add_queries(
+    app: FastAPI, batcher: QueryBatcher, channel: ChannelService, scenario: str
+) -> None:
+    emulated = EmulatedTime(channel)
+
     @app.post("/v1/queries", responses=ERRORS, tags=["queries"])
     async def query(body: schemas.QueryBody) -> schemas.QueryAnswer:
         """Send one query over a link and return what was found."""
         start = time.perf_counter()
         prepared = _prepare(body, scenario, field="query")
+        arrival = await emulated.arrival(body)
         seconds = body.deadline_ms / 1e3
         async with _within(seconds):
             answer = await batcher.answer(prepared.message, seconds)
-        return _answer(prepared, answer, start)
+        return _answer(prepared, answer, start, emulated.milliseconds(arrival, answer))
 
     @app.post("/v1/queries:batch", responses=ERRORS, tags=["queries"])
     async def query_batch(body: schemas.BatchBody) -> schemas.BatchAnswer:
@@ -149,11 +157,15 @@ def _add_queries(app: FastAPI, batcher: QueryBatcher, scenario: str) -> None:
         prepared = [
             _prepare(q, scenario, field=f"queries[{i}].query") for i, q in enumerate(body.queries)
         ]
+        arrivals = [await emulated.arrival(q) for q in body.queries]
         seconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries)) / 1e3
         async with _within(seconds):
             answers = await batcher.answer_many([p.message for p in prepared], seconds)
         return schemas.BatchAnswer(
-            answers=[_answer(p, a, start) for p, a in zip(prepared, answers, strict=True)]
+            answers=[
+                _answer(p, a, start, emulated.milliseconds(arrival, a))
+                for p, a, arrival in zip(prepared, answers, arrivals, strict=True)
+            ]
         )
 
 
@@ -197,7 +209,10 @@ async def _within(seconds: float) -> AsyncIterator[None]:
 
 
 def _answer(
-    prepared: _Prepared, answer: transmitter_pb2.Answer, start: float
+    prepared: _Prepared,
+    answer: transmitter_pb2.Answer,
+    start: float,
+    emulated_ms: dict[str, float],
 ) -> schemas.QueryAnswer:
     done = from_proto(Retrieval, answer.retrieval, field="retrieval")
     timings: dict[str, float] = {}
@@ -232,6 +247,7 @@ def _answer(
         ),
         timings_ms=timings,
         computation=_read(schemas.ComputationAnswer, answer.computation),
+        emulated_ms=emulated_ms,
         degraded=[_read(schemas.DegradedAnswer, d) for d in answer.degraded],
     )
 

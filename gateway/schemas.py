@@ -341,10 +341,14 @@ class QueryAnswer(AnswerBody):
     """what the knowledge base added"""
     retrieval: RetrievalAnswer
     """what was done to find the results"""
-    timings_ms: dict[str, float]
-    """time by stage, ms"""
+    timings_ms: dict[str, float] = Field(description="what the software took, by stage")
     computation: ComputationAnswer
     """what computed it"""
+    emulated_ms: dict[str, float] = Field(
+        description="of the emulated link: slot_wait, slots of an opened link that others used since the query came, "
+        "as this gateway saw it; air_time, OFDM symbols of the message; report_delay, age of the CSI report. "
+        "What is not known is absent"
+    )
     degraded: list[DegradedAnswer]
     """fallbacks that were taken; empty without"""
 
@@ -464,6 +468,17 @@ class HealthBody(AnswerBody):
     """ok: serves"""
     services: dict[str, str] = {}
     """a word each, ok for one that serves"""
+
+
+class LoadRunBody(_Body):
+    """A load test that runs now, for dashboards: numbers only, none of which becomes a label of a metric."""
+
+    duration_s: float = Field(
+        gt=0, le=86_400, description="forgotten after it, unless announced again"
+    )
+    rate: float | None = Field(None, gt=0, le=1e5, description="calls a second, of an open loop")
+    users: int | None = Field(None, ge=1, le=10_000, description="of a closed loop")
+    queries_per_call: int = Field(1, ge=1, le=256, description="one, or those of a batch")
 
 
 class VersionBody(AnswerBody):

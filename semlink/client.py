@@ -327,7 +327,11 @@ class Computation:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """The answer to one query. ``link`` is None for a method without a channel; ``timings_ms`` by stage."""
+    """The answer to one query. ``link`` is None for a method without a channel.
+
+    ``timings_ms``: what the software took, by stage; ``emulated_ms``: what the emulated link would take, by part
+    (docs/load.md); empty where the gateway is older than that field.
+    """
 
     id: str
     task: str
@@ -341,6 +345,7 @@ class QueryResult:
     timings_ms: dict[str, float]
     computation: Computation
     degraded: tuple[Degraded, ...]
+    emulated_ms: dict[str, float] = field(default_factory=dict)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table of the found items, best first, a row each. Raises ImportError without pandas."""
@@ -689,6 +694,25 @@ class _Operations:
     def methods(self) -> _Call[tuple[Method, ...]]:
         """List every method: ``GET /v1/methods``."""
         return _get("/v1/methods", _parser(tuple[Method, ...], inside="methods"))
+
+    @_Operation
+    def announce_load_run(
+        self,
+        duration_s: float,
+        *,
+        rate: float | None = None,
+        users: int | None = None,
+        queries_per_call: int = 1,
+    ) -> _Call[None]:
+        """Announce a load test of ``rate`` calls a second or of ``users``: ``PUT /v1/load-run``. Dashboards show it."""
+        parameters = {"duration_s": duration_s, "rate": rate, "users": users}
+        body = _json({**parameters, "queries_per_call": queries_per_call}, "")
+        return _Call("PUT", "/v1/load-run", _nothing, body)
+
+    @_Operation
+    def end_load_run(self) -> _Call[None]:
+        """Say that the load test has ended: ``DELETE /v1/load-run``."""
+        return _Call("DELETE", "/v1/load-run", _nothing)
 
     @_Operation
     def version(self) -> _Call[str]:

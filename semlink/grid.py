@@ -9,6 +9,7 @@ NUM_SUBBANDS: Final = 8
 SUBCARRIERS_PER_SUBBAND: Final = 72
 """6 physical resource blocks of 12 subcarriers."""
 SUBCARRIER_SPACING_HZ: Final = 15e3
+OFDM_SYMBOLS_PER_SLOT: Final = 14
 BLOCK_SLOTS: Final = 1024
 HISTORY_SLOTS: Final = 128
 """Slots of a block that are past before a query may use it, so that no query meets a cold link."""

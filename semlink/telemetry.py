@@ -73,6 +73,11 @@ CSI_REPORTS_REJECTED = Counter(
     "CSI reports refused or not made, by the field at fault",
     ("field",),
 )
+LOAD_RUN = Gauge(
+    "semlink_load_run",
+    "The load test that was announced last: its parameters, 0 where none runs or it has none of that kind",
+    ("parameter",),
+)
 DEGRADED = Counter("semlink_degraded", "Fallbacks taken and reported", ("service", "part"))
 
 

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.builders.timeseries import Panel
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
-from grafana_foundation_sdk.models.dashboard import DataSourceRef
+from grafana_foundation_sdk.models.dashboard import AnnotationQuery, DataSourceRef
 
 OUT = Path(__file__).parent / "dashboards" / "semlink.json"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
@@ -92,10 +92,37 @@ ROWS: dict[str, tuple[Chart, ...]] = {
 }
 
 
+def _load_run(parameter: str) -> str:
+    # a parameter is the value of a gauge: `count_values` makes a label of it here, in the query
+    return f'count_values("{parameter}", max(semlink_load_run{{parameter="{parameter}"}}))'
+
+
+LOAD_RUNS = 'count_values("seconds", max(semlink_load_run{parameter="duration_s"}) > 0)' + "".join(
+    f" * on() group_left({one}) {_load_run(one)}" for one in ("rate", "users", "queries_per_call")
+)
+"""One series while `semlink load` runs, none else: Grafana draws a region for as long as it is there."""
+
+
+class LoadRunAnnotation(AnnotationQuery):
+    """Marks load tests. The SDK does not know the fields by which Grafana's Prometheus source makes the text."""
+
+    def __init__(self) -> None:
+        super().__init__("Load tests", SOURCE, True, False, "orange", expr=LOAD_RUNS)
+
+    def build(self) -> AnnotationQuery:
+        """As the SDK's builders do."""
+        return self
+
+    def to_json(self) -> dict[str, object]:
+        """With the further fields."""
+        text = "{{rate}} calls/s or {{users}} users, {{queries_per_call}} queries a call, {{seconds}} s"
+        return super().to_json() | {"titleFormat": "semlink load", "textFormat": text, "step": "5s"}
+
+
 def dashboard() -> Dashboard:
     """The whole dashboard."""
     board = Dashboard("semlink").uid("semlink").tags(["semlink"]).refresh("5s").readonly()
-    board = board.time("now-15m", "now")
+    board = board.time("now-15m", "now").annotation(LoadRunAnnotation())
     for title, charts in ROWS.items():
         board = board.with_row(Row(title))
         for chart in charts:

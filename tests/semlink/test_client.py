@@ -88,6 +88,7 @@ ANSWER: dict[str, Any] = {
         "runtime": "openvino",
         "precision": "f32",
     },
+    "emulated_ms": {"slot_wait": 1.0},
     "degraded": [{"part": "knowledge.rewrites", "reason": "no time"}],
 }
 LINK = {"id": "l-1", "slot": 128, "config": schemas.LinkConfigBody().model_dump()}
@@ -120,6 +121,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], str, Any]] = {
     "add_items": (("c", [ITEM_TO_ADD]), "POST /v1/corpora/c/items", ADDED),
     "delete_item": (("c", "i"), "DELETE /v1/corpora/c/items/i", None),
     "methods": ((), "GET /v1/methods", {"methods": [METHOD]}),
+    "announce_load_run": ((60.0,), "PUT /v1/load-run", None),
+    "end_load_run": ((), "DELETE /v1/load-run", None),
     "version": ((), "GET /v1/version", {"version": "0.1.0"}),
     "health": ((), "GET /healthz", {"status": "ok"}),
     "ready": ((), "GET /readyz", {"status": "ok", "services": {"channel": "ok"}}),

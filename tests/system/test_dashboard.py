@@ -111,6 +111,45 @@ def test_every_panel_returns_finite_values_under_load(live: Live, prometheus: ht
     )
 
 
+@needs_prometheus
+@pytest.mark.system
+def test_a_load_test_is_a_region_of_the_dashboard_with_its_parameters(
+    live: Live, prometheus: httpx.Client
+) -> None:
+    board = json.loads((DEPLOY / "grafana/dashboards/semlink.json").read_text())
+    (annotation,) = board["annotations"]["list"]
+    labels = re.findall(r"\{\{(\w+)\}\}", annotation["textFormat"])
+
+    def shown() -> list[dict[str, Any]]:
+        asked = prometheus.get("/api/v1/query", params={"query": annotation["expr"]})
+        if asked.status_code == 503:
+            raise httpx.TransportError("it starts")
+        assert asked.status_code == 200, asked.text
+        found: list[dict[str, Any]] = asked.json()["data"]["result"]
+        return found
+
+    def wait_until(there: bool) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if bool(found := shown()) is there:
+                    return found
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        raise AssertionError(f"still {'nothing' if there else 'something'} after a minute")
+
+    body = {"duration_s": 600.0, "rate": 12.5, "queries_per_call": 4}
+    assert live.http.put("/v1/load-run", json=body).status_code == 204
+    (region,) = wait_until(True)
+    assert float(region["value"][1]) == 1.0  # what Grafana takes for "there"
+    assert {name: region["metric"][name] for name in labels} == {
+        **{"rate": "12.5", "users": "0", "queries_per_call": "4", "seconds": "600"},
+    }
+    assert live.http.delete("/v1/load-run").status_code == 204
+    wait_until(False)
+
+
 def _finite(prometheus: httpx.Client, expression: str) -> bool:
     try:
         answer = prometheus.get("/api/v1/query", params={"query": expression})
