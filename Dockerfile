@@ -92,7 +92,7 @@ ENV PYTHONPATH=/opt/semlink/app \
     SEMLINK_HOST=0.0.0.0 \
     SEMLINK_LOG_FORMAT=json
 RUN useradd --system --uid 10001 --no-create-home --home-dir /tmp semlink \
- && install -d -o 10001 -g 10001 /var/lib/semlink /corpora
+ && install -d -o 10001 -g 10001 /var/lib/semlink /corpora /results
 WORKDIR /opt/semlink
 COPY --from=slim /opt/semlink/venv venv
 COPY --from=prepared /opt/semlink/cache cache

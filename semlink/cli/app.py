@@ -14,6 +14,7 @@ from semlink.cli.console import console, errors
 from semlink.cli.corpora import corpora_app, evaluate
 from semlink.cli.experiments import experiment_app
 from semlink.cli.knowledge import kb_app
+from semlink.cli.load import load
 from semlink.cli.models import models_app
 from semlink.cli.query import query
 from semlink.cli.results import compare_reports, docs, results_page, targets
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,  # a frame may hold a secret
 )
-for command in (up, down, status, query, demo, evaluate, targets, docs):
+for command in (up, down, status, query, load, demo, evaluate, targets, docs):
     app.command()(command)
 app.command("compare")(compare_reports)
 app.command("results")(results_page)

@@ -83,15 +83,25 @@ def bench_gallery(
 
 @bench_app.command("serve")
 def bench_serve(
-    queries: Annotated[int, typer.Option(help="at 16 and 64 in flight; a quarter at 1")] = 640,
+    queries: Annotated[
+        int, typer.Option(min=64, help="of each load; a quarter of it where few are in flight")
+    ] = 640,
+    overload: Annotated[
+        bool,
+        typer.Option(
+            "--overload", help="3 and 10 times the peak as well, with 1, 5 and 30 s deadlines"
+        ),
+    ] = False,
     out: Out = Path("results"),
 ) -> None:
-    """Queries a second over the services at 1, 16 and 64 in flight, memory, and the same in one process."""
-    from lab.benchmarks.serving import add_in_process, bench
+    """Rate, latency and CPU-ms a query over the services under `semlink load`, memory, and the same in one process."""
+    from lab.benchmarks.serving import ServeBench
+    from semlink.client import gateway_url
     from semlink.deployment import supervisor
 
+    bench = ServeBench(number=queries, console=console)
     with own_services("bench") as settings:
         pids = {s.name: s.pid for s in supervisor.status(settings)}
-        report = bench(settings.gateway_port, pids, number=queries, console=console)
-    add_in_process(report, number=queries, console=console)
-    write(report, out)
+        bench.services(gateway_url(settings.gateway_port), pids, overload=overload)
+    bench.in_process()
+    write(bench.report, out)

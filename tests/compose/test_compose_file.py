@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from semlink.cli.app import app
 from semlink.settings import SERVICE_NAMES, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+LASTING = [name for name in SERVICES if name != "load"]
+"""What `docker compose up` starts; `load` is run by itself."""
 USES_STORE = ("redis", "knowledge", "receiver", "channel", "transmitter")
 
 
@@ -30,9 +34,10 @@ def test_every_container_is_confined(name: str) -> None:
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:"), port
     writable = [v for v in service.get("volumes", []) if not v.endswith(":ro")]
-    # the store's socket, in memory; and the receiver stores the items that users add
+    # the store's socket, in memory; the receiver stores the items that users add, a load test its report
     expected = ["store:/run/semlink"] if name in USES_STORE else []
     expected += ["${SEMLINK_DATA:-data}:/var/lib/semlink"] if name == "receiver" else []
+    expected += ["${SEMLINK_RESULTS:-results}:/results"] if name == "load" else []
     assert writable == expected
     if service["image"] == "semlink:local":  # the Dockerfile's last word on the user
         users = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -41,7 +46,7 @@ def test_every_container_is_confined(name: str) -> None:
         assert service["user"].split(":")[0] not in ("0", "root")
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", LASTING)
 def test_every_dependency_is_waited_for(name: str) -> None:
     service = SERVICES[name]
     assert service["healthcheck"]["test"][0] == "CMD"
@@ -59,15 +64,38 @@ def test_the_image_is_built_once_and_before_it_is_used() -> None:
         direct = set(SERVICES[name].get("depends_on", {}))
         return direct.union(*map(before, direct)) if direct else set()
 
-    assert users == set(SERVICE_NAMES)
+    assert users == {*SERVICE_NAMES, "load"}
     assert all("knowledge" in before(name) for name in users - {"knowledge"})
 
 
 def test_grafana_alone_is_under_a_profile_that_is_on_by_default() -> None:
     assert {n: s["profiles"] for n, s in SERVICES.items() if "profiles" in s} == {
-        "grafana": ["dashboards"]
+        "grafana": ["dashboards"],
+        "load": ["load"],
     }
     assert (ROOT / ".env").read_text().split() == ["COMPOSE_PROFILES=dashboards"]
+
+
+def test_the_load_test_is_a_command_that_reads_every_service_and_ends() -> None:
+    service = SERVICES["load"]
+    assert service["restart"] == "no"
+    assert service["depends_on"] == {"gateway": {"condition": "service_healthy"}}
+    assert "command" not in service  # what `docker compose run` appends
+    program, *words = service["entrypoint"]
+    assert program == "semlink"
+    found: Any = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    with found.make_context("load", words[1:]) as context:
+        options = context.params
+    assert options["url"] == "http://gateway:8000"
+    assert str(options["out"]) == "/results"
+    settings = Settings()
+    assert sorted(options["metrics"]) == sorted(
+        f"{name}=http://{name}:{settings.metrics_port(name)}/metrics"
+        for name in SERVICE_NAMES
+        if name != "gateway"
+    )
+    # the named volume takes its owner from the image's folder
+    assert re.search(r"install -d -o 10001 .* /results", (ROOT / "Dockerfile").read_text())
 
 
 def test_the_gateway_answers_to_its_name_among_the_containers() -> None:

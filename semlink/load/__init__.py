@@ -1,0 +1,1 @@
+"""Load a running system over REST and measure it: `semlink load`. Imports neither torch nor gRPC."""
