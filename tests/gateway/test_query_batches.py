@@ -13,7 +13,8 @@ import pytest
 
 from gateway import query_batches
 from gateway.app import ServiceClients, create_app
-from semlink.errors import InvalidField, Unavailable
+from semlink.errors import InvalidField, NotFound, Unavailable
+from semlink.v1 import channel_pb2
 from semlink.v1 import transmitter_pb2 as pb
 
 
@@ -53,6 +54,13 @@ class Slow:
         )
 
 
+class NoLinks:
+    """A channel service without opened links."""
+
+    async def get_link(self, request: channel_pb2.GetLinkRequest) -> channel_pb2.Link:
+        raise NotFound(f"link {request.link_id!r} is not open", field="link_id")
+
+
 async def _health() -> dict[str, str]:
     return {}
 
@@ -63,7 +71,7 @@ async def _nothing() -> None:
 
 def _client(transmitter: Slow) -> httpx.AsyncClient:
     unused: Any = None
-    app = create_app(ServiceClients(transmitter, unused, unused, _health, _nothing))  # type: ignore[arg-type]
+    app = create_app(ServiceClients(transmitter, NoLinks(), unused, _health, _nothing))  # type: ignore[arg-type]
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=60
     )
