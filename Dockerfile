@@ -57,9 +57,11 @@ COPY --from=build /opt/semlink/app/semlink/v1 app/semlink/v1
 COPY --from=build /opt/semlink/app/semlink/__init__.py /opt/semlink/app/semlink/errors.py \
      /opt/semlink/app/semlink/fields.py \
      /opt/semlink/app/semlink/hosts.py /opt/semlink/app/semlink/knowledge.py /opt/semlink/app/semlink/models.py \
+     /opt/semlink/app/semlink/runtime.py \
      /opt/semlink/app/semlink/scenarios.py /opt/semlink/app/semlink/seeds.py /opt/semlink/app/semlink/settings.py \
      /opt/semlink/app/semlink/weight_files.py app/semlink/
-COPY --from=build /opt/semlink/app/kb_service/__init__.py /opt/semlink/app/kb_service/llm.py \
+COPY --from=build /opt/semlink/app/kb_service/__init__.py /opt/semlink/app/kb_service/decoders.py \
+     /opt/semlink/app/kb_service/llm.py \
      /opt/semlink/app/kb_service/prompting.py /opt/semlink/app/kb_service/caption_reading.py \
      /opt/semlink/app/kb_service/event_order.py /opt/semlink/app/kb_service/lexicon.py app/kb_service/
 RUN echo "== 4 of 5: the LLM, converted" \

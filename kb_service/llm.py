@@ -1,18 +1,13 @@
 """The LLM of the knowledge base in this process: by default SmolLM2-135M-Instruct, or any causal language model that
-transformers loads, sampled in batches whose rows never touch each other.
+transformers loads, sampled in batches.
 
-A request's tokens depend on its prompt, temperature and seed alone. Three things see to that:
+A request's tokens depend on its prompt, temperature and seed alone: every sample draws from a random sequence of its
+own (Philox, keyed by seed and sample number), and no row of a batch sees another one. Samples of one prompt that have
+said the same so far are one row of the model, of which each draws its own next token.
 
-- every sample draws from a random sequence of its own (Philox, keyed by seed and sample number);
-- where a row's tokens stand in the key-value memory depends on the row alone: shared prefix (of several that were
-  prepared together, each padded on the left to the longest), then the prompt padded on the left to the next size of
-  :data:`PROMPT_SIZES`, then what was generated; only prompts of one size share a batch;
-- a step never runs with fewer than :data:`MIN_ROWS` rows (fillers are added). Matrix products of one to a few rows take
-  other kernels, which differ more.
-
-What stands beside a row still moves its logits by rounding, about 3e-5 at most: by how much is up to the matrix library
-and the processor. A sample can therefore differ where a draw falls that near to a token's edge; a store keeps what was
-sampled first. Nothing here promises equal bits.
+The embedded model runs on the CPU by OpenVINO, others and on other devices by torch (:mod:`kb_service.decoders`). Which
+of them, and what stands beside a row, moves its logits by rounding, about 1e-4 at most. A sample can therefore differ
+where a draw falls that near to a token's edge; a store keeps what was sampled first. Nothing here promises equal bits.
 """
 
 from __future__ import annotations
@@ -30,17 +25,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from kb_service.decoders import Decoder, KeysValues, OpenVinoDecoder, TorchDecoder
 from kb_service.prompting import TextFormat, Turn
+from semlink import runtime
 from semlink.errors import InvalidField, NotFound, SemlinkError
 from semlink.models import MODELS, locate
 from semlink.seeds import stable_seed
 
-PROMPT_SIZES: Final = (32, 64, 128, 256, 512, 1024)
-"""Tokens to which prompts are padded."""
-MIN_ROWS: Final = 8
-MAX_ROWS: Final = 24
-"""Samples generated at once; more cost memory for attention and bring little (one core: 10 ms a row and token at 24,
-27 ms at 5)."""
+MAX_PROMPT: Final = 1024
+"""Tokens of a prompt after its shared prefix."""
+MAX_ROWS: Final = 40
+"""Samples generated at once; more cost memory for attention and bring little (one core, OpenVINO: 3.6 ms a row and
+token at 40, 4.0 at 24, 6.1 at 8, 21 alone)."""
 TOP_K: Final = 64
 """Tokens that top-p looks at; at temperatures below 1 the nucleus never holds more of this model's mass."""
 
@@ -79,7 +75,7 @@ class Prefix:
     text: str
     num_tokens: int
     width: int
-    keys_values: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    keys_values: KeysValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +91,42 @@ class Dialogue:
 
 
 @dataclass(slots=True)
-class _Row:
+class _Sample:
     """One sample on its way."""
 
     request: int
-    sample: int
-    temperature: float
+    number: int
     limit: int
     draws: np.ndarray[Any, np.dtype[np.float64]]
     tokens: list[int] = field(default_factory=list)
-    ended: bool = False
 
 
 class LanguageModel:
     """A causal language model that samples continuations.
 
-    ``name`` identifies weights and format, for keys of what is stored.
+    ``name`` identifies weights and format, for keys of what is stored. ``config`` and ``ends`` are those of
+    transformers: the model's configuration, and the tokens that end a text.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Any,
+        *,
+        name: str,
+        config: Any,
+        ends: int | Sequence[int] | None,
+    ) -> None:
         self.name = name
-        self.device = torch.device(device)
-        self._model = model.to(self.device).eval()
+        self._decoder = decoder
         self._tokenizer = tokenizer
         self._format = TextFormat(tokenizer)
         self._prefixes: dict[tuple[Turn, ...], Prefix] = {}
-        self._context: int = getattr(model.config, "max_position_embeddings", None) or 2**31
-        vocabulary = tokenizer.convert_ids_to_tokens(range(model.config.vocab_size))
+        self._config = config
+        self._context: int = getattr(config, "max_position_embeddings", None) or 2**31
+        vocabulary = tokenizer.convert_ids_to_tokens(range(config.vocab_size))
         # The newline of byte-level and of byte-fallback vocabularies, and itself.
         self._ends = [t is None or t == "<0x0A>" or "Ċ" in t or "\n" in t for t in vocabulary]
-        ends = getattr(model.generation_config, "eos_token_id", None)
         for special in (*tokenizer.all_special_ids, *np.atleast_1d(ends if ends else [])):
             if special < len(self._ends):
                 self._ends[special] = True
@@ -167,44 +169,43 @@ class LanguageModel:
         tokens = self._opening(text)
         if not tokens:
             raise InvalidField("prefix is empty", field="prefix")
-        cache = self._model.base_model(
-            input_ids=torch.tensor([tokens], device=self.device), use_cache=True
-        ).past_key_values
         num = len(tokens)
-        return Prefix(text, num, num, tuple((x.keys, x.values) for x in cache.layers))
+        self._decoder.begin([])
+        self._decoder.step(
+            [0],
+            torch.tensor([tokens]),
+            torch.arange(num)[None],
+            torch.ones(1, num, num, dtype=torch.bool).tril(),
+        )
+        return Prefix(text, num, num, self._decoder.memory())
 
     @torch.inference_mode()
-    def check(self) -> None:
-        """Compare one step of the batched sampler with the model run plainly.
+    def check(self, model: Any) -> None:
+        """Compare two steps of the batched sampler with ``model``, the one of transformers that it runs, run plainly.
 
         Raises InvalidField for a model whose memory or attention does not work as the sampler needs it.
         """
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        layers = DynamicCache(config=self._model.config).layers
+        layers = DynamicCache(config=self._config).layers
         if any(type(layer) is not DynamicLayer for layer in layers):
             raise self._unusable("its memory slides or recurs")
-        prefix, short, long = self.prefix("A dog and"), "one", "a cat of many colours"
-        tokens = [self._tokens(short), self._tokens(long)]
-        size = next(s for s in PROMPT_SIZES if s > max(map(len, tokens)))
+        prefix = self.prefix("A dog and")
+        texts = [self._tokens("one"), self._tokens("a cat of many colours")]
         wide = _widened(prefix, prefix.num_tokens + 3)
-        cache, seen = self._read([wide, wide], tokens, size)
-        logits = self._model(
-            input_ids=torch.tensor([[t[-1]] for t in tokens], device=self.device),
-            attention_mask=torch.cat((seen, torch.ones_like(seen[:, :1])), 1)[:, None, None, :],
-            position_ids=torch.tensor(
-                [[prefix.num_tokens + len(t) - 1] for t in tokens], device=self.device
-            ),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-        for found, text in zip(logits, tokens, strict=True):
-            whole = torch.tensor([self._opening(prefix.text) + text], device=self.device)
-            plain = self._model(input_ids=whole).logits[0, -1]
-            off = (found.float() - plain.float()).abs().max()
-            if not off <= 0.05 * plain.float().std():
-                raise self._unusable("in a padded batch it computes something else than alone")
+
+        def compare(found: torch.Tensor) -> None:
+            for logits, text in zip(found, texts, strict=True):
+                whole = torch.tensor([self._opening(prefix.text) + text], device=model.device)
+                plain = model(input_ids=whole).logits[0, -1].float()
+                if not (logits - plain).abs().max() <= 0.05 * plain.std():
+                    raise self._unusable("in a padded batch it computes something else than alone")
+
+        logits, seen, position = self._read([wide, wide], texts)
+        compare(logits)
+        texts = [[*text, text[0]] for text in reversed(texts)]
+        compare(self._next([1, 0], [text[-1] for text in texts], position, seen)[0])
 
     def _unusable(self, why: str) -> InvalidField:
         return InvalidField(
@@ -233,18 +234,20 @@ class LanguageModel:
             self._checked(request, i, prefixes[i].num_tokens) for i, request in enumerate(requests)
         ]
         texts: list[list[str]] = [[""] * r.num_samples for r in requests]
-        for size, members in _by_size(prompts, prefixes):
-            for chunk in _chunks(members, requests):
-                rows = self._rows(chunk, requests)
-                self._run(prefixes, chunk, rows, prompts, size, top_p, cancelled)
-                for row in rows:
-                    texts[row.request][row.sample] = self._text(row.tokens)
+        try:
+            for chunk in _chunks(prompts, prefixes, requests):
+                samples = _samples(chunk, requests)
+                self._run(prefixes, requests, prompts, samples, top_p, cancelled)
+                for sample in samples:
+                    texts[sample.request][sample.number] = self._text(sample.tokens)
+        finally:
+            self._decoder.begin([])  # gives the memory of the batch back
         return texts
 
     def _checked(self, request: GenerationRequest, index: int, before: int) -> list[int]:
         """The prompt's tokens, which follow ``before`` others. Raises InvalidField."""
         tokens = self._tokens(request.prompt)
-        longest = min(PROMPT_SIZES[-1], self._context - before - request.max_new_tokens)
+        longest = min(MAX_PROMPT, self._context - before - request.max_new_tokens)
         if not 1 <= len(tokens) <= longest:
             raise InvalidField(
                 f"requests[{index}].prompt has {len(tokens)} tokens, allowed: 1…{longest}",
@@ -257,118 +260,82 @@ class LanguageModel:
             )
         return tokens
 
-    @staticmethod
-    def _rows(
-        chunk: Sequence[tuple[int, int]], requests: Sequence[GenerationRequest]
-    ) -> list[_Row]:
-        rows = []
-        for request, sample in chunk:
-            wanted = requests[request]
-            rng = np.random.Generator(np.random.Philox(key=stable_seed("llm", wanted.seed, sample)))
-            limit = wanted.max_new_tokens
-            rows.append(_Row(request, sample, wanted.temperature, limit, rng.random(limit)))
-        return rows
-
     @torch.inference_mode()
     def _run(
         self,
         prefixes: Sequence[Prefix],
-        chunk: Sequence[tuple[int, int]],
-        rows: list[_Row],
+        requests: Sequence[GenerationRequest],
         prompts: Sequence[list[int]],
-        size: int,
+        samples: Sequence[_Sample],
         top_p: float,
         cancelled: Callable[[], bool],
     ) -> None:
-        """Generate the rows of one chunk to their ends."""
+        """Generate the samples of one chunk to their ends."""
         _check(cancelled)
-        members = sorted({request for request, _ in chunk})
-        cache, seen = self._read(
-            [prefixes[i] for i in members], [prompts[i] for i in members], size
+        members = sorted({sample.request for sample in samples})
+        logits, seen, position = self._read(
+            [prefixes[i] for i in members], [prompts[i] for i in members]
         )
-        # From prompts to samples; fillers repeat the last one, so that a step never has fewer than MIN_ROWS rows.
-        alive = list(range(len(rows)))
-        source = [members.index(row.request) for row in rows]
-        source += source[-1:] * (MIN_ROWS - len(source))
-        chosen = torch.tensor(source, device=self.device)
-        cache.batch_select_indices(chosen)
-        seen = seen[chosen]
-        token = torch.tensor([prompts[members[i]][-1] for i in source], device=self.device)
-        position = torch.tensor(
-            [prefixes[members[i]].num_tokens + len(prompts[members[i]]) - 1 for i in source],
-            device=self.device,
-        )
-        temperature = torch.tensor(
-            [rows[min(i, len(rows) - 1)].temperature for i in range(len(source))]
-        )
-        for step in range(max(row.limit for row in rows)):
-            _check(cancelled)
-            seen = torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)
-            logits = self._model(
-                input_ids=token[:, None],
-                attention_mask=seen[:, None, None, :],
-                position_ids=(position + step)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
-            draws = [rows[i].draws[min(step, rows[i].limit - 1)] for i in alive]
-            draws += draws[-1:] * (len(token) - len(draws))
-            token = sample_top_p(logits, temperature, top_p, torch.tensor(draws))
-            for i, value in zip(alive, token[: len(alive)].tolist(), strict=True):
-                rows[i].ended = rows[i].ended or self._ends[value] or step >= rows[i].limit
-                if not rows[i].ended:
-                    rows[i].tokens.append(value)
-                    rows[i].ended = step + 1 == rows[i].limit
-            if all(rows[i].ended for i in alive):
+        temperature = torch.tensor([requests[i].temperature for i in members])
+        # A row of the model is a prompt with what was generated; of each sample that goes on: its row.
+        going = [(sample, members.index(sample.request)) for sample in samples]
+        while True:
+            tokens, shares = nucleus(logits, temperature, top_p)
+            at = [row for _, row in going]
+            draws = torch.tensor([sample.draws[len(sample.tokens)] for sample, _ in going])
+            drawn = _drawn(tokens[at], shares[at], draws).tolist()
+            following: dict[tuple[int, int], int] = {}
+            still = []
+            for (sample, row), token in zip(going, drawn, strict=True):
+                if self._ends[token]:
+                    continue
+                sample.tokens.append(token)
+                if len(sample.tokens) < sample.limit:
+                    still.append((sample, following.setdefault((row, token), len(following))))
+            if not still:
                 return
-            keep = [n for n, i in enumerate(alive) if not rows[i].ended]
-            if max(len(keep), MIN_ROWS) <= 0.75 * len(token):
-                # Ended rows leave; one of them fills up where fewer than MIN_ROWS remain.
-                alive = [alive[n] for n in keep]
-                keep += keep[-1:] * (MIN_ROWS - len(keep))
-                chosen = torch.tensor(keep, device=self.device)
-                cache.batch_select_indices(chosen)
-                seen, token, position = seen[chosen], token[chosen], position[chosen]
-                temperature = temperature[chosen.cpu()]
+            _check(cancelled)
+            going, rows = still, [row for row, _ in following]
+            logits, seen, position = self._next(
+                rows, [token for _, token in following], position, seen
+            )
+            temperature = temperature[rows]
+
+    def _next(
+        self, rows: list[int], tokens: Sequence[int], position: torch.Tensor, seen: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Continue rows by a token each; what :meth:`_read` returns."""
+        seen = torch.nn.functional.pad(seen[rows], (0, 1), value=True)
+        position = position[rows]
+        logits = self._decoder.step(
+            rows, torch.tensor(tokens)[:, None], position[:, None], seen[:, None]
+        )
+        return logits, seen, position + 1
 
     def _read(
-        self, prefixes: Sequence[Prefix], prompts: Sequence[list[int]], size: int
-    ) -> tuple[Any, torch.Tensor]:
-        """Keys and values of prefixes and prompts without their last token, and which of them may be seen.
+        self, prefixes: Sequence[Prefix], prompts: Sequence[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Begin a batch: read prompts, each after its prefix, padded on the left to the longest.
 
-        The last token is left to the first step, so that all logits come from a step of at least MIN_ROWS rows.
+        Returns the logits after each, which places of the memory it may see, and the position of its next token.
         """
-        from transformers import DynamicCache
-
-        num, width = len(prompts), size - 1
-        before = prefixes[0].width
-        cache = DynamicCache(config=self._model.config)
-        for layer in range(len(prefixes[0].keys_values)):
-            keys, values = (
-                torch.cat([prefix.keys_values[layer][part] for prefix in prefixes])
-                for part in (0, 1)
-            )
-            cache.update(keys, values, layer)
+        num, width, before = len(prompts), max(map(len, prompts)), prefixes[0].width
         tokens = torch.zeros(num, width, dtype=torch.int64)
         real = torch.zeros(num, width, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
-            body = prompt[:-1]
-            tokens[row, width - len(body) :] = torch.tensor(body, dtype=torch.int64)
-            real[row, width - len(body) :] = True
+            tokens[row, width - len(prompt) :] = torch.tensor(prompt)
+            real[row, width - len(prompt) :] = True
         lengths = torch.tensor([prefix.num_tokens for prefix in prefixes])
         shared = torch.arange(before) >= before - lengths[:, None]
         seen = torch.cat((shared, real), dim=1)
         causal = torch.ones(width, before + width, dtype=torch.bool).tril(before)
         # What a padded place computes is never looked at, but it must see something: the prefix.
-        position = lengths[:, None] + (real.cumsum(dim=1) - 1).clamp_min(0)
-        self._model.base_model(
-            input_ids=tokens.to(self.device),
-            attention_mask=(seen[:, None, None, :] & causal).to(self.device),
-            position_ids=position.to(self.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return cache, seen.to(self.device)
+        positions = lengths[:, None] + (real.cumsum(dim=1) - 1).clamp_min(0)
+        different = {id(prefix): prefix for prefix in prefixes}
+        self._decoder.begin([prefix.keys_values for prefix in different.values()])
+        rows = [list(different).index(id(prefix)) for prefix in prefixes]
+        logits = self._decoder.step(rows, tokens, positions, seen[:, None] & causal)
+        return logits, seen, lengths + real.sum(dim=1)
 
     def _opening(self, text: str) -> list[int]:
         """Tokens of a text's beginning: after the token that begins every text, where the tokenizer has one."""
@@ -395,15 +362,29 @@ def sample_top_p(
     ``logits`` [rows, vocabulary], ``temperature`` [rows] > 0, ``draws`` [rows] in [0, 1). Returns [rows], int64.
     Raises InvalidField for a ``top_p`` outside (0, 1].
     """
+    return _drawn(*nucleus(logits, temperature, top_p), draws)
+
+
+def nucleus(
+    logits: torch.Tensor, temperature: torch.Tensor, top_p: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest tokens of each row [rows, TOP_K], and what the nucleus' first ones hold together, float64.
+
+    Arguments and errors as of :func:`sample_top_p`.
+    """
     if not 0 < top_p <= 1:
         raise InvalidField(f"top_p is {top_p}, allowed: above 0, at most 1", field="top_p")
     scaled = logits.double() / temperature.to(logits.device, torch.float64)[:, None]
     best, tokens = scaled.topk(min(TOP_K, scaled.shape[-1]), dim=-1)
     probability = torch.exp(best - scaled.logsumexp(dim=-1, keepdim=True))
     before = probability.cumsum(dim=-1) - probability
-    nucleus = torch.where(before < top_p, probability, 0.0).cumsum(dim=-1)
-    at = draws.to(logits.device, torch.float64)[:, None] * nucleus[:, -1:]
-    place = torch.searchsorted(nucleus, at, right=True).clamp_max(nucleus.shape[-1] - 1)
+    return tokens, torch.where(before < top_p, probability, 0.0).cumsum(dim=-1)
+
+
+def _drawn(tokens: torch.Tensor, shares: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """The token of each row's nucleus where its draw falls."""
+    at = draws.to(shares.device, torch.float64)[:, None] * shares[:, -1:]
+    place = torch.searchsorted(shares, at, right=True).clamp_max(shares.shape[-1] - 1)
     return tokens.gather(1, place).squeeze(1)
 
 
@@ -422,43 +403,62 @@ def _widened(prefix: Prefix, width: int) -> Prefix:
     return Prefix(prefix.text, prefix.num_tokens, width, padded)
 
 
-def _by_size(
-    prompts: Sequence[list[int]], prefixes: Sequence[Prefix]
-) -> Iterator[tuple[int, list[int]]]:
-    """The requests of each prompt size and prefix width."""
-    kinds = [
-        (next(s for s in PROMPT_SIZES if len(prompt) <= s), prefix.width)
-        for prompt, prefix in zip(prompts, prefixes, strict=True)
-    ]
-    for kind in sorted(set(kinds)):
-        yield kind[0], [i for i, k in enumerate(kinds) if k == kind]
-
-
 def _chunks(
-    members: Sequence[int], requests: Sequence[GenerationRequest]
+    prompts: Sequence[list[int]],
+    prefixes: Sequence[Prefix],
+    requests: Sequence[GenerationRequest],
 ) -> Iterator[list[tuple[int, int]]]:
-    """(request, sample) pairs, MAX_ROWS at a time."""
-    pairs = [(i, sample) for i in members for sample in range(requests[i].num_samples)]
-    for start in range(0, len(pairs), MAX_ROWS):
-        yield pairs[start : start + MAX_ROWS]
+    """(request, sample) pairs of prefixes of one width, MAX_ROWS at a time, prompts of similar length together."""
+    for width in sorted({prefix.width for prefix in prefixes}):
+        members = [i for i, prefix in enumerate(prefixes) if prefix.width == width]
+        members.sort(key=lambda i: len(prompts[i]))
+        pairs = [(i, sample) for i in members for sample in range(requests[i].num_samples)]
+        for start in range(0, len(pairs), MAX_ROWS):
+            yield pairs[start : start + MAX_ROWS]
 
 
-def load_language_model(cache_dir: Path, *, device: str = "cpu") -> LanguageModel:
+def _samples(
+    chunk: Sequence[tuple[int, int]], requests: Sequence[GenerationRequest]
+) -> list[_Sample]:
+    samples = []
+    for request, number in chunk:
+        wanted = requests[request]
+        rng = np.random.Generator(np.random.Philox(key=stable_seed("llm", wanted.seed, number)))
+        limit = wanted.max_new_tokens
+        samples.append(_Sample(request, number, limit, rng.random(limit)))
+    return samples
+
+
+def load_language_model(
+    cache_dir: Path, *, device: str = "cpu", runs_on: runtime.RuntimeName | None = None
+) -> LanguageModel:
     """SmolLM2-135M-Instruct in float32 from the installed package, converted once into ``cache_dir``.
 
-    float32, because this model steps 5 to 24 rows 1.6 to 3.3 times faster in it than in bfloat16 on a CPU without
-    bfloat16 instructions (one core: 136 and 240 ms against 212 and 790 ms); the file is bfloat16's double, 538 MB.
-    Blocks for about 25 s the first time. Raises NotFound with the command that installs the model, CorruptModel for
+    On the CPU ``runs_on`` runs it, by default what runs the networks of this process; elsewhere torch does. float32
+    whatever the precision of the process, so that what is stored and what is generated now are of one model. Blocks
+    for about 25 s the first time, then 2. Raises NotFound with the command that installs the model, CorruptModel for
     other bytes than the pinned ones.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = prepare_language_model(cache_dir)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return LanguageModel(model, tokenizer, name=MODEL_NAME, device=device)
+    decoder: Decoder
+    if device == "cpu" and (runs_on or runtime.current().name) == "openvino":
+        decoder = OpenVinoDecoder(folder, num_threads=torch.get_num_threads())
+    else:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        )
+        decoder = TorchDecoder(model.to(device).eval())
+    return LanguageModel(
+        decoder,
+        AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        name=MODEL_NAME,
+        config=AutoConfig.from_pretrained(folder, local_files_only=True),
+        ends=GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id,
+    )
 
 
 def load_causal_lm(name: str, *, revision: str = "", device: str = "cpu") -> LanguageModel:
@@ -473,7 +473,7 @@ def load_causal_lm(name: str, *, revision: str = "", device: str = "cpu") -> Lan
     source = local if local.is_dir() else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",
             dtype=torch.float32 if device == "cpu" else "auto",
@@ -483,8 +483,15 @@ def load_causal_lm(name: str, *, revision: str = "", device: str = "cpu") -> Lan
             f"the language model {name!r} cannot be loaded: {str(error).splitlines()[0]}",
             field="SEMLINK_LLM_MODEL",
         ) from error
-    llm = LanguageModel(model, tokenizer, name=identity_of(name, revision), device=device)
-    llm.check()
+    model = model.to(device).eval()
+    llm = LanguageModel(
+        TorchDecoder(model),
+        tokenizer,
+        name=identity_of(name, revision),
+        config=model.config,
+        ends=getattr(model.generation_config, "eos_token_id", None),
+    )
+    llm.check(model)
     return llm
 
 

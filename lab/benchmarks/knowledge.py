@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +21,29 @@ from rich.console import Console
 from rich.table import Table
 
 from kb_service.entries import entry_of
+from kb_service.filtering import filter_rewrites
 from kb_service.handler import KnowledgeBase
-from kb_service.llm import MODEL_NAME, Dialogue, load_language_model
+from kb_service.llm import MAX_ROWS, MODEL_NAME, Dialogue, LanguageModel, load_language_model
 from kb_service.prompting import STRATEGIES
-from kb_service.rewriting import task_of
+from kb_service.rewriting import DEFAULT_CANDIDATES, Rewriter, extract, prompt, task_of
 from lab.benchmarks.timing import report_of
 from lab.evaluation.report import Report, Row
 from semlink.corpora.registry import corpus_named
 from semlink.rpc import KnowledgeClient, grpc_servicer, start_server
+from semlink.runtime import RuntimeName
+from semlink.semantics.text import sentence_embeddings
 from semlink.settings import Settings
 from semlink.store import MemoryStore, RedisStore, Store
 from semlink.v1 import knowledge_pb2 as pb
+from transmitter.knowledge import MIN_SIMILARITY
 
 CAPTIONS: Final = 256
 REPEATS: Final = 2000
 ENTRIES: Final = 10_000
 TOKENS: Final = 24
-ROWS: Final = (1, 8, 24)
+ROWS: Final = (1, 8, MAX_ROWS)
+GOOD_CAPTIONS: Final = 16
+"""Of each task, from which good rewrites are counted."""
 BAR_MS: Final = 2.0
 """What a look-up of a kept caption may take."""
 
@@ -170,15 +176,26 @@ async def _redis() -> AsyncIterator[RedisStore]:
 
 
 def _generation() -> list[Row]:
-    """Tokens a second of the embedded LLM, rows of all strategies and two temperatures in one batch."""
-    llm = load_language_model(Settings().cache_dir)
-    llm.prepare([s.shared for s in STRATEGIES.values()])
+    """The embedded LLM by each runtime: tokens a second alone and in batches, good rewrites a second.
+
+    Batches hold rows of one or of all strategies, at two temperatures. A rewrite is good where the filter keeps it and
+    it leaves nothing out; seconds of the processor are those of generating alone.
+    """
+    rows: list[Row] = []
+    for runs_on in get_args(RuntimeName):
+        llm = load_language_model(Settings().cache_dir, runs_on=runs_on)
+        rewriter = Rewriter(llm, sentence_embeddings)
+        rows += _tokens(runs_on, llm)
+        rows += _good(runs_on, llm, rewriter)
+    return rows
+
+
+def _tokens(runs_on: str, llm: LanguageModel) -> list[Row]:
     captions = [c for item in corpus_named("pedestrians").items("val")[:24] for c in item.captions]
     rows: list[Row] = []
-    kinds: dict[str, list[Any]] = {"few-shot": [STRATEGIES["few-shot"]]}
-    kinds["all strategies"] = list(STRATEGIES.values())
-    for name, strategies in kinds.items():
-        for number in ROWS if len(strategies) == 1 else ROWS[-1:]:
+    for number in ROWS:
+        for name in ("few-shot", "all strategies") if number == ROWS[-1] else ("few-shot",):
+            strategies = [s for s in STRATEGIES.values() if name in (s.name, "all strategies")]
             dialogues = []
             for i in range(number):
                 strategy, temperature = strategies[i % len(strategies)], (0.4, 0.7)[i % 2]
@@ -188,12 +205,37 @@ def _generation() -> list[Row]:
             answers = llm.answer(dialogues)
             seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
             tokens = sum(len(llm._tokens(text)) for (text,) in answers)
-            what = f"{number} rows, {name}, at most {TOKENS} tokens"
+            what = f"{number} rows, {name}, at most {TOKENS} tokens, {runs_on}"
             rows += [
                 Row("tokens_per_s", tokens / seconds, variant=what),
                 Row("tokens_per_cpu_s", tokens / cpu_seconds, variant=what),
             ]
     return rows
+
+
+def _good(runs_on: str, llm: LanguageModel, rewriter: Rewriter) -> list[Row]:
+    corpora = [corpus_named(name) for name in ("pedestrians", "scenes", "soundscapes")]
+    captions = [item.captions[0] for of in corpora for item in of.items("val")[:GOOD_CAPTIONS]]
+    tasks = [task_of(pb.RewriteItem(text=caption), field="text") for caption in captions]
+    number = MAX_ROWS // DEFAULT_CANDIDATES
+    tokens = good = 0
+    cpu_seconds = 0.0
+    for start in range(0, len(tasks), number):
+        batch = tasks[start : start + number]
+        cpu = time.process_time()
+        answers = llm.answer([prompt(task) for task in batch])
+        cpu_seconds += time.process_time() - cpu
+        tokens += sum(len(llm._tokens(text)) for texts in answers for text in texts)
+        for task, texts in zip(batch, answers, strict=True):
+            found = rewriter.measure(task, extract(task, texts))
+            judged = filter_rewrites(task.text, found, min_similarity=MIN_SIMILARITY, complete=True)
+            good += sum(rewrite.kept for rewrite in judged.rewrites)
+    what = f"{len(tasks)} captions, {DEFAULT_CANDIDATES} candidates each, {runs_on}"
+    return [
+        Row("tokens_per_cpu_s", tokens / cpu_seconds, variant=what),
+        Row("good_per_cpu_s", good / cpu_seconds, variant=what),
+        Row("good_share", good / (len(tasks) * DEFAULT_CANDIDATES), variant=what),
+    ]
 
 
 async def _meanwhile() -> list[Row]:

@@ -193,8 +193,8 @@ async def test_who_waits_goes_before_the_background(service, llm):
     # by itself: nobody waits for the others, and they would slow it down
     assert llm.calls[1] == ["urgent"]
     await _until(lambda: not service.queue.num_waiting)
-    # "first" gave way and begins anew; 24 rows of 3 candidates each
-    assert llm.calls[2] == ["first", *(f"caption {i}" for i in range(7))]
+    # "first" gave way and begins anew; 40 rows of 3 candidates each
+    assert llm.calls[2] == ["first", *(f"caption {i}" for i in range(12))]
     assert sorted(t for c in llm.calls[2:] for t in c) == sorted(
         ["first", *(f"caption {i}" for i in range(20))]
     )

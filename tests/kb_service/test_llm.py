@@ -4,8 +4,10 @@ import threading
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from kb_service.llm import (
+    MAX_ROWS,
     MODEL_NAME,
     Dialogue,
     GenerationCancelled,
@@ -55,13 +57,20 @@ def test_top_p_is_checked(top_p):
         sample_top_p(torch.zeros(1, 3), torch.ones(1), top_p, torch.zeros(1))
 
 
-@pytest.fixture(scope="module")
-def llm():
+@pytest.fixture(scope="module", params=["openvino", "torch"])
+def llm(request):
     try:
         locate("smollm2")
     except NotFound as missing:
         pytest.skip(missing.message)
-    return load_language_model(Settings().cache_dir)
+    return load_language_model(Settings().cache_dir, runs_on=request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(llm):
+    """The model of transformers, without any of ours."""
+    folder = Settings().cache_dir / MODEL_NAME
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +91,7 @@ def differing(texts, others):
 def test_batch_mates_change_nothing(llm, prefix):
     requests = [
         _request("Q: cat\nA:", samples=3),
-        # another length, temperature and limit; with the others more rows than the smallest batch
+        # another length, temperature and limit
         _request("Q: a very long and winding road\nA:", samples=12, temperature=1.3, tokens=4),
         _request("Q: blue\nA:", samples=1, seed=5, tokens=3),
     ]
@@ -103,7 +112,7 @@ def test_same_seed_same_text_other_seed_other_text(llm, prefix):
     assert len(set(first)) > 1
 
 
-def test_agrees_with_the_model_run_plainly(llm, prefix):
+def test_agrees_with_the_model_run_plainly(llm, prefix, plain):
     """Almost greedy, against the model called on the whole text without cache, padding or mates."""
     prompt = "Q: horse\nA:"
     (texts,) = llm.generate(prefix, [_request(prompt, samples=1, temperature=1e-4, tokens=4)])
@@ -111,13 +120,43 @@ def test_agrees_with_the_model_run_plainly(llm, prefix):
     expected = []
     with torch.inference_mode():
         for _ in range(4):
-            best = int(llm._model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
+            best = int(plain(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
             if llm._ends[best]:
                 break
             expected.append(best)
             tokens.append(best)
     assert texts == [llm._text(expected)]
     assert texts != [""]
+
+
+def test_two_steps_of_a_padded_batch_give_the_logits_of_the_model(llm, plain):
+    """Of prompts of two lengths after a padded prefix, then with the rows exchanged."""
+    llm.check(plain)
+    next_, found = llm._next, []
+    llm._next = lambda rows, *rest: (found.append(rows), next_([0, 1], *rest))[1]
+    try:
+        with pytest.raises(InvalidField, match="something else than alone"):
+            llm.check(plain)
+    finally:
+        llm._next = next_
+    assert found == [[1, 0]]
+
+
+def test_samples_that_have_said_the_same_are_one_row(llm, prefix, monkeypatch):
+    """Almost greedy, 6 samples of 2 prompts are 2 rows at every step; alone one row is computed, not more."""
+    rows = []
+    step = llm._decoder.step
+    monkeypatch.setattr(
+        llm._decoder, "step", lambda r, *rest: (rows.append(len(r)), step(r, *rest))[1]
+    )
+    asked = [_request(f"Q: {word}\nA:", samples=3, temperature=1e-4) for word in ("cow", "car")]
+    together = llm.generate(prefix, asked)
+    assert rows[0] == 2
+    assert max(rows) == 2
+    assert all(len({*texts}) == 1 for texts in together)
+    rows.clear()
+    llm.generate(prefix, [_request("Q: cow\nA:", samples=1)])
+    assert {*rows} == {1}
 
 
 def test_ends_at_a_newline_and_at_the_limit(llm, prefix):
@@ -134,13 +173,13 @@ def test_cancelled_between_tokens(llm, prefix):
 
     def cancelled():
         calls.append(None)
-        if len(calls) == 3:
+        if len(calls) == 2:
             stop.set()
         return stop.is_set()
 
     with pytest.raises(GenerationCancelled):
         llm.generate(prefix, [_request("Q: cow\nA:", tokens=50)], cancelled=cancelled)
-    assert len(calls) == 3
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -165,7 +204,7 @@ def test_strategies_and_temperatures_share_a_batch_and_change_nothing(llm, monke
             zip(
                 STRATEGIES.values(),
                 ("red", "blue", "green"),
-                (9, 8, 7),
+                (15, 13, 12),
                 (0.4, 0.9, 1.3),
                 strict=True,
             )
@@ -174,14 +213,14 @@ def test_strategies_and_temperatures_share_a_batch_and_change_nothing(llm, monke
     few_shot = asked[1]
     plain = llm.prefix(llm._format.beginning(few_shot.shared))
     request = llm._format.request(few_shot.shared, few_shot.ask)
-    (before,) = llm.generate(plain, [_request(request, samples=8, temperature=0.9, seed=1)])
+    (before,) = llm.generate(plain, [_request(request, samples=13, temperature=0.9, seed=1)])
     llm.prepare([s.shared for s in STRATEGIES.values()])
     assert llm._prefixes[few_shot.shared].width == plain.num_tokens
     runs = []
     run = llm._run
-    monkeypatch.setattr(llm, "_run", lambda *args: (runs.append(args[1]), run(*args)))
+    monkeypatch.setattr(llm, "_run", lambda *args: (runs.append(args[3]), run(*args)))
     together = llm.answer(asked)
-    assert [len(chunk) for chunk in runs] == [24], "not one batch"
+    assert [len(samples) for samples in runs] == [MAX_ROWS], "not one batch"
     alone = [llm.answer([dialogue])[0] for dialogue in asked]
     assert differing(alone, together) <= 1
     assert differing([before], [together[1]]) <= 1

@@ -96,7 +96,9 @@ def test_it_agrees_with_the_model_run_plainly(folder):
         tokens, expected = llm._tokens(text), []
         with torch.inference_mode():
             for _ in range(6):
-                best = int(llm._model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
+                best = int(
+                    llm._decoder._model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()
+                )
                 if llm._ends[best]:
                     break
                 expected.append(best)
@@ -172,15 +174,18 @@ def test_a_model_whose_memory_slides_is_refused(tmp_path):
 
 def test_a_wrong_mask_would_be_noticed(gpt2):
     llm = load_causal_lm(str(gpt2))
-    read = llm._read
+    model = llm._decoder._model
+    llm.check(model)
+    step = llm._decoder.step
 
-    def without_padding_mask(prefixes, prompts, size):
-        cache, seen = read(prefixes, prompts, size)
-        return cache, torch.ones_like(seen)
+    def without_padding_mask(rows, tokens, positions, sees):
+        num = sees.shape[-1]
+        everything = torch.ones(tokens.shape[1], num, dtype=torch.bool).tril(num - tokens.shape[1])
+        return step(rows, tokens, positions, everything.expand_as(sees))
 
-    llm._read = without_padding_mask
+    llm._decoder.step = without_padding_mask
     with pytest.raises(InvalidField, match="something else than alone"):
-        llm.check()
+        llm.check(model)
 
 
 def test_a_folder_is_known_by_its_content(gpt2, llama, tmp_path):
