@@ -13,19 +13,25 @@ from numpy.typing import NDArray
 from kb_service.csi_requests import CsiRequests
 from kb_service.enrichment import Enrichments
 from kb_service.entries import Entries
+from kb_service.exchange import shipped
 from kb_service.generation import MAX_WAITING, GenerationQueue
+from kb_service.llm import MODEL_NAME
 from kb_service.prediction import load_default_generators
 from kb_service.prompting import STRATEGIES
 from kb_service.rewrite_pipeline import RewritePipeline
 from kb_service.rewriting import Embed, Rewriter
 from kb_service.sources import load_rewriter as load_configured
 from kb_service.sources import model_name
+from semlink.errors import SemlinkError
 from semlink.knowledge import DEFAULT_STRATEGY
 from semlink.settings import Settings
 from semlink.store import Store
+from semlink.telemetry import logger
 from semlink.v1 import knowledge_pb2 as pb
 
 EXAMPLE_CAPTION: Final = "A man in a red jacket walks a dog."
+
+_log = logger(__name__)
 
 
 class KnowledgeBase:
@@ -106,7 +112,17 @@ class KnowledgeBase:
         return found
 
     async def warm_up(self) -> None:
-        """Begin to load the LLM without waiting for it: the first time it is converted, which takes half a minute."""
+        """Store the rewrites that come with semlink where they are missing, and begin to load the LLM.
+
+        Nobody waits for the LLM: the first time it is converted, which takes half a minute.
+        """
+        if self._model == MODEL_NAME:
+            try:
+                await self.import_entries(pb.ImportEntriesRequest(entries=shipped()))
+            except SemlinkError as error:
+                _log.warning(
+                    "the rewrites that come with semlink are not stored", why=error.message
+                )
         # after it: the generators read the LLM's converted blocks
         self.queue.warm_up(partial(load_default_generators, self._weights))
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from kb_service.exchange import read_entries, to_json
 from semlink.cli.console import Out, Threads, console, errors, write
 from semlink.enums import enum_text, enum_value
 from semlink.errors import InvalidField, Unavailable
-from semlink.formats import ENTRIES, FORMATS, check_format
 
 if TYPE_CHECKING:
     from semlink.rpc.clients import KnowledgeClient
@@ -26,8 +26,6 @@ kb_app = typer.Typer(
     help="The knowledge base: list, search, exchange, delete what it keeps; rewrite a corpus in bulk.",
     no_args_is_help=True,
 )
-IMPORT_PART: Final = 200
-"""Lines of one request: their captions are embedded meanwhile."""
 PATIENCE_S: Final = 3600.0
 """Deadline of what looks at everything that is kept."""
 POLL_S: Final = 0.5
@@ -113,6 +111,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one entry: every candidate, and what the filter says of it."""
+    from kb_service.exchange import is_shipped
     from kb_service.filtering import filter_rewrites
     from semlink.v1 import knowledge_pb2 as pb
     from transmitter.knowledge import MIN_SIMILARITY
@@ -125,6 +124,7 @@ def show(
     console.print(
         f"{entry.key}\n{escape(entry.model) or '–'}, {entry.strategy or '–'}, "
         f"temperature {entry.temperature:g}, seed {entry.seed}, {_when(entry.made_unix_s)}"
+        f"{', came with semlink' if is_shipped(entry) else ''}"
     )
     generated = pb.RewriteSet(rewrites=entry.rewrites)
     if not entry.text:
@@ -456,51 +456,3 @@ def _print_jobs(states: list[pb.Enrichment]) -> None:
 
 def _when(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s)) if unix_s else "–"
-
-
-def to_json(entry: pb.KnowledgeEntry) -> dict[str, Any]:
-    """An entry as a line of an export."""
-    return {
-        "format": FORMATS[ENTRIES],
-        "key": entry.key,
-        "text": entry.text,
-        "strategy": entry.strategy,
-        "model": entry.model,
-        "seed": entry.seed,
-        "temperature": entry.temperature,
-        "num_candidates": entry.num_candidates,
-        "made_unix_s": entry.made_unix_s,
-        "rewrites": [
-            {"text": r.text, "similarity": r.similarity, "reason": r.reason} for r in entry.rewrites
-        ],
-    }
-
-
-def read_entries(lines: list[str], name: str) -> Iterator[tuple[int, list[pb.KnowledgeEntry]]]:
-    """Entries of an export, :data:`IMPORT_PART` at a time with the number of the first's line.
-
-    Raises InvalidField naming file and line.
-    """
-    from google.protobuf.json_format import ParseDict, ParseError
-
-    from semlink.v1 import knowledge_pb2 as pb
-
-    part: list[pb.KnowledgeEntry] = []
-    first = 1
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-            if not isinstance(values, dict):
-                raise ParseError(f"expected an object, found {type(values).__name__}")
-            advice = "import it with the semlink that exported it"
-            check_format(ENTRIES, values.pop("format", None), f"{name}, line {number}", advice)
-            part.append(ParseDict(values, pb.KnowledgeEntry()))
-        except (ValueError, ParseError) as error:
-            raise InvalidField(f"{name}, line {number}: {error}", field="file") from error
-        if len(part) == IMPORT_PART:
-            yield first, part
-            part, first = [], number + 1
-    if part:
-        yield first, part

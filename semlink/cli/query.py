@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from semlink.cli.console import console
+from semlink.cli.console import console, errors
 from semlink.cli.options import options_of
 from semlink.errors import InvalidField
 from semlink.links import Link
@@ -22,8 +23,9 @@ from semlink.tasks import task_spec
 if TYPE_CHECKING:
     from semlink.client import QueryResult
 
-KNOWLEDGE_BUDGET_MS = 20_000.0
 Port = Annotated[int | None, typer.Option(help="of the gateway; default 8000, or SEMLINK_URL")]
+WAIT_KNOWLEDGE_MS: Final = 60_000.0
+"""What ``--wait-knowledge`` waits at most, where no budget is given."""
 
 
 @options_of(options=QueryOptions, by_value=Link)
@@ -40,6 +42,9 @@ def query(
     by_value: Any = None,
     link: Annotated[str | None, typer.Option(help="id of an open link instead")] = None,
     seed: Annotated[int | None, typer.Option(help="repeats a query exactly")] = None,
+    wait_knowledge: Annotated[
+        bool, typer.Option("--wait-knowledge", help="wait for new rewrites, up to a minute")
+    ] = False,
     port: Port = None,
     as_json: Annotated[bool, typer.Option("--json", help="the whole answer")] = False,
 ) -> None:
@@ -51,7 +56,9 @@ def query(
             f"--link names an open link, which has its own {', '.join(by_value)}", field="link"
         )
     retrieval = {f.name: options.pop(f.name) for f in fields(Retrieval) if f.name in options}
-    budget_ms = options.get("knowledge_budget_ms", KNOWLEDGE_BUDGET_MS)
+    budget_ms = options.get("knowledge_budget_ms", 0.0)
+    if wait_knowledge:
+        budget_ms = budget_ms or WAIT_KNOWLEDGE_MS
     asked = Query(
         task,
         text=text,
@@ -62,12 +69,28 @@ def query(
         **{**options, "knowledge_budget_ms": budget_ms, "retrieval": Retrieval(**retrieval)},
         link=LinkConfig().replace(**by_value) if link is None else link,
     )
-    with Client(gateway_url(port)) as client:
+    with Client(gateway_url(port)) as client, _waiting(budget_ms):
         answer = client.query(asked)
     if as_json:
         print(json.dumps(asdict(answer), indent=2))  # for a program, without rich's markup
     else:
         _print_answer(answer)
+
+
+def _waiting(budget_ms: float) -> AbstractContextManager[object]:
+    """A line with the seconds, while a query may wait for the LLM."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    if not budget_ms:
+        return nullcontext()
+    line = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=errors,
+    )
+    line.add_task(f"waiting for rewrites by the LLM, up to {budget_ms / 1e3:g} s")
+    return line
 
 
 def _print_answer(answer: QueryResult) -> None:

@@ -23,12 +23,12 @@ from tests_store import empty, start_store
 
 from kb_service import channel_knowledge
 from kb_service.entries import Entries
+from kb_service.exchange import read_entries, to_json
 from lab.evaluation.cache import parts, remove
 from lab.training import features
 from lab.training.checkpoint import Checkpoint
 from receiver.gallery import gallery_of
 from semlink import links_7fb36b6
-from semlink.cli.knowledge import read_entries, to_json
 from semlink.corpora.registry import (
     added_corpora,
     corpus_folder,

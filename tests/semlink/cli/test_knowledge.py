@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from kb_service.exchange import read_entries
 from kb_service.handler import KnowledgeBase
 from kb_service.llm import MODEL_NAME, GenerationCancelled
 from semlink.cli.app import app
-from semlink.cli.knowledge import read_entries
 from semlink.errors import InvalidField, NotFound, Unavailable
 from semlink.rpc import grpc_servicer, start_server
 from semlink.settings import Settings

@@ -104,10 +104,29 @@ def test_the_options_are_sent(
     assert (body.link.scenario, body.retrieval.extraction) == ("cdl-c", "textrank")
     assert (body.link.feedback.report_period_slots, body.link.seed) == (10, 4)
     assert body.retrieval.key_sentences == 1
-    assert body.deadline_ms == body.knowledge_budget_ms + 60_000
+    assert (body.knowledge_budget_ms, body.deadline_ms) == (0, 60_000)
     printed = capsys.readouterr().out
     for shown in ("p-1", "[x] y", "erased", "user 1 beside 2", "[far]", "no time", "total 12.5"):
         assert shown in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "budget_ms"), [("", 60_000), ("--knowledge-budget-ms 5000", 5000)]
+)
+def test_it_waits_for_rewrites_where_it_is_asked_to(
+    gateway: Gateway,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    budget_ms: float,
+) -> None:
+    arguments = ["--wait-knowledge", "--json", *options.split()]
+    assert semlink(monkeypatch, "query", "a man", *arguments) == 0
+    body = QueryBody.model_validate(gateway.bodies[0])
+    assert (body.knowledge_budget_ms, body.deadline_ms) == (budget_ms, budget_ms + 60_000)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == ANSWER
+    assert f"waiting for rewrites by the LLM, up to {budget_ms / 1e3:g} s" in printed.err
 
 
 def test_the_link_of_a_query_that_names_none_is_the_gateways(
