@@ -27,7 +27,8 @@ from semlink.v1 import knowledge_pb2 as pb
 MAX_WAITING: Final = 512
 """Captions that may wait for the LLM; more are answered without, and not generated."""
 LLM_NICENESS: Final = 5
-"""Of the LLM's thread over the rest of the process, so that it takes only time that nobody else wants (Linux)."""
+"""Of the LLM's thread over the rest of the process, so that it takes only time that nobody else wants (Linux). With
+more than one thread OpenVINO's pool helps it, whose threads are the whole process's and keep their priority."""
 SHUTTING_DOWN: Final = "the knowledge base is shutting down"
 
 _log = logger(__name__)
