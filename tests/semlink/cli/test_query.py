@@ -18,6 +18,11 @@ from semlink.cli import app as command_line
 
 ANSWER: dict[str, Any] = {
     **{"id": "q1", "task": "person", "corpus": "pedestrians", "method": "sc-lmkb", "seed": 7},
+    "computation": {
+        **{"version": "0.1.0", "weights": "0123456789ab"},
+        **{"runtime": "openvino", "precision": "f32"},
+    },
+    "emulated_ms": {"slot_wait": 1.0},
     "results": [
         {
             "item_id": "p-1",
