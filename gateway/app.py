@@ -144,9 +144,9 @@ def _add_queries(
         """Send one query over a link and return what was found."""
         start = time.perf_counter()
         prepared = _prepare(body, scenario, field="query")
-        arrival = await emulated.arrival(body)
         seconds = body.deadline_ms / 1e3
         async with _within(seconds):
+            arrival = await emulated.arrival(body)
             answer = await batcher.answer(prepared.message, seconds)
         return _answer(prepared, answer, start, emulated.milliseconds(arrival, answer))
 
@@ -157,9 +157,9 @@ def _add_queries(
         prepared = [
             _prepare(q, scenario, field=f"queries[{i}].query") for i, q in enumerate(body.queries)
         ]
-        arrivals = [await emulated.arrival(q) for q in body.queries]
         seconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries)) / 1e3
         async with _within(seconds):
+            arrivals = [await emulated.arrival(q) for q in body.queries]
             answers = await batcher.answer_many([p.message for p in prepared], seconds)
         return schemas.BatchAnswer(
             answers=[

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.schemas import QueryBody
-from semlink.deadlines import deadline_in
 from semlink.errors import SemlinkError
 from semlink.grid import (
     NUM_SUBBANDS,
@@ -15,6 +14,7 @@ from semlink.grid import (
     SLOT_SECONDS,
     SUBCARRIERS_PER_SUBBAND,
 )
+from semlink.links import Link
 from semlink.services import ChannelService
 from semlink.v1 import channel_pb2, transmitter_pb2
 
@@ -57,12 +57,11 @@ class EmulatedTime:
         link = self._links.get(link_id)
         if link is None:
             try:
-                with deadline_in(query.deadline_ms / 1e3):
-                    request = channel_pb2.GetLinkRequest(link_id=link_id)
-                    found = await self._channel.get_link(request)
+                request = channel_pb2.GetLinkRequest(link_id=link_id)
+                found = await self._channel.get_link(request)
             except SemlinkError:  # the query itself will say what is wrong
                 return Arrival(None)
-            opened = _OpenedLink(found.config.num_layers, found.slot)
+            opened = _OpenedLink(Link.from_proto(found.config).num_layers, found.slot)
             link = self._links.setdefault(link_id, opened)  # another query may have asked meanwhile
             if len(self._links) > MAX_LINKS:
                 self._links.popitem(last=False)

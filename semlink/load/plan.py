@@ -181,7 +181,7 @@ def link_fields(words: Sequence[str]) -> dict[str, Any]:
         one.name: (one.kind, owner)
         for owner in (Link, Feedback)
         for one in described(owner)
-        if one.spec is not None and one.name != "seed"
+        if not one.nested and one.name != "seed"
     }
     values: dict[str, Any] = {}
     for word in words:

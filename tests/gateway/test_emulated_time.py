@@ -11,7 +11,7 @@ from gateway.schemas import QueryBody
 from semlink.errors import NotFound
 from semlink.links import Link
 from semlink.services import ChannelService
-from semlink.v1 import channel_pb2, transmitter_pb2
+from semlink.v1 import channel_pb2, common_pb2, transmitter_pb2
 
 
 class Channel:
@@ -25,6 +25,8 @@ class Channel:
         if not request.link_id.startswith("l"):
             raise NotFound("no such link", field="link.id")
         config = Link(num_layers=2).to_proto()
+        if request.link_id == "l-default":  # what is not set has its default
+            config = common_pb2.LinkConfig()
         return channel_pb2.Link(link_id=request.link_id, slot=10, config=config)
 
 
@@ -81,6 +83,13 @@ async def test_queries_at_once_wait_for_the_slots_of_those_before(
     later = await emulated.arrival(query(id="l-1"))
     assert emulated.milliseconds(later, answer(12))["slot_wait"] == 0.0
     assert channel.asked == ["l-1"]
+
+
+async def test_a_field_that_the_link_does_not_set_has_its_default(emulated: EmulatedTime) -> None:
+    arrival = await emulated.arrival(query(id="l-default"))
+    assert emulated.milliseconds(arrival, answer(10, 576))["air_time"] == pytest.approx(
+        1 / 14, abs=1e-6
+    )
 
 
 async def test_what_is_not_known_is_absent(emulated: EmulatedTime) -> None:

@@ -53,7 +53,9 @@ def test_fields_of_a_link_are_read_and_nested_as_in_rest() -> None:
     }
 
 
-@pytest.mark.parametrize("word", ["snr_db", "snr_db=", "snr_db=loud", "seed=3", "colour=red"])
+@pytest.mark.parametrize(
+    "word", ["snr_db", "snr_db=", "snr_db=loud", "seed=3", "colour=red", "feedback=x"]
+)
 def test_a_field_that_no_link_has_is_refused(word: str) -> None:
     with pytest.raises(InvalidField):
         link_fields([word])
