@@ -11,6 +11,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
 from semlink.enums import enum_name, enum_value
+from semlink.errors import InvalidField
 from semlink.fields import described
 
 T = TypeVar("T")
@@ -64,7 +65,10 @@ def from_proto(owner: type[T], message: Message, *, field: str) -> T:
 
 
 def to_proto(value: Any, message: M) -> M:
-    """Set every field of ``message`` that a dataclass has, but for None, and return it."""
+    """Set every field of ``message`` that a dataclass has, but for None, and return it.
+
+    Raises InvalidField, naming the field, for a number that its type on the wire does not hold.
+    """
     for one in _carried(type(value), message.DESCRIPTOR):
         given = getattr(value, one.name)
         if given is None:
@@ -76,5 +80,8 @@ def to_proto(value: Any, message: M) -> M:
         elif one.enum is not None:
             setattr(message, one.name, enum_value(one.enum, given, field=one.name))
         else:
-            setattr(message, one.name, given)
+            try:
+                setattr(message, one.name, given)
+            except ValueError as error:
+                raise InvalidField(f"{one.name} is {given}: {error}", field=one.name) from error
     return message

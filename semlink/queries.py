@@ -12,6 +12,8 @@ from semlink.methods import EXTRACTIONS, RERANKINGS, SCORINGS
 MAX_TOP_K: Final = 100
 MAX_KEY_SENTENCES: Final = 50
 MAX_BUDGET_MS: Final = 600_000
+MAX_SYMBOLS: Final = 65_536
+"""What a query may ask for; which of them a codec makes is the transmitter's to say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,9 @@ class QueryOptions:
 
     method: Annotated[str, Spec("how it is carried; see GET /v1/methods")] = "sc-lmkb"
     top_k: Annotated[int, Spec("how many items are found", low=1, high=MAX_TOP_K)] = 5
-    symbols: Annotated[int, Spec("complex channel uses k", low=1)] = 64
+    symbols: Annotated[
+        int, Spec("complex channel uses k: 8, 16, 32, 64 or 128", low=1, high=MAX_SYMBOLS)
+    ] = 64
     knowledge_budget_ms: Annotated[
         float,
         Spec(

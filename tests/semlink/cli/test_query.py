@@ -47,13 +47,6 @@ ANSWER: dict[str, Any] = {
         "sentences": [{"text": "t", "score": 1.0, "kept": True}],
     },
     "timings_ms": {"gateway.total": 12.5},
-    "emulated_ms": {"air_time": 0.071429},
-    "computation": {
-        "version": "0.1.0",
-        "weights": "0123456789ab",
-        "runtime": "openvino",
-        "precision": "f32",
-    },
     "degraded": [{"part": "knowledge.rewrites", "reason": "no time"}],
 }
 PROBLEM = {"title": "Invalid field", "status": 422, "detail": "symbols is odd", "field": "symbols"}
