@@ -26,28 +26,40 @@ def report_slots_of_block(config: Link, block_index: int) -> torch.Tensor:
     return torch.arange(-(-first // period) * period, first + BLOCK_SLOTS, period)
 
 
-def least_squares(
-    h: torch.Tensor, config: Link, block_index: int
+def pilot_noise(
+    config: Link, block_index: int, shape: torch.Size | tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least-squares estimates from CSI-RS of every report slot of a block, and the measured noise of each.
+    """The noise in the estimates of the reports of a block, and its measured variance.
 
     Every port sends its pilot with the whole transmit power ``P`` (orthogonal code- or frequency-division ports
     gather the same energy), so that a pilot's noise is ``N0/P = 1/SNR`` and ``CSI_RS_PER_SUBBAND`` of them average it.
     All noise of the block comes from one Philox keyed by (link seed, block): the reports are pure functions of
     (configuration, slot). The draws do not depend on the SNR, so sweeps share them.
 
-    ``h``: complex64 ``[num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``. Returns the estimates, of the
-    same shape, and their error variance as measured from ``ZERO_POWER_ELEMENTS`` elements at each antenna, float32
-    ``[num_users, num_reports]``.
+    ``shape``: ``(num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant)``. Returns complex64 of that shape, and
+    the variance as measured from ``ZERO_POWER_ELEMENTS`` elements at each antenna, float32 ``[num_users,
+    num_reports]``.
     """
     rng = np.random.Generator(np.random.Philox(key=stable_seed("csi-rs", config.seed, block_index)))
     level = 1 / (CSI_RS_PER_SUBBAND * db_to_lin(config.snr_db))
-    parts = rng.standard_normal((*h.shape, 2), dtype=np.float32) * math.sqrt(level / 2)
-    noise = torch.view_as_complex(torch.from_numpy(parts)).to(h.device)
+    parts = rng.standard_normal((*shape, 2), dtype=np.float32)
+    parts *= math.sqrt(level / 2)
     # The mean power of n complex Gaussian elements is Gamma(n)/n distributed.
-    elements = ZERO_POWER_ELEMENTS * h.shape[-2]
-    measured = rng.gamma(elements, level / elements, size=h.shape[:2])
-    return h + noise, torch.from_numpy(measured).float().to(h.device)
+    elements = ZERO_POWER_ELEMENTS * shape[-2]
+    measured = rng.gamma(elements, level / elements, size=tuple(shape[:2]))
+    return torch.view_as_complex(torch.from_numpy(parts)), torch.from_numpy(measured).float()
+
+
+def least_squares(
+    h: torch.Tensor, config: Link, block_index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least-squares estimates from CSI-RS of every report slot of a block, and the measured noise of each.
+
+    ``h``: complex64 ``[num_users, num_reports, num_subbands, num_rx_ant, num_tx_ant]``. Returns the estimates, of the
+    same shape, and their error variance: see :func:`pilot_noise`.
+    """
+    noise, measured = pilot_noise(config, block_index, h.shape)
+    return h + noise.to(h.device), measured.to(h.device)
 
 
 def lmmse_over_subbands(estimate: torch.Tensor, error_variance: torch.Tensor) -> torch.Tensor:

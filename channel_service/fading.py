@@ -7,7 +7,8 @@ with its own delay and Doppler shift, so that the frequency response of any stre
     H[t, s] = Σ_p  a_p · exp(j2π ν_p t) · exp(−j2π f_s τ_p).
 
 A link is therefore one drop that lives for ever: its channel is a pure function of the key and the absolute slot,
-continuous across blocks. A block is ``BLOCK_SLOTS`` consecutive slots, evaluated at once and cached.
+continuous for ever. A window is ``WINDOW_SLOTS`` consecutive slots, evaluated at once and cached: a query pays for the
+few windows that hold its slot and its reports.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -29,12 +31,12 @@ from sionna.phy.channel.tr38901 import CDL, ChannelCoefficientsGenerator, PanelA
 
 from semlink.errors import InvalidField
 from semlink.grid import (
-    BLOCK_SLOTS,
     NUM_SUBBANDS,
     SLOT_SECONDS,
     SUBCARRIER_SPACING_HZ,
     SUBCARRIERS_PER_SUBBAND,
 )
+from semlink.grouping import grouped
 from semlink.links import Link
 from semlink.seeds import stable_seed
 
@@ -43,11 +45,16 @@ DELAY_SPREAD_S: Final = 100e-9
 SECTOR_HALF_WIDTH_RAD: Final = math.pi / 3
 NUM_RAYLEIGH_RAYS: Final = 256
 SPEED_OF_LIGHT: Final = 299_792_458.0
+WINDOW_SLOTS: Final = 32
+"""Slots that are evaluated together. A window is always evaluated whole: the last bits of a slot depend on the shape of
+the matrix product, and so do not depend on what else was asked for."""
+ENTRY_BYTES: Final = 1024
+"""Of a cached value's key and bookkeeping."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelKey:
-    """All that a channel depends on. Neither SNR nor layers nor feedback: a sweep over them shares its blocks."""
+    """All that a channel depends on. Neither SNR nor layers nor feedback: a sweep over them shares its windows."""
 
     scenario: str
     carrier_frequency_hz: float
@@ -104,29 +111,6 @@ class Rays:
     def nbytes(self) -> int:
         """Memory held."""
         return self.coefficients.nbytes + self.delays_s.nbytes + self.doppler_hz.nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelBlock:
-    """``BLOCK_SLOTS`` consecutive slots of a channel.
-
-    ``h``: complex64 ``[num_users, BLOCK_SLOTS, num_subbands, num_rx_ant, num_tx_ant]``; slot ``t`` of the link is
-    ``h[:, t − index·BLOCK_SLOTS]``.
-    """
-
-    key: ChannelKey
-    index: int
-    h: torch.Tensor
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held."""
-        return self.h.nbytes
-
-
-def block_of(slot: int) -> tuple[int, int]:
-    """Window index and offset of an absolute slot."""
-    return divmod(slot, BLOCK_SLOTS)
 
 
 def subband_frequencies_hz() -> torch.Tensor:
@@ -237,7 +221,7 @@ def _normalized(
     """Scale each user's rays to unit long-term power: path loss and shadowing are in ``snr_db`` already.
 
     The long-term power is the sum of the rays' powers (rays of different Doppler do not add up in the mean), so a
-    block, a slot or a subband may well lie above or below 1: that is fading, and it stays.
+    window, a slot or a subband may well lie above or below 1: that is fading, and it stays.
     """
     power = coefficients.abs().square().sum(1).mean((-2, -1))
     return Rays(
@@ -247,21 +231,47 @@ def _normalized(
     )
 
 
-def _system_level_channel(key: ChannelKey) -> Any:
-    """Sionna's UMi or UMa model of this key with its topology drawn, users outdoors, LOS or NLOS forced."""
-    model, sight = key.scenario.split("-")
+def _system_level_model(
+    model: str, carrier_frequency_hz: float, num_tx_ant: int, num_rx_ant: int
+) -> Any:
+    """Sionna's UMi or UMa model without a topology."""
     arguments: dict[str, Any] = {
-        "carrier_frequency": key.carrier_frequency_hz,
+        "carrier_frequency": carrier_frequency_hz,
         "o2i_model": "low",
-        "ut_array": panel(key.num_rx_ant, key.carrier_frequency_hz, "omni"),
-        "bs_array": panel(key.num_tx_ant, key.carrier_frequency_hz, "38.901"),
+        "ut_array": panel(num_rx_ant, carrier_frequency_hz, "omni"),
+        "bs_array": panel(num_tx_ant, carrier_frequency_hz, "38.901"),
         "direction": "downlink",
         "enable_pathloss": False,
         "enable_shadow_fading": False,
         "precision": "double",
         "device": "cpu",
     }
-    channel = {"umi": UMi, "uma": UMa}[model](**arguments)
+    return {"umi": UMi, "uma": UMa}[model](**arguments)
+
+
+@lru_cache(maxsize=16)
+def _ray_model(*arguments: Any) -> tuple[Any, RayCoefficients]:
+    """A model that gives rays, and where it leaves their Doppler shifts. Its tables cost as much as a drop."""
+    channel = _system_level_model(*arguments)
+    sampler = channel._cir_sampler
+    channel._cir_sampler = RayCoefficients(
+        arguments[1],
+        sampler._tx_array,
+        sampler._rx_array,
+        subclustering=True,
+        precision="double",
+        device="cpu",
+    )
+    return channel, channel._cir_sampler
+
+
+def _model_of(key: ChannelKey) -> tuple[str, float, int, int]:
+    return key.scenario.split("-")[0], key.carrier_frequency_hz, key.num_tx_ant, key.num_rx_ant
+
+
+def _drop_users(channel: Any, key: ChannelKey) -> None:
+    """Draw the topology: users outdoors, LOS or NLOS forced."""
+    model, sight = key.scenario.split("-")
     topology = gen_single_sector_topology(
         batch_size=1,
         num_ut=key.num_users,
@@ -272,22 +282,14 @@ def _system_level_channel(key: ChannelKey) -> Any:
         precision="double",
         device="cpu",
     )
+    channel.reset_topology()
     channel.set_topology(*topology, los=sight == "los")
-    return channel
 
 
 def _system_level_rays(key: ChannelKey) -> Rays:
     """UMi and UMa street canyon and macro drops of TR 38.901 clause 7.5, one 120° sector, all users in one drop."""
-    channel = _system_level_channel(key)
-    generator = RayCoefficients(
-        key.carrier_frequency_hz,
-        channel._cir_sampler._tx_array,
-        channel._cir_sampler._rx_array,
-        subclustering=True,
-        precision="double",
-        device="cpu",
-    )
-    channel._cir_sampler = generator
+    channel, generator = _ray_model(*_model_of(key))
+    _drop_users(channel, key)
     a, tau = channel(1, 1 / SLOT_SECONDS)
     # a: [1, num_users, num_rx_ant, 1, num_tx_ant, num_rays, 1]
     coefficients = a[0, :, :, 0, :, :, 0].permute(0, 3, 1, 2)
@@ -394,21 +396,21 @@ def draw_rays(key: ChannelKey) -> Rays:
 # --- playing them ----------------------------------------------------------------------------------------------
 
 
-def frequency_response(
-    rays: Rays, first_slot: int, num_slots: int, device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Channel of consecutive slots at the centres of the subbands.
+def _taps(rays: Rays, device: torch.device | str) -> torch.Tensor:
+    """Each ray at the centres of the subbands.
 
-    Returns complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` on ``device``. Phases are
-    computed in double precision: after an hour at 100 GHz they are still exact to a thousandth of a turn.
+    Returns complex64 ``[num_users, num_rays, num_subbands·num_rx_ant·num_tx_ant]``.
     """
-    num_users, num_rays, num_rx_ant, num_tx_ant = rays.coefficients.shape
     turns = -rays.delays_s[:, :, None] * subband_frequencies_hz()
     spectrum = torch.polar(torch.ones_like(turns), 2 * math.pi * (turns % 1.0))
     taps = rays.coefficients[:, :, None] * spectrum.to(torch.complex64)[..., None, None]
-    taps = taps.reshape(num_users, num_rays, -1).to(device)
+    return taps.flatten(2).to(device)
 
-    # exp(j2πν(t₀ + c·stride + r)) as a product of two short tables: 64 times fewer sines and cosines.
+
+def _played(rays: Rays, taps: torch.Tensor, first_slot: int, num_slots: int) -> torch.Tensor:
+    """The sum over rays in consecutive slots; see :func:`frequency_response`."""
+    num_users, _, num_rx_ant, num_tx_ant = rays.coefficients.shape
+    # exp(j2πν(t₀ + c·stride + r)) as a product of two short tables: far fewer sines and cosines.
     stride = 32
     coarse = first_slot + stride * torch.arange(-(-num_slots // stride), dtype=torch.float64)
     fine = torch.arange(stride, dtype=torch.float64)
@@ -418,26 +420,19 @@ def frequency_response(
         for turns in (times[:, None] * cycles[:, None, :] for times in (coarse, fine))
     ]
     rotation = (tables[0][:, :, None] * tables[1][:, None]).flatten(1, 2)[:, :num_slots]
-    h = rotation.to(torch.complex64).to(device) @ taps
+    h = rotation.to(torch.complex64).to(taps.device) @ taps
     return h.view(num_users, num_slots, NUM_SUBBANDS, num_rx_ant, num_tx_ant)
 
 
-def generate_block(
-    config: Link, block_index: int, device: torch.device | str = "cpu"
-) -> ChannelBlock:
-    """Window ``block_index`` of the link's channel, computed afresh (see :class:`ChannelBlocks` for the cached way)."""
-    key = ChannelKey.from_config(config)
-    return _block(key, draw_rays(key), block_index, device)
+def frequency_response(
+    rays: Rays, first_slot: int, num_slots: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Channel of consecutive slots at the centres of the subbands.
 
-
-def _block(
-    key: ChannelKey, rays: Rays, block_index: int, device: torch.device | str
-) -> ChannelBlock:
-    h = frequency_response(rays, block_index * BLOCK_SLOTS, BLOCK_SLOTS, device)
-    # NaN would go on as the figures of an answer; one sum finds it in a block, cheaper than a test of each element
-    if not bool(torch.view_as_real(h).sum().isfinite()):
-        raise InvalidField(f"the channel of {key} holds NaN or infinity", field="channel")
-    return ChannelBlock(key, block_index, h)
+    Returns complex64 ``[num_users, num_slots, num_subbands, num_rx_ant, num_tx_ant]`` on ``device``. Phases are
+    computed in double precision: after an hour at 100 GHz they are still exact to a thousandth of a turn.
+    """
+    return _played(rays, _taps(rays, device), first_slot, num_slots)
 
 
 class _Sized(Protocol):
@@ -452,8 +447,8 @@ V = TypeVar("V", bound=_Sized)
 class ByteBoundedCache(Generic[K, V]):
     """Least recently used values up to a number of bytes; what several threads ask for at once is made once.
 
-    Thread-safe. A value larger than the bound is returned but not kept. A maker's exception reaches everyone who
-    waited for it, and nothing is kept.
+    Thread-safe. A value larger than the bound is returned but not kept. Of a maker that raises nothing is kept, and who
+    waited for it makes the value for itself.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -465,60 +460,123 @@ class ByteBoundedCache(Generic[K, V]):
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of ``key``, from the cache or from ``make``."""
+        (value,) = self.get_many([key], lambda _: [make()])
+        return value
+
+    def get_many(self, keys: Sequence[K], make: Callable[[list[K]], Sequence[V]]) -> list[V]:
+        """The values of ``keys``; ``make`` is called once, for those that nobody has or makes, and returns theirs."""
+        found: dict[K, V] = {}
+        others: dict[K, Future[V]] = {}
+        mine: dict[K, Future[V]] = {}
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-            future = self._making.get(key)
-            mine = future is None
-            if future is None:
-                future = self._making[key] = Future()
-        if not mine:
-            return future.result()
+            for key in dict.fromkeys(keys):
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    found[key] = self._values[key]
+                elif key in self._making:
+                    others[key] = self._making[key]
+                else:
+                    mine[key] = self._making[key] = Future()
+        if mine:
+            found |= self._made(mine, make)
+        for key, future in others.items():
+            try:
+                found[key] = future.result()
+            except Exception:  # noqa: BLE001  # perhaps of another key that was made along with it
+                (found[key],) = self.get_many([key], make)
+        return [found[key] for key in keys]
+
+    def _made(self, mine: dict[K, Future[V]], make: Callable[[list[K]], Sequence[V]]) -> dict[K, V]:
         try:
-            value = make()
+            made = dict(zip(mine, make(list(mine)), strict=True))
         except BaseException as error:
             with self._lock:
-                del self._making[key]
-            future.set_exception(error)
+                for key in mine:
+                    del self._making[key]
+            for future in mine.values():
+                future.set_exception(error)
             raise
         with self._lock:
-            del self._making[key]
-            self._keep(key, value)
-        future.set_result(value)
-        return value
+            for key, value in made.items():
+                del self._making[key]
+                self._keep(key, value)
+        for key, value in made.items():
+            mine[key].set_result(value)
+        return made
 
     def _keep(self, key: K, value: V) -> None:
         self._values[key] = value
-        self.nbytes += value.nbytes
+        self.nbytes += value.nbytes + ENTRY_BYTES
         while self.nbytes > self._max_bytes:
             _, dropped = self._values.popitem(last=False)
-            self.nbytes -= dropped.nbytes
+            self.nbytes -= dropped.nbytes + ENTRY_BYTES
 
 
-class ChannelBlocks:
-    """Channel blocks and rays of all links of this process, cached up to ``max_bytes`` (a quarter of it for rays).
+class ChannelWindows:
+    """Windows and rays of all links of this process, cached up to ``max_bytes`` (a quarter of it for rays).
 
-    Thread-safe. ``device`` is where blocks lie.
+    Thread-safe. ``device`` is where windows lie.
     """
 
     def __init__(self, max_bytes: int = 1 << 30, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self._blocks: ByteBoundedCache[tuple[ChannelKey, int], ChannelBlock] = ByteBoundedCache(
+        self._windows: ByteBoundedCache[tuple[ChannelKey, int], torch.Tensor] = ByteBoundedCache(
             max_bytes * 3 // 4
         )
         self._rays: ByteBoundedCache[ChannelKey, Rays] = ByteBoundedCache(max_bytes // 4)
 
-    def block(self, config: Link, block_index: int) -> ChannelBlock:
-        """Window ``block_index`` ≥ 0 of the link, generated when it is not there."""
-        key = ChannelKey.from_config(config)
-        return self._blocks.get((key, block_index), lambda: self._generate(key, block_index))
+    def prepare(self, wanted: Iterable[tuple[Link, Iterable[int]]]) -> None:
+        """Generate what is not there of the windows that hold the slots of each link, the links' rays together."""
+        self._of(
+            dict.fromkeys(
+                (ChannelKey.from_config(config), slot // WINDOW_SLOTS)
+                for config, slots in wanted
+                for slot in slots
+            )
+        )
 
-    def _generate(self, key: ChannelKey, block_index: int) -> ChannelBlock:
-        rays = self._rays.get(key, lambda: draw_rays(key))
-        return _block(key, rays, block_index, self.device)
+    def window(self, config: Link, index: int) -> torch.Tensor:
+        """Slots ``index·WINDOW_SLOTS …`` of the link, ``index`` ≥ 0.
+
+        Returns complex64 ``[num_users, WINDOW_SLOTS, num_subbands, num_rx_ant, num_tx_ant]``.
+        """
+        key = ChannelKey.from_config(config), index
+        return self._of([key])[key]
+
+    def slots(self, config: Link, slots: Sequence[int]) -> torch.Tensor:
+        """Channel of some absolute slots.
+
+        Returns complex64 ``[num_users, len(slots), num_subbands, num_rx_ant, num_tx_ant]``.
+        """
+        key = ChannelKey.from_config(config)
+        windows = self._of(dict.fromkeys((key, slot // WINDOW_SLOTS) for slot in slots))
+        return torch.stack(
+            [windows[key, slot // WINDOW_SLOTS][:, slot % WINDOW_SLOTS] for slot in slots], 1
+        )
 
     def slot(self, config: Link, slot: int) -> torch.Tensor:
         """Channel of one absolute slot: complex64 ``[num_users, num_subbands, num_rx_ant, num_tx_ant]``."""
-        index, offset = block_of(slot)
-        return self.block(config, index).h[:, offset]
+        index, offset = divmod(slot, WINDOW_SLOTS)
+        return self.window(config, index)[:, offset]
+
+    def _of(
+        self, wanted: Iterable[tuple[ChannelKey, int]]
+    ) -> dict[tuple[ChannelKey, int], torch.Tensor]:
+        keys = list(wanted)
+        return dict(zip(keys, self._windows.get_many(keys, self._generate), strict=True))
+
+    def _generate(self, wanted: list[tuple[ChannelKey, int]]) -> list[torch.Tensor]:
+        by_link = grouped(wanted, lambda one: one[0])
+        drawn = self._rays.get_many(list(by_link), lambda keys: [draw_rays(key) for key in keys])
+        made = {}
+        for rays, members in zip(drawn, by_link.values(), strict=True):
+            taps = _taps(rays, self.device)
+            for key, index in members:
+                h = _played(rays, taps, index * WINDOW_SLOTS, WINDOW_SLOTS)
+                # NaN would go on as the figures of an answer; one sum finds it, cheaper than a test of each element
+                if not bool(torch.view_as_real(h).sum().isfinite()):
+                    raise InvalidField(
+                        f"the channel of {key} holds NaN or infinity", field="channel"
+                    )
+                made[key, index] = h
+        return [made[one] for one in wanted]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from channel_service.fading import ChannelBlocks
+from channel_service.fading import ChannelWindows
 from channel_service.frames import CheckedFrame, check_frame, slot_groups
 from channel_service.mimo_channel import (
     NoiseRealization,
@@ -52,8 +52,8 @@ class Channel:
     """Satisfies :class:`semlink.services.ChannelService`.
 
     ``receiver`` and ``knowledge`` are services or clients of services; ``knowledge`` is asked only by
-    :meth:`get_csi`, for the plot of the predicted channel. ``cache_bytes`` bounds the cached channel blocks (8 MiB
-    each by default); each of what is kept of reports may take a sixteenth of it.
+    :meth:`get_csi`, for the plot of the predicted channel. ``cache_bytes`` bounds what is cached of channels and
+    reports; default: ``settings.channel_cache_mib``.
     """
 
     def __init__(
@@ -63,14 +63,15 @@ class Channel:
         settings: Settings,
         *,
         knowledge: KnowledgeBaseService | None = None,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int | None = None,
     ) -> None:
         self._receiver = receiver
         self._store = store
         self._knowledge = knowledge
         self._weights = settings.weights
-        self.blocks = ChannelBlocks(cache_bytes, settings.device)
-        self._reports = Reports(self.blocks, cache_bytes // 16, settings.weights)
+        of_all = settings.channel_cache_mib << 20 if cache_bytes is None else cache_bytes
+        self.windows = ChannelWindows(of_all * 7 // 8, settings.device)
+        self._reports = Reports(self.windows, of_all // 16, settings.weights)
         self._air: MicroBatcher[tuple[CheckedFrame, ...], list[_TransmittedFrame]] = MicroBatcher(
             ThreadExecutor(self._transmit_batch, "channel.air"),
             name="channel.air",
@@ -79,8 +80,8 @@ class Channel:
         )
 
     def warm_up(self) -> None:
-        """Make a first block, so that the first query does not pay for Sionna's set-up."""
-        self.blocks.block(Link(), 0)
+        """Make a first window, so that the first query does not pay for Sionna's set-up."""
+        self.windows.window(Link(), 0)
 
     async def close(self) -> None:
         """Finish what is queued."""
@@ -166,10 +167,7 @@ class Channel:
 
     async def _feed_back(self, slots: list[channel_pb2.Slot]) -> None:
         """Put every report that is usable in the slots into the store, one write a link."""
-        by_link = grouped(slots, lambda slot: slot.link_id)
-        made = await asyncio.to_thread(
-            lambda: {link_id: self._due(members) for link_id, members in by_link.items()}
-        )
+        made = await asyncio.to_thread(self._due, grouped(slots, lambda slot: slot.link_id))
         outcomes = await asyncio.gather(
             *(self._store.put_reports(link_id, reports) for link_id, reports in made.items()),
             return_exceptions=True,
@@ -185,11 +183,22 @@ class Channel:
                 slot.degraded.append(lost[slot.link_id])
         record_degraded("channel", (d for slot in slots for d in slot.degraded))
 
-    def _due(self, slots: list[channel_pb2.Slot]) -> list[common_pb2.CsiReport]:
-        """Every report of one link that is usable in one of its slots."""
-        config = checked_link(slots[0].config)
-        due = {due for slot in slots for due in needed_report_slots(config, slot.slot)}
-        return self._reports.made_in(config, sorted(due), slots[0].link_id)
+    def _due(
+        self, slots: dict[str, list[channel_pb2.Slot]]
+    ) -> dict[str, list[common_pb2.CsiReport]]:
+        """Every report that is usable in one of the slots of its link.
+
+        The channel of the slots themselves is generated along, ahead of the frames that are transmitted in them.
+        """
+        wanted = []
+        for link_id, members in slots.items():
+            config = checked_link(members[0].config)
+            due = {due for slot in members for due in needed_report_slots(config, slot.slot)}
+            wanted.append((config, sorted(due), link_id))
+        self.windows.prepare(
+            (config, [slot.slot for slot in slots[link_id]]) for config, _, link_id in wanted
+        )
+        return dict(zip(slots, self._reports.made_for(wanted), strict=True))
 
     # --- transmission -------------------------------------------------------------------------------
 
@@ -236,7 +245,7 @@ class Channel:
         """Let slot groups be transmitted: each frame to its user, those of equal shape in one tensor operation."""
         frames = [frame for group in batch for frame in group]
         with timed("channel.window") as block_clock:
-            truth = [self.blocks.slot(f.config, f.slot)[f.user] for f in frames]
+            truth = [self.windows.slot(f.config, f.slot)[f.user] for f in frames]
         with timed("channel.air") as air_clock:
             draws = [one for group in batch for one in _noise_of(group)]
             received = run_grouped(
@@ -289,12 +298,12 @@ class Channel:
     def _csi_of(self, config: Link, slot: int) -> channel_pb2.GetCsiResponse:
         response = channel_pb2.GetCsiResponse(
             slot=slot,
-            true_magnitude=_magnitude(self.blocks.slot(config, slot)[0]),
+            true_magnitude=_magnitude(self.windows.slot(config, slot)[0]),
         )
         usable = report_slots(config, slot, 1)
         if usable:
             response.report_slot = usable[-1]
-            estimate = self._reports.estimates(config, usable[-1])
+            estimate = self._reports.estimates(config, usable[-1:])[:, 0]
             made = self._reports.made_in(config, needed_report_slots(config, slot, 1))
             csi, _ = decode_reports(config, made, usable, self._weights)
             response.estimated_magnitude.CopyFrom(_magnitude(estimate[0]))

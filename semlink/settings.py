@@ -173,6 +173,11 @@ class Settings(BaseSettings):
     batch_delay_s: float = Field(0.0, ge=0, le=1)
     """How long a micro-batcher waits for more items. 0: none; batches form while the one before runs."""
 
+    # what a service keeps
+    channel_cache_mib: int = Field(512, ge=32, le=1 << 20)
+    """Of the channel service: channels and CSI reports of links, the least recently used first out. What is not there
+    any more is computed again, to the same bits."""
+
     # what a request may hold
     max_image_pixels: int = Field(50_000_000, ge=1, le=89_000_000)
     """Pixels of one picture, by its header; more are refused before anything is decoded."""

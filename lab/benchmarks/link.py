@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from channel_service.fading import (
-    ChannelBlocks,
     ChannelKey,
+    ChannelWindows,
     _cdl_channel,
+    _drop_users,
+    _model_of,
     _sionna_seed,
-    _system_level_channel,
-    generate_block,
+    _system_level_model,
     subband_frequencies_hz,
 )
 from channel_service.mimo_channel import apply_channel, draw, transmit
@@ -41,19 +42,25 @@ def sionna_slot(config: Link, num_slots: int) -> torch.Tensor:
             a, tau = _cdl_channel(key)(key.num_users, num_slots, 1e3)
             a, tau = a[:, 0, :, 0], tau[:, 0, 0]
         else:
-            a, tau = _system_level_channel(key)(num_slots, 1e3)
+            channel = _system_level_model(*_model_of(key))
+            _drop_users(channel, key)
+            a, tau = channel(num_slots, 1e3)
             a, tau = a[0, :, :, 0], tau[0, :, 0]
     turns = torch.exp(-2j * math.pi * tau[:, :, None] * subband_frequencies_hz())
     return torch.einsum("urapn,ups->unsra", a, turns)
 
 
+def _block(config: Link) -> object:
+    return ChannelWindows().slots(config, range(BLOCK_SLOTS))
+
+
 def _blocks(scenario: str) -> dict[str, object]:
     """One block against as many Sionna calls as it has queries' slots, and against one whole Sionna call."""
     config = _link(scenario)
-    ours = fastest_s(lambda: generate_block(config, 0))
-    blocks = ChannelBlocks()
+    ours = fastest_s(lambda: _block(config))
+    windows = ChannelWindows()
     slots = range(128, BLOCK_SLOTS)
-    look_up = fastest_s(lambda: [blocks.slot(config, slot) for slot in slots]) / len(slots)
+    look_up = fastest_s(lambda: [windows.slot(config, slot) for slot in slots]) / len(slots)
     row: dict[str, object] = {
         "what": f"window of 1024 slots, 4 users × 2×16, {scenario}",
         "windows_per_s": 1 / ours,
@@ -75,7 +82,7 @@ def _blocks(scenario: str) -> dict[str, object]:
 
 def _whole_block(scenario: str) -> dict[str, object]:
     config = _link(scenario)
-    ours = fastest_s(lambda: generate_block(config, 0), 2)
+    ours = fastest_s(lambda: _block(config), 2)
     stock = fastest_s(lambda: sionna_slot(config, BLOCK_SLOTS), 1)
     return {
         "what": f"the same block by Sionna alone, {scenario}",
@@ -131,12 +138,12 @@ def _air() -> list[dict[str, object]]:
 def _reports(quantizer: str) -> dict[str, object]:
     """Estimating and quantising all reports of a block, as the first query of a configuration pays it."""
     config = Link().replace(quantizer=quantizer)
-    blocks = ChannelBlocks()
-    blocks.block(config, 0)
+    windows = ChannelWindows()
+    windows.prepare([(config, range(BLOCK_SLOTS))])
     slots = range(0, BLOCK_SLOTS, config.feedback.report_period_slots)
     number = len(slots) * config.num_users
-    first = fastest_s(lambda: Reports(blocks).made_in(config, slots), 3)
-    warm = Reports(blocks)
+    first = fastest_s(lambda: Reports(windows).made_in(config, slots), 3)
+    warm = Reports(windows)
     again = fastest_s(lambda: warm.made_in(config, slots), 3)
     return {
         "what": f"{number} reports of a block, {quantizer} {quantizer_for(config).bits} bit",

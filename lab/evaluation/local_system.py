@@ -84,7 +84,7 @@ def build_system(
     receiver: Receiver | None = None,
     encoder: RememberingEncoder | None = None,
     store: Store | None = None,
-    cache_bytes: int = 1 << 30,
+    cache_bytes: int | None = None,
 ) -> System:
     """Connect all services in this process. ``cache_bytes``: see :class:`channel_service.handler.Channel`."""
     settings = settings or Settings(redis_url="memory://")

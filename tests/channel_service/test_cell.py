@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from channel_blocks import generate_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_channel_handler import Recorder, informed, link, service, tensors
 
-from channel_service.fading import ChannelKey, draw_rays, frequency_response, generate_block
+from channel_service.fading import ChannelKey, draw_rays, frequency_response
 from channel_service.handler import Channel, _places
 from semlink.errors import InvalidField, SemlinkError
 from semlink.grid import HISTORY_SLOTS, NUM_SUBBANDS
@@ -116,7 +117,7 @@ async def test_what_arrives_is_one_signal_through_each_users_own_channel() -> No
     streams = np.concatenate([from_wire(f.symbols, field="s") for f in frames])
     n0 = 6 / 10**6
     for user, received in enumerate(recorder.frames):
-        h = channel.blocks.slot(config, SLOT)[user].numpy()
+        h = channel.windows.slot(config, SLOT)[user].numpy()
         got = tensors(received)
         for i in range(64):
             expected = h[i % NUM_SUBBANDS] @ w[i % NUM_SUBBANDS].numpy() @ streams[:, i]
@@ -131,7 +132,7 @@ async def test_the_true_sinr_of_each_user_is_the_interference_formula() -> None:
     w = informed(channel, config)
     reports = await transmit(channel, *(frame(config, w, user) for user in range(4)))
     n0 = 4 / 10**1.2
-    h = channel.blocks.slot(config, SLOT)[:, :, 0]
+    h = channel.windows.slot(config, SLOT)[:, :, 0]
     power = torch.einsum("ust,stk->usk", h, w).abs().square().double()
     for user, report in enumerate(reports):
         signal = power[user, :, user]
@@ -153,7 +154,7 @@ async def test_a_stream_that_nobody_rides_on_and_a_short_messages_end_carry_unit
         frame(config, identity, 0, num_elements=10),
     )
     got = tensors(recorder.frames[0])
-    h = channel.blocks.slot(config, SLOT)[2].numpy()
+    h = channel.windows.slot(config, SLOT)[2].numpy()
     streams = np.empty((4, n), np.complex64)
     for subband in range(NUM_SUBBANDS):
         streams[:, subband::8] = np.linalg.solve(h[subband], got["samples"][:, subband::8])
@@ -231,7 +232,7 @@ async def test_every_field_of_a_user_is_checked_and_nan_is_named_wherever_it_is(
     config = link()
     w = informed(channel, config)
     good = frame(config, w, 1)
-    good.assumed_csi.CopyFrom(to_wire(channel.blocks.slot(config, SLOT)[1]))
+    good.assumed_csi.CopyFrom(to_wire(channel.windows.slot(config, SLOT)[1]))
 
     def broken(**changes: Any) -> channel_pb2.Frame:
         copy = channel_pb2.Frame()
@@ -509,7 +510,7 @@ async def test_whatever_a_request_holds_it_is_answered_or_refused_by_name() -> N
     refused: list[str] = []
     for _ in range(300):
         frames = [frame(config, w, user, num_elements=32) for user in range(2)]
-        frames[1].assumed_csi.CopyFrom(to_wire(channel.blocks.slot(config, SLOT)[1]))
+        frames[1].assumed_csi.CopyFrom(to_wire(channel.windows.slot(config, SLOT)[1]))
         for _ in range(rng.choice((1, 1, 2))):
             mutate(rng.choice(frames), rng)
         try:

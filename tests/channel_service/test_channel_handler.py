@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from channel_service.estimation import ZERO_POWER_ELEMENTS
+from channel_service.fading import WINDOW_SLOTS
 from channel_service.handler import Channel
 from channel_service.mimo_channel import MIN_PILOT_LENGTH
 from semlink.errors import CorruptTensor, InvalidField, NotFound, SemlinkError, Unavailable
@@ -17,7 +18,12 @@ from semlink.links import Link, link_id_of, slot_of_query
 from semlink.rpc import grpc_servicer
 from semlink.settings import Settings
 from semlink.signal.equalization import equalize, lmmse, noise_variance
-from semlink.signal.feedback import HISTORY_REPORTS, decode_reports, report_slots
+from semlink.signal.feedback import (
+    HISTORY_REPORTS,
+    decode_reports,
+    needed_report_slots,
+    report_slots,
+)
 from semlink.signal.precoding import open_loop_precoder, precoder
 from semlink.store import MemoryStore
 from semlink.v1 import channel_pb2, common_pb2, knowledge_pb2, receiver_pb2
@@ -99,7 +105,7 @@ def frame(
 
 def informed(channel: Channel, config: Link, slot: int = 200) -> torch.Tensor:
     """The precoder of perfect CSI: ``[num_subbands, num_tx_ant, num_streams]``."""
-    csi = channel.blocks.slot(config, slot).unsqueeze(0)
+    csi = channel.windows.slot(config, slot).unsqueeze(0)
     return precoder(csi, config.num_layers, torch.tensor([config.snr_db]))[0]
 
 
@@ -145,7 +151,7 @@ async def test_the_answer_is_the_receivers_with_the_links_figures():
     recorder = Recorder()
     channel = service(recorder)
     config = link()
-    truth = channel.blocks.slot(config, 200)[0]
+    truth = channel.windows.slot(config, 200)[0]
     w = informed(channel, config)
     deliveries = await transmit(
         channel,
@@ -175,7 +181,7 @@ async def test_what_the_precoder_believed_never_reaches_the_receiver():
     recorder = Recorder()
     channel = service(recorder)
     config = link()
-    w, truth = informed(channel, config), channel.blocks.slot(config, 200)[0]
+    w, truth = informed(channel, config), channel.windows.slot(config, 200)[0]
     await transmit(channel, frame(config, w))
     (base,) = recorder.frames
     changed = frame(config, w, assumed=truth * 3 + 1)
@@ -247,7 +253,7 @@ async def test_snr_is_what_the_antennas_see():
         assert received.pilot_length == MIN_PILOT_LENGTH
         zero_power.append(np.abs(got["noise"]) ** 2)
         data.append(np.mean(np.abs(got["samples"]) ** 2))
-        truth = (channel.blocks.slot(config, message.slot)[0] @ precoding).numpy()
+        truth = (channel.windows.slot(config, message.slot)[0] @ precoding).numpy()
         pilot_power.append(np.mean(np.sum(np.abs(truth) ** 2, -1)))
         pilot_noise.append(np.abs(got["pilots"] - truth) ** 2)
     assert np.mean(zero_power) == pytest.approx(n0, rel=0.02)
@@ -430,7 +436,7 @@ async def test_a_link_by_value_is_granted_the_slot_of_its_seed_and_its_reports_a
             assert report.slot <= slot.slot - config.feedback.delay_slots
         csi, present = decode_reports(config, reports, due)
         assert bool(present.all())
-        truth = torch.stack([channel.blocks.slot(config, s) for s in due], 1)
+        truth = torch.stack([channel.windows.slot(config, s) for s in due], 1)
         # the payload says something about the true channel, and not everything
         inner = (csi.conj() * truth).sum((2, 3, 4)).abs().square()
         similarity = inner / (
@@ -456,15 +462,36 @@ async def test_a_report_knows_nothing_of_what_comes_after_it():
     honest = service()
     (before,) = honest._reports.made_in(config, [200])[:1]
     changed = service()
-    block = changed.blocks.block(config, 0)
-    block.h[:, 201:] = block.h[:, 201:].flip(1) * 2 + 1
+    first, offset = divmod(201, WINDOW_SLOTS)
+    for index in range(first, BLOCK_SLOTS // WINDOW_SLOTS):
+        after_it = changed.windows.window(config, index)[:, offset if index == first else 0 :]
+        after_it[:] = after_it.flip(1) * 2 + 1
     (after,) = changed._reports.made_in(config, [200])[:1]
     assert after == before
     # while a change in the slot itself is seen
     other = service()
-    block = other.blocks.block(config, 0)
-    block.h[:, 200] = block.h[:, 700]
+    other.windows.slot(config, 200)[:] = other.windows.slot(config, 700)
     assert other._reports.made_in(config, [200])[0].payload != before.payload
+
+
+def test_reports_of_many_links_made_together_are_those_made_alone():
+    configs = [
+        link(seed=1),
+        link(seed=2, snr_db=0.0),
+        link(seed=3, num_users=2),
+        link(seed=4, bits=13),
+        link(quantizer="rvq", memory="predictive"),
+        link(quantizer="perfect"),
+        link(quantizer="none"),
+    ]
+    wanted = [
+        (config, needed_report_slots(config, 200), f"l-{i}") for i, config in enumerate(configs)
+    ]
+    together = service()._reports.made_for(wanted)
+    assert [len(made) for made in together[:4]] == [32, 32, 16, 32]
+    assert not together[-1]
+    for one, made in zip(wanted, together, strict=True):
+        assert service()._reports.made_in(*one) == made
 
 
 async def test_perfect_is_explicit_and_none_is_nothing():
@@ -478,7 +505,7 @@ async def test_perfect_is_explicit_and_none_is_nothing():
     (reports,) = await store.reports([(slot.link_id, [slot.slot])])
     csi, present = decode_reports(perfect, reports, [slot.slot])
     assert bool(present.all())
-    truth = channel.blocks.slot(perfect, slot.slot)
+    truth = channel.windows.slot(perfect, slot.slot)
     assert torch.equal(csi[:, 0], truth)
     (delivery,) = await transmit(channel, frame(perfect, informed(channel, perfect)))
     assert delivery.link.feedback_bits == 8 * len(reports[0].payload) == 64 * 8 * 2 * 16
@@ -489,7 +516,7 @@ async def test_perfect_is_explicit_and_none_is_nothing():
         made = channel._reports.made_in(quantised, [200])
         approximation, _ = decode_reports(quantised, made, [200])
         assert not torch.allclose(
-            approximation[:, 0].abs(), channel.blocks.slot(quantised, 200).abs(), atol=1e-3
+            approximation[:, 0].abs(), channel.windows.slot(quantised, 200).abs(), atol=1e-3
         )
 
     nothing = link(quantizer="none")
@@ -600,7 +627,7 @@ async def test_slots_go_on_past_a_window_with_reports_from_the_one_before():
     (reports,) = await store.reports([(opened.link_id, due)])
     csi, present = decode_reports(config, reports, due)
     assert bool(present.all())
-    truth = torch.stack([channel.blocks.slot(config, s) for s in due], 1)
+    truth = torch.stack([channel.windows.slot(config, s) for s in due], 1)
     inner = (csi.conj() * truth).sum((2, 3, 4)).abs().square()
     similarity = inner / (csi.abs().square().sum((2, 3, 4)) * truth.abs().square().sum((2, 3, 4)))
     assert float(similarity.mean(0).min()) > 0.4
@@ -636,7 +663,7 @@ async def test_magnitudes_for_plots():
         for name in ("true", "estimated", "fed_back", "predicted")
     }
     assert {m.shape for m in magnitudes.values()} == {(8, 2, 16)}
-    truth = channel.blocks.slot(link(), 120)[0].abs().numpy()
+    truth = channel.windows.slot(link(), 120)[0].abs().numpy()
     errors = {k: float(np.mean((m - truth) ** 2)) for k, m in magnitudes.items()}
     assert errors["estimated"] < errors["fed_back"]
     assert float(magnitudes["predicted"].min()) == 2.0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from channel_blocks import generate_block
 
 from channel_service.estimation import (
     CSI_RS_PER_SUBBAND,
@@ -10,7 +11,6 @@ from channel_service.estimation import (
     lmmse_over_subbands,
     report_slots_of_block,
 )
-from channel_service.fading import generate_block
 from semlink.grid import BLOCK_SLOTS
 from semlink.links import Link
 from semlink.signal.metrics import nmse_db
@@ -22,7 +22,7 @@ def link(**fields):
 
 def in_report_slots(config, block_index=0):
     slots = report_slots_of_block(config, block_index) - block_index * BLOCK_SLOTS
-    return generate_block(config, block_index).h[:, slots]
+    return generate_block(config, block_index)[:, slots]
 
 
 @pytest.mark.parametrize("snr_db", [-10.0, 10.0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
 
 import pytest
 import torch
 
-from channel_service.fading import ChannelBlocks, ChannelKey, draw_rays, frequency_response
+from channel_service.fading import ChannelKey, ChannelWindows, draw_rays, frequency_response
 from channel_service.handler import Channel
 from channel_service.reports import Reports
 from semlink.errors import InvalidField
@@ -308,7 +309,7 @@ def test_bits_that_memory_cannot_make_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def reports() -> Reports:
-    return Reports(ChannelBlocks())
+    return Reports(ChannelWindows())
 
 
 def test_groups_of_reports_are_decoded_from_their_start(reports: Reports) -> None:
@@ -394,16 +395,15 @@ def test_an_estimate_that_is_not_finite_makes_no_report(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = link(memory)
-    source = Reports(ChannelBlocks())
-    estimate = source._estimate
+    source = Reports(ChannelWindows())
+    estimates = source.estimates
 
-    def spoilt(config: Link, index: int, part: slice) -> torch.Tensor:
-        h = estimate(config, index, part).clone()
-        if part.start == 0:
-            h[2, 1, 0, 0, 0] = torch.nan
+    def spoilt(config: Link, slots: Sequence[int]) -> torch.Tensor:
+        h = estimates(config, slots).clone()
+        h[2, list(slots).index(5), 0, 0, 0] = torch.nan
         return h
 
-    monkeypatch.setattr(source, "_estimate", spoilt)
+    monkeypatch.setattr(source, "estimates", spoilt)
     made = source.made_in(config, [0, 5, 10])
     assert [(r.user, r.slot) for r in made if r.slot == 5] == [(0, 5), (1, 5), (3, 5)]
     assert len(made) == 11
@@ -426,7 +426,7 @@ async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
     assert known.csi is not None
     assert known.age_slots is not None
     assert 5 <= known.age_slots < 10
-    truth = channel.blocks.slot(config, slot.slot)
+    truth = channel.windows.slot(config, slot.slot)
     plain = link("none")
     (memoryless,) = (
         await channel.grant(
@@ -438,7 +438,7 @@ async def test_a_granted_slot_has_all_that_its_tracking_needs() -> None:
     (held,) = await newest_reports(store, [memoryless])
     assert held.source == "hold-last"
     assert held.csi is not None
-    then = channel.blocks.slot(plain, memoryless.slot)
+    then = channel.windows.slot(plain, memoryless.slot)
     assert sgcs(truth, torch.from_numpy(known.csi)).mean() > (
         sgcs(then, torch.from_numpy(held.csi)).mean()
     )
