@@ -28,6 +28,7 @@ from gateway.items import add_item_routes, media_url
 from gateway.load_runs import add_load_run_routes
 from gateway.problems import BodyLimit, EarlyRefusal, Measured, TrustedHosts, install
 from gateway.query_batches import QueryBatcher
+from gateway.query_records import recorded
 from semlink import links
 from semlink.deadlines import deadline_in
 from semlink.enums import enum_text
@@ -145,10 +146,11 @@ def _add_queries(
         start = time.perf_counter()
         prepared = _prepare(body, scenario, field="query")
         seconds = body.deadline_ms / 1e3
-        async with _within(seconds):
-            arrival = await emulated.arrival(body)
-            answer = await batcher.answer(prepared.message, seconds)
-        return _answer(prepared, answer, start, emulated.milliseconds(arrival, answer))
+        with recorded([prepared.message]) as answers:
+            async with _within(seconds):
+                arrival = await emulated.arrival(body)
+                answers.append(await batcher.answer(prepared.message, seconds))
+        return _answer(prepared, answers[0], start, emulated.milliseconds(arrival, answers[0]))
 
     @app.post("/v1/queries:batch", responses=ERRORS, tags=["queries"])
     async def query_batch(body: schemas.BatchBody) -> schemas.BatchAnswer:
@@ -158,9 +160,11 @@ def _add_queries(
             _prepare(q, scenario, field=f"queries[{i}].query") for i, q in enumerate(body.queries)
         ]
         seconds = min(body.deadline_ms, *(q.deadline_ms for q in body.queries)) / 1e3
-        async with _within(seconds):
-            arrivals = [await emulated.arrival(q) for q in body.queries]
-            answers = await batcher.answer_many([p.message for p in prepared], seconds)
+        messages = [p.message for p in prepared]
+        with recorded(messages) as answers:
+            async with _within(seconds):
+                arrivals = [await emulated.arrival(q) for q in body.queries]
+                answers.extend(await batcher.answer_many(messages, seconds))
         return schemas.BatchAnswer(
             answers=[
                 _answer(p, a, start, emulated.milliseconds(arrival, a))

@@ -7,6 +7,7 @@ import math
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from http import HTTPMethod
 from typing import Any, Final
 
 import structlog
@@ -41,6 +42,7 @@ MAX_ERRORS: Final = 20
 """Offending fields that one answer names."""
 MEDIA_TYPE: Final = "application/problem+json"
 QUERY_ROUTE: Final = ("POST", "/v1/queries")
+METHODS: Final = frozenset(HTTPMethod)
 ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that answer whatever the ``Host`` header says."""
 
@@ -305,7 +307,8 @@ class EarlyRefusal:
 class Measured:
     """ASGI middleware: counts and times every request under its route.
 
-    Never under its path: ids would make endless series. Requests of probes and of Prometheus are not counted.
+    Never under its path, nor under a word that is no method of HTTP: they would make endless series. Requests of
+    probes and of Prometheus are not counted.
     """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
@@ -332,7 +335,8 @@ def _route_of(scope: Scope) -> str:
         for route in scope["app"].routes
         if route.matches(scope)[0] is Match.FULL
     )
-    return f"{scope['method']} {next(matching, 'unmatched')}"
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    return f"{method} {next(matching, 'unmatched')}"
 
 
 class _Disconnected(Exception):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from gateway.query_records import record
 from gateway.schemas import DEFAULT_DEADLINE_MS
 from semlink.batching import AsyncExecutor, MicroBatcher
 from semlink.enums import enum_text
@@ -180,7 +181,10 @@ class QueryBatcher:
             rate = self._rates.get(kind)
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
             return None
-        return None if rate is None else _late(rate, 1, deadline_s)
+        late = None if rate is None else _late(rate, 1, deadline_s)
+        if late:
+            record(str(query.get("task")), kind.method, type(late).__name__)
+        return late
 
     @contextmanager
     def _admitted(self, queries: Sequence[pb.Query], deadline_s: float) -> Iterator[None]:

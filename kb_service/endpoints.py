@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from kb_service.answers import rewrite_in
-from kb_service.llm import Dialogue, GenerationCancelled
+from kb_service.llm import TOKENS, Dialogue, GenerationCancelled
 from kb_service.prompting import Turn
 from semlink.errors import Unavailable
 from semlink.hosts import httpx_options
@@ -260,11 +260,12 @@ def _with_thinking(body: dict[str, Any]) -> dict[str, Any]:
 def _choices(data: bytes, name: str) -> list[_Choice]:
     """The answers. Raises Unavailable for what is no chat completion."""
     try:
+        answer = json.loads(data)
         choices = [
             _Choice(
                 _text(choice["message"].get("content")), choice.get("finish_reason") == "length"
             )
-            for choice in json.loads(data)["choices"]
+            for choice in answer["choices"]
         ]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise Unavailable(
@@ -272,6 +273,9 @@ def _choices(data: bytes, name: str) -> list[_Choice]:
         ) from error
     if not choices:
         raise Unavailable(f"{name}: the answer holds no text", field="llm")
+    match answer:
+        case {"usage": {"completion_tokens": int(tokens)}} if tokens > 0:  # not all servers say
+            TOKENS.inc(tokens)
     return choices
 
 

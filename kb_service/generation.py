@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from prometheus_client import Counter
+
 from kb_service.entries import Entries, entry_of
 from kb_service.llm import MAX_ROWS, GenerationCancelled
 from kb_service.rewriting import Embed, Rewriter, Task
@@ -29,6 +31,9 @@ MAX_WAITING: Final = 512
 LLM_NICENESS: Final = 5
 """Of the LLM's thread over the rest of the process, so that it takes only time that nobody else wants (Linux). With
 more than one thread OpenVINO's pool helps it, whose threads are the whole process's and keep their priority."""
+FAILURES: Final = Counter(
+    "semlink_llm_failures", "Batches of captions that the LLM failed to rewrite"
+)
 SHUTTING_DOWN: Final = "the knowledge base is shutting down"
 
 _log = logger(__name__)
@@ -195,9 +200,11 @@ class GenerationQueue:
                 return [pair for job in jobs for pair in await self._outcomes([job])]
             problem = error.message
         except SemlinkError as error:
+            FAILURES.inc()
             _log.warning("no rewrites", why=error.message)
             problem = error.message
         except Exception:  # noqa: BLE001  # the worker's outermost frame: logged, said in the answers
+            FAILURES.inc()
             _log.exception("generating rewrites failed")
             problem = "generating rewrites failed; the log says why"
         else:

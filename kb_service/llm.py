@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from prometheus_client import Counter
 
 from kb_service.decoders import Decoder, KeysValues, OpenVinoDecoder, TorchDecoder
 from kb_service.prompting import TextFormat, Turn
@@ -44,6 +45,9 @@ _FORMAT: Final = 1
 """Of the converted model in the cache; raise it when the conversion changes."""
 MODEL_NAME: Final = f"smollm2-{MODELS['smollm2'].sha256[:12]}-{_FORMAT}"
 """Folder of the converted model and name in the keys of what is stored."""
+TOKENS: Final = Counter(
+    "semlink_llm_tokens", "Tokens that the LLM generated, in answers that ended"
+)
 
 
 class GenerationCancelled(SemlinkError):
@@ -350,6 +354,7 @@ class LanguageModel:
         return tokens
 
     def _text(self, tokens: list[int]) -> str:
+        TOKENS.inc(len(tokens))
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text.strip()
 

@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from prometheus_client import Counter
+
 from kb_service.entries import Entries, Stored
 from kb_service.filtering import accept_all, filter_rewrites
 from kb_service.generation import GenerationQueue, Job, Outcome, Priority
 from kb_service.rewriting import MAX_ITEMS, Task, task_of
 from semlink.deadlines import remaining_s
 from semlink.errors import InvalidField, Unavailable
+from semlink.knowledge import DUPLICATE
 from semlink.telemetry import record_degraded, timed
 from semlink.v1 import common_pb2
 from semlink.v1 import knowledge_pb2 as pb
@@ -27,6 +30,16 @@ from semlink.v1 import knowledge_pb2 as pb
 ANSWER_MARGIN_S: Final = 0.05
 """Left of the caller's deadline when the wait for the LLM is given up, to answer in time."""
 REWRITES: Final = "knowledge.rewrites"
+REWRITE_SETS: Final = Counter(
+    "semlink_rewrite_sets",
+    "Captions whose rewrites were asked for; source: stored, generated while the caller waited, or none",
+    ("source",),
+)
+REWRITES_JUDGED: Final = Counter(
+    "semlink_rewrites_judged",
+    "Rewrites that were answered; verdict: kept, duplicate (in the same words), or dropped by the filter",
+    ("verdict",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +124,15 @@ class RewritePipeline:
         return outcomes
 
     def _answer(self, asked: Prompted, outcome: Outcome, *, cached: bool) -> pb.RewriteSet:
+        REWRITE_SETS.labels(
+            "none" if outcome.found is None else "stored" if cached else "generated"
+        ).inc()
         if outcome.found is None:
             why = common_pb2.Degradation(part=REWRITES, reason=outcome.problem)
             return pb.RewriteSet(degraded=[why])
         judged = self._filter(asked, outcome.found)
+        for rewrite in judged.rewrites:
+            REWRITES_JUDGED.labels(_verdict(rewrite)).inc()
         return pb.RewriteSet(rewrites=judged.rewrites, cached=cached)
 
     def _filter(self, asked: Prompted, found: pb.RewriteSet) -> pb.RewriteSet:
@@ -127,3 +145,9 @@ class RewritePipeline:
             attributes=self._attribute_filter,
             complete=asked.item.complete,
         )
+
+
+def _verdict(rewrite: pb.Rewrite) -> str:
+    if rewrite.kept:
+        return "kept"
+    return "duplicate" if rewrite.reason == DUPLICATE else "dropped"

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, cast
 
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -32,6 +33,10 @@ BUCKET_SLOTS: Final = BLOCK_SLOTS
 """Slots whose reports are kept and expire together: a link that runs for ever needs bounded memory."""
 BREAKER_FAILURES: Final = 2
 BREAKER_S: Final = 1.0
+FAILED_ACCESSES: Final = Counter(
+    "semlink_store_failures",
+    "Accesses to the store that failed, or were not tried while it is away",
+)
 
 
 class Store(Protocol):
@@ -266,6 +271,7 @@ class RedisStore:
         """One access: bounded in time, errors as Unavailable, guarded by the circuit breaker."""
         now = time.monotonic()
         if now < self._closed_until:
+            FAILED_ACCESSES.inc()
             raise Unavailable("the store (Redis) is away", field="store")
         if self._failures >= BREAKER_FAILURES:  # this access is the trial; others wait for its end
             self._closed_until = now + BREAKER_S
@@ -275,6 +281,7 @@ class RedisStore:
                     await self._check_format()
                 yield
         except (RedisError, OSError, TimeoutError) as error:
+            FAILED_ACCESSES.inc()
             self._failures += 1
             if self._failures >= BREAKER_FAILURES:
                 self._closed_until = time.monotonic() + BREAKER_S

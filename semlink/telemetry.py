@@ -1,13 +1,18 @@
 """Metrics and logs of a process. One Prometheus registry, one way to time a step, one way to set up logs.
 
 Steps share one metric, ``semlink_step_seconds{service,step}``, instead of one metric a step: a dashboard then shows
-every step of every service with a single query, also steps added later. Memory is in the standard process metrics
+every step of every service with a single query, also steps added later. Figures of links are one metric too,
+``semlink_link_figure{figure,…}``. Memory and processor time are in the standard process metrics
 (``process_resident_memory_bytes``), which the client library collects.
+
+What several services count stands here, anything else beside the code that counts it. Labels take names of our tables
+alone, never what a request may choose: each value is a series that Prometheus keeps.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -20,18 +25,17 @@ from types import TracebackType
 from typing import Any, Final, Literal, TextIO
 
 import structlog
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Summary
 
+from semlink.decibels import db_to_lin
 from semlink.errors import InvalidField, SemlinkError
 from semlink.settings import Settings, without_secrets
-from semlink.v1 import channel_pb2, common_pb2
+from semlink.v1 import channel_pb2, common_pb2, transmitter_pb2
 
 registry = REGISTRY
 """The registry of this process; ``/metrics`` shows it."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-# Prometheus gives a histogram with negative bounds no sum: quantiles of these, no means
-_DB = tuple(range(-30, 65, 5))
 
 STEP_SECONDS = Histogram(
     "semlink_step_seconds", "Time of one step of one service", ("service", "step"), buckets=_SECONDS
@@ -53,17 +57,15 @@ BATCH_SIZE = Histogram(
     ("batcher",),
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
-LINK_SNR_DB = Histogram("semlink_link_snr_db", "SNR of links used, dB", buckets=_DB)
-POST_EQ_SNR_DB = Histogram("semlink_post_eq_snr_db", "SINR after equalising, dB", buckets=_DB)
-FEEDBACK_BITS = Histogram(
-    "semlink_feedback_bits",
-    "Bits of one CSI report",
-    buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+ANSWERS = Counter(
+    "semlink_answers",
+    "Queries answered by the transmitter; result: ok, degraded or erased",
+    ("task", "method", "scenario", "result"),
 )
-CSI_NMSE_DB = Histogram(
-    "semlink_csi_nmse_db",
-    "Error of the precoder's CSI, NMSE in dB",
-    buckets=(-40, -30, -25, -20, -15, -10, -8, -6, -4, -2, 0, 2, 4, 6, 10),
+LINK_FIGURE = Summary(
+    "semlink_link_figure",
+    "Figures of links, one for each message; negative values are summed by their magnitude under sign=-",
+    ("task", "method", "scenario", "figure", "sign"),
 )
 CRC_REJECTED = Counter(
     "semlink_crc_rejected", "Messages refused because bytes were corrupted", ("service",)
@@ -144,13 +146,41 @@ def counted_request(service: str, method: str) -> Iterator[Outcome]:
         REQUESTS.labels(service, method, outcome.outcome, outcome.code).inc()
 
 
-def record_link(report: channel_pb2.LinkReport) -> None:
-    """Record the figures of one transmission."""
-    LINK_SNR_DB.observe(report.snr_db)
-    POST_EQ_SNR_DB.observe(report.post_eq_snr_db)
-    FEEDBACK_BITS.observe(report.feedback_bits)
-    if report.HasField("csi_nmse_db"):
-        CSI_NMSE_DB.observe(report.csi_nmse_db)
+def result_of(answer: transmitter_pb2.Answer) -> Literal["ok", "degraded", "erased"]:
+    """How a query ended that was answered: "erased" by the channel, "degraded" by a fallback, or "ok"."""
+    if answer.HasField("link") and answer.link.erased:
+        return "erased"
+    return "degraded" if answer.degraded else "ok"
+
+
+def record_answer(answer: transmitter_pb2.Answer, *, task: str, method: str, scenario: str) -> None:
+    """Count an answer and record the figures of its link.
+
+    ``task``, ``method``, ``scenario``: registered names, "none" for the scenario of an answer without a channel.
+    """
+    labels = task, method, scenario
+    ANSWERS.labels(*labels, result_of(answer)).inc()
+    if not answer.HasField("link"):
+        return
+    for name, value in _figures(answer.link):
+        # a sum never falls in Prometheus; the one of the other sign must be there to be taken away
+        plus, minus = (LINK_FIGURE.labels(*labels, name, sign) for sign in "+-")
+        if math.isfinite(value):
+            (minus if value < 0 else plus).observe(abs(value))
+
+
+def _figures(link: channel_pb2.LinkReport) -> Iterator[tuple[str, float]]:
+    """What is recorded of each message. A new figure is a line here and a panel of the dashboard."""
+    yield "snr_db", link.snr_db
+    yield "post_eq_snr_db", link.post_eq_snr_db
+    yield "feedback_bits", link.feedback_bits
+    yield "channel_uses", link.channel_uses
+    if link.HasField("csi_nmse_db"):  # NMSE is a mean of ratios
+        yield "csi_nmse", db_to_lin(link.csi_nmse_db)
+    if link.HasField("csi_sgcs"):
+        yield "csi_sgcs", link.csi_sgcs
+    if link.HasField("csi_age_slots"):
+        yield "csi_age_slots", link.csi_age_slots
 
 
 def record_refused_reports(refused: Iterable[InvalidField]) -> None:

@@ -13,7 +13,7 @@ from semlink.runtime import Runtime
 from semlink.semantics.encoders import heads_sha256
 from semlink.services import ChannelService, ReceiverService
 from semlink.stages import Noted
-from semlink.telemetry import record_degraded, record_link, timed
+from semlink.telemetry import record_answer, record_degraded, timed
 from semlink.v1 import channel_pb2, common_pb2, receiver_pb2, transmitter_pb2
 from semlink.version import version
 from semlink.wire import to_wire
@@ -25,7 +25,10 @@ WEIGHTS_DIGITS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What the receiver found, with its own times and fallbacks; ``link`` is None without a channel."""
+    """What the receiver found, with its own times and fallbacks.
+
+    Without a channel ``link`` is None and ``scenario`` "none".
+    """
 
     meaning: Meaning
     csi_source: str
@@ -33,6 +36,7 @@ class Delivered:
     timings: Sequence[common_pb2.Timing]
     degraded: Sequence[common_pb2.Degradation]
     link: channel_pb2.LinkReport | None
+    scenario: str = "none"
 
 
 async def transmit(channel: ChannelService, outgoing: list[Outgoing]) -> list[Noted[Delivered]]:
@@ -63,11 +67,11 @@ async def search(receiver: ReceiverService, meanings: list[Meaning]) -> list[Not
 
 
 def answer_of(noted: Noted[Delivered], runtime: Runtime) -> transmitter_pb2.Answer:
-    """The answer to a query; the transmitter's own fallbacks are counted."""
+    """The answer to a query; it and the transmitter's own fallbacks are counted."""
     delivered = noted.value
     meaning = delivered.meaning
     record_degraded("transmitter", noted.degraded)
-    return transmitter_pb2.Answer(
+    answer = transmitter_pb2.Answer(
         query_id=meaning.query.message.id,
         matches=delivered.matches,
         link=delivered.link,
@@ -88,6 +92,9 @@ def answer_of(noted: Noted[Delivered], runtime: Runtime) -> transmitter_pb2.Answ
             precision=runtime.precision,
         ),
     )
+    query = meaning.query
+    record_answer(answer, task=query.task, method=query.method.name, scenario=delivered.scenario)
+    return answer
 
 
 def _delivered(outgoing: Outgoing, delivery: channel_pb2.Delivery) -> Delivered:
@@ -96,7 +103,6 @@ def _delivered(outgoing: Outgoing, delivery: channel_pb2.Delivery) -> Delivered:
     report.bandwidth_ratio = query.message.symbols / query.source_values
     if known.age_slots is not None:
         report.csi_age_slots = known.age_slots
-    record_link(report)
     return Delivered(
         outgoing.meaning,
         known.source,
@@ -104,4 +110,5 @@ def _delivered(outgoing: Outgoing, delivery: channel_pb2.Delivery) -> Delivered:
         delivery.timings,
         delivery.degraded,
         report,
+        outgoing.scheduled.slot.config.scenario,
     )

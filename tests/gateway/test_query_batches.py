@@ -251,6 +251,8 @@ class TestAdmission:
             text = (await client.get("/metrics")).text
             await asyncio.gather(*crowd)
         assert 'code="429"' in text
+        labels = 'method="deepsc-mimo",result="Overloaded",task="person"'
+        assert f"semlink_queries_total{{{labels}}}" in text
         assert json.dumps("POST /v1/queries") in text
 
 

@@ -18,6 +18,7 @@ from kb_service.sources import load_generator
 from semlink.errors import Unavailable
 from semlink.settings import Settings
 from semlink.store import MemoryStore
+from semlink.telemetry import registry
 from semlink.v1 import knowledge_pb2 as pb
 
 FEW_SHOT = STRATEGIES["few-shot"]
@@ -121,6 +122,25 @@ def test_it_asks_for_all_samples_at_once(server):
     assert body["messages"][0] == {"role": "system", "content": FEW_SHOT.shared[0].content}
     assert body["messages"][-1] == {"role": "user", "content": "Rewrite this caption: A red bus."}
     assert server.headers[0]["Authorization"] == "Bearer s3cret"
+
+
+def _counted(name, **labels):
+    return registry.get_sample_value(f"semlink_{name}_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [({"completion_tokens": 31}, 31), ({"completion_tokens": "many"}, 0), (None, 0), ([], 0)],
+)
+def test_tokens_are_counted_where_the_server_says_how_many(server, usage, tokens):
+    def answer(body):
+        status, headers, data = completion("One.", "Two.", "Three.")
+        return status, headers, json.dumps({**json.loads(data), "usage": usage}).encode()
+
+    server.answer = answer
+    before = _counted("llm_tokens")
+    _endpoint(server).answer([_dialogue()])
+    assert _counted("llm_tokens") - before == tokens
 
 
 def test_a_server_without_keys_is_sent_none(server):
@@ -397,6 +417,11 @@ async def test_the_service_asks_filters_and_stores(service, server):
     server.answer = lambda body: completion(
         "A bus that is red.", "A blue bus.", "A red bus", "A bus.", "A red bus!"
     )
+    sets = {source: _counted("rewrite_sets", source=source) for source in ("generated", "stored")}
+    verdicts = {
+        verdict: _counted("rewrites_judged", verdict=verdict)
+        for verdict in ("kept", "dropped", "duplicate")
+    }
     (found,) = (await service.rewrite(_ask("A red bus."))).sets
     assert [(r.text, r.kept) for r in found.rewrites] == [
         ("A bus that is red.", True),
@@ -405,7 +430,13 @@ async def test_the_service_asks_filters_and_stores(service, server):
         ("A bus.", True),
         ("A red bus!", False),
     ]
+    assert {v: _counted("rewrites_judged", verdict=v) - n for v, n in verdicts.items()} == {
+        "kept": 2,
+        "dropped": 1,
+        "duplicate": 2,
+    }
     assert (await service.rewrite(_ask("A red bus.", 0))).sets[0].cached
+    assert [_counted("rewrite_sets", source=source) - n for source, n in sets.items()] == [1, 1]
     assert len(server.requests) == 1
     key = Task("A red bus.", 5, 0.4, 0).key(f"endpoint:{server.url.removeprefix('http://')}:large")
     entry = await service.get_entry(pb.GetEntryRequest(key=key))
@@ -451,8 +482,11 @@ async def test_what_is_no_rewrite_is_neither_stored_nor_used(service, server, fi
 
 async def test_an_endpoint_that_fails_degrades_the_answer_with_the_reason(service, server):
     server.answer = lambda body: (500, {}, b"out of memory")
+    failures, none = _counted("llm_failures"), _counted("rewrite_sets", source="none")
     (found,) = (await service.rewrite(_ask("A red bus."))).sets
     assert not found.rewrites
+    assert _counted("llm_failures") == failures + 1
+    assert _counted("rewrite_sets", source="none") == none + 1
     assert found.degraded[0].part == "knowledge.rewrites"
     assert "status 500: out of memory" in found.degraded[0].reason
     server.answer = lambda body: completion("A bus that is red.")

@@ -19,6 +19,7 @@ from kb_service.prompting import STRATEGIES
 from semlink.errors import InvalidField, NotFound
 from semlink.models import locate
 from semlink.settings import Settings
+from semlink.telemetry import registry
 
 
 def test_sampling_follows_the_nucleus():
@@ -157,6 +158,13 @@ def test_samples_that_have_said_the_same_are_one_row(llm, prefix, monkeypatch):
     rows.clear()
     llm.generate(prefix, [_request("Q: cow\nA:", samples=1)])
     assert {*rows} == {1}
+
+
+def test_generated_tokens_are_counted(llm, prefix):
+    before = registry.get_sample_value("semlink_llm_tokens_total")
+    (texts,) = llm.generate(prefix, [_request("Q: cow\nA:", samples=3, temperature=1e-4, tokens=4)])
+    counted = registry.get_sample_value("semlink_llm_tokens_total") - before
+    assert counted == sum(len(llm._tokens(text)) for text in texts) > 0
 
 
 def test_ends_at_a_newline_and_at_the_limit(llm, prefix):

@@ -27,6 +27,7 @@ from semlink.store import (
     Store,
     open_store,
 )
+from semlink.telemetry import registry
 from semlink.v1 import channel_pb2, common_pb2
 
 
@@ -197,6 +198,8 @@ async def test_a_batch_is_one_round_trip(redis_url: str) -> None:
 
 async def test_a_dead_redis_is_a_typed_error_and_costs_little() -> None:
     store = RedisStore(f"redis://127.0.0.1:{_free_port()}/0")
+    before = registry.get_sample_value("semlink_store_failures_total")
+    assert before is not None
     for _ in range(5):
         started = time.perf_counter()
         with pytest.raises(Unavailable, match="Redis") as error:
@@ -204,6 +207,7 @@ async def test_a_dead_redis_is_a_typed_error_and_costs_little() -> None:
         assert time.perf_counter() - started < 0.5
         assert error.value.field == "store"
     await store.close()
+    assert registry.get_sample_value("semlink_store_failures_total") == before + 5
 
 
 async def test_a_frozen_redis_trips_the_breaker_and_a_thawed_one_is_found_again(

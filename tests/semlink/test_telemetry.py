@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import re
 import time
 import traceback
@@ -22,12 +23,12 @@ from semlink.telemetry import (
     configure_logging,
     counted_request,
     logger,
+    record_answer,
     record_degraded,
-    record_link,
     registry,
     timed,
 )
-from semlink.v1 import channel_pb2, common_pb2
+from semlink.v1 import channel_pb2, common_pb2, transmitter_pb2
 
 
 def _value(name: str, **labels: str) -> float:
@@ -93,27 +94,51 @@ def test_a_block_may_say_itself_how_it_ended() -> None:
     assert _value("semlink_requests_total", **labels) == 1
 
 
-def test_link_figures_and_fallbacks() -> None:
-    # (metric, the two bounds between which the value lies)
-    expected = {
-        "link_snr_db": ("-10.0", "-5.0"),
-        "post_eq_snr_db": ("10.0", "15.0"),
-        "feedback_bits": ("32.0", "64.0"),
-        "csi_nmse_db": ("-10.0", "-8.0"),
+def _mean(figure: str, **labels: str) -> float:
+    total = {
+        (part, sign): _value(
+            f"semlink_link_figure_{part}", figure=figure, sign=sign, scenario="umi-los", **labels
+        )
+        for part in ("sum", "count")
+        for sign in "+-"
     }
+    return (total["sum", "+"] - total["sum", "-"]) / (total["count", "+"] + total["count", "-"])
 
-    def between() -> list[float]:
-        return [
-            _value(f"semlink_{name}_bucket", le=high) - _value(f"semlink_{name}_bucket", le=low)
-            for name, (low, high) in expected.items()
-        ]
 
-    before = between()
-    report = channel_pb2.LinkReport(snr_db=-7, post_eq_snr_db=12, feedback_bits=64)
-    record_link(report)  # without CSI there is no NMSE, not one of 0 dB
-    report.csi_nmse_db = -9
-    record_link(report)
-    assert [now - then for now, then in zip(between(), before, strict=True)] == [2, 2, 2, 1]
+def test_means_of_link_figures_are_exact_whatever_their_sign() -> None:
+    labels = {"task": "person", "method": "test-of-means"}
+
+    def record(**figures: float) -> None:
+        link = channel_pb2.LinkReport(feedback_bits=64, **figures)  # type: ignore[arg-type]
+        record_answer(transmitter_pb2.Answer(link=link), scenario="umi-los", **labels)
+
+    record(snr_db=-7, post_eq_snr_db=12, csi_age_slots=3)  # without CSI there is no NMSE, not 0 dB
+    record(snr_db=2, post_eq_snr_db=-math.inf, csi_nmse_db=-10, csi_sgcs=0.5, csi_age_slots=0)
+    record(snr_db=2, post_eq_snr_db=3, csi_nmse_db=0, csi_sgcs=1.0)
+    assert _mean("snr_db", **labels) == pytest.approx(-1)
+    assert _mean("post_eq_snr_db", **labels) == pytest.approx(7.5)
+    assert _mean("feedback_bits", **labels) == 64
+    assert _mean("csi_nmse", **labels) == pytest.approx((0.1 + 1) / 2)
+    assert _mean("csi_sgcs", **labels) == pytest.approx(0.75)
+    assert _mean("csi_age_slots", **labels) == pytest.approx(1.5)
+
+
+def test_answers_are_counted_by_how_they_ended() -> None:
+    part = common_pb2.Degradation(part="knowledge.rewrites", reason="late")
+    answer, degraded, erased = (transmitter_pb2.Answer() for _ in range(3))
+    degraded.degraded.append(part)
+    erased.degraded.append(part)
+    erased.link.erased = True
+    labels = {"task": "person", "method": "test-of-results", "scenario": "none"}
+    for one in (answer, degraded, degraded, erased):
+        record_answer(one, **labels)
+    assert [
+        _value("semlink_answers_total", result=result, **labels)
+        for result in ("ok", "degraded", "erased")
+    ] == [1, 2, 1]
+
+
+def test_fallbacks_are_counted() -> None:
     part = common_pb2.Degradation(part="knowledge.rewrites", reason="late")
     record_degraded("a-service", [part, part])
     assert _value("semlink_degraded_total", service="a-service", part="knowledge.rewrites") == 2
@@ -129,10 +154,8 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         "semlink_requests_in_flight",
         "semlink_queue_depth",
         "semlink_batch_size",
-        "semlink_link_snr_db",
-        "semlink_post_eq_snr_db",
-        "semlink_feedback_bits",
-        "semlink_csi_nmse_db",
+        "semlink_answers_total",
+        "semlink_link_figure",
         "semlink_crc_rejected_total",
         "semlink_degraded_total",
     } <= names

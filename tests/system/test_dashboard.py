@@ -45,13 +45,22 @@ def test_the_committed_dashboard_is_what_the_code_renders() -> None:
     assert rendered == (DEPLOY / "grafana/dashboards/semlink.json").read_text()
 
 
-def test_every_query_has_its_own_id_and_a_source() -> None:
-    assert len(panels()) >= 8
+def test_every_query_has_its_own_id_a_source_and_every_panel_a_description() -> None:
+    assert len(panels()) >= 30
+    assert len({panel["title"] for panel in panels()}) == len(panels())
     for panel in panels():
+        assert len(panel["description"]) >= 25, panel["title"]
         ids = [t["refId"] for t in panel["targets"]]
         assert len(set(ids)) == len(ids)
         assert all(ids)
         assert panel["datasource"]["uid"] == "prometheus"
+
+
+def test_the_variables_are_those_that_queries_use() -> None:
+    board = json.loads((DEPLOY / "grafana/dashboards/semlink.json").read_text())
+    variables = {variable["name"] for variable in board["templating"]["list"]}
+    text = " ".join(t["expr"] for panel in panels() for t in panel["targets"])
+    assert variables == set(re.findall(r"\$(\w+)", text)) == {"task", "method", "scenario"}
 
 
 @needs_prometheus
@@ -59,6 +68,16 @@ def test_configuration_and_alerts() -> None:
     folder = DEPLOY / "prometheus"
     subprocess.run(["promtool", "check", "config", folder / "prometheus.yml"], check=True)
     subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, check=True)
+
+
+def test_every_alert_and_every_recorded_series_has_a_test_or_a_panel() -> None:
+    folder = DEPLOY / "prometheus"
+    tested = (folder / "alerts_test.yml").read_text()
+    shown = (DEPLOY / "grafana/dashboards/semlink.json").read_text()
+    for alert in re.findall(r"- alert: (\w+)", (folder / "alerts.yml").read_text()):
+        assert tested.count(f"alertname: {alert}\n") >= 2, f"{alert}: when it fires and when not"
+    for name in re.findall(r"- record: (\S+)", (folder / "rules.yml").read_text()):
+        assert name in tested + shown + (folder / "alerts.yml").read_text()
 
 
 @pytest.fixture
@@ -70,7 +89,8 @@ def prometheus(live: Live, tmp_path: Path) -> Iterator[httpx.Client]:
         text = re.sub(rf'"{service}:\d+"', f'"127.0.0.1:{settings.metrics_port(service)}"', text)
     text = text.replace("scrape_interval: 5s", "scrape_interval: 1s")
     (tmp_path / "prometheus.yml").write_text(text)
-    shutil.copy(DEPLOY / "prometheus/alerts.yml", tmp_path)
+    for name in ("rules.yml", "alerts.yml"):
+        shutil.copy(DEPLOY / "prometheus" / name, tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -94,17 +114,30 @@ def prometheus(live: Live, tmp_path: Path) -> Iterator[httpx.Client]:
 @needs_prometheus
 @pytest.mark.system
 @pytest.mark.timeout(600)
-def test_every_panel_returns_finite_values_under_load(live: Live, prometheus: httpx.Client) -> None:
-    expressions = [t["expr"] for panel in panels() for t in panel["targets"]]
-    body = {"task": "person", "query": {"text": "a man in a red jacket"}, "method": "deepsc-mimo"}
-    deadline = time.monotonic() + 90
-    waiting = set(expressions)
+def test_every_panel_returns_finite_values_under_load_and_true_ones(
+    live: Live, prometheus: httpx.Client
+) -> None:
+    expressions = [_for_all(t["expr"]) for panel in panels() for t in panel["targets"]]
+    body = {
+        "task": "person",
+        "query": {"text": "a man in a red jacket"},
+        "link": {"snr_db": 7.0, "feedback": {"bits": 48}},
+    }
+    deadline = time.monotonic() + 180
+    waiting, seed = set(expressions), 0
     while waiting and time.monotonic() < deadline:
-        for seed in range(5):
-            assert live.http.post("/v1/queries", json=body | {"seed": seed}).status_code == 200
-        time.sleep(1)
+        for method in ("deepsc-mimo", "sc-lmkb-wo-cdg"):
+            seed += 1
+            asked = body | {"method": method, "seed": seed, "knowledge_budget_ms": 0.0}
+            assert live.http.post("/v1/queries", json=asked).status_code == 200
+        time.sleep(0.5)
         waiting = {e for e in waiting if not _finite(prometheus, e)}
     assert not waiting
+    for title, expected in (("SNR", 7.0), ("Feedback bits a report", 48.0)):
+        (panel,) = (panel for panel in panels() if panel["title"] == title)
+        found = _values(prometheus, _for_all(panel["targets"][0]["expr"]))
+        assert found == pytest.approx([expected] * len(found)), title
+        assert found
     up = prometheus.get("/api/v1/query", params={"query": 'up{job="semlink"}'}).json()
     assert {r["metric"]["service"]: r["value"][1] for r in up["data"]["result"]} == dict.fromkeys(
         ("transmitter", "channel", "receiver", "knowledge", "gateway"), "1"
@@ -150,11 +183,21 @@ def test_a_load_test_is_a_region_of_the_dashboard_with_its_parameters(
     wait_until(False)
 
 
+def _for_all(expression: str) -> str:
+    """A query as Grafana sends it with "All" chosen in every variable."""
+    return re.sub(r"\$\w+", ".*", expression)
+
+
 def _finite(prometheus: httpx.Client, expression: str) -> bool:
     try:
-        answer = prometheus.get("/api/v1/query", params={"query": expression})
+        return any(map(math.isfinite, _values(prometheus, expression)))
     except httpx.TransportError:
         return False
+
+
+def _values(prometheus: httpx.Client, expression: str) -> list[float]:
+    answer = prometheus.get("/api/v1/query", params={"query": expression})
+    if answer.status_code == 503:
+        raise httpx.TransportError("it starts")
     assert answer.status_code == 200, answer.text
-    values = [float(r["value"][1]) for r in answer.json()["data"]["result"]]
-    return any(math.isfinite(v) for v in values)
+    return [float(r["value"][1]) for r in answer.json()["data"]["result"]]
