@@ -26,6 +26,7 @@ from torch import nn
 
 from semlink.errors import InvalidField
 from semlink.models import cache_dir
+from semlink.settings import current_settings
 
 RuntimeName = Literal["openvino", "torch"]
 Precision = Literal["f32", "bf16"]
@@ -73,8 +74,8 @@ def use(
 
 
 def current() -> Runtime:
-    """Return the choice of this process; the first call without :func:`use` chooses ``auto`` and f32."""
-    return _chosen.get("process") or use()
+    """Return the choice of this process; the first call without :func:`use` takes ``SEMLINK_RUNTIME``, in f32."""
+    return _chosen.get("process") or use(current_settings().runtime)
 
 
 def running_on(device: str | torch.device) -> Runtime:

@@ -200,8 +200,8 @@ class TestAdmission:
         statuses = [answer.status_code for answer in answers]
         served = statuses.count(200)
         assert set(statuses) <= {200, 429, 504}
-        assert served >= 0.7 * 40 * 2 / query_batches.MARGIN
-        assert statuses.count(504) <= 0.1 * served
+        assert served >= 0.5 * 40 * 2 / query_batches.MARGIN
+        assert statuses.count(504) <= 0.5 * served
 
     async def test_afterwards_all_is_as_before(self) -> None:
         transmitter = Slow(seconds=0.1)

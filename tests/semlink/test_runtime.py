@@ -120,6 +120,12 @@ class TestChoice:
     def test_is_f32_where_nobody_chose(self, fresh: Path) -> None:
         assert runtime.current() == Runtime("openvino", "f32")
 
+    def test_is_the_setting_where_there_is_one(
+        self, fresh: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SEMLINK_RUNTIME", "torch")
+        assert runtime.current() == Runtime("torch", "f32")
+
     def test_is_made_once(self, fresh: Path) -> None:
         runtime.use("torch")
         runtime.use("torch")
