@@ -29,6 +29,7 @@ def test_a_mix_over_every_kind_of_link_is_answered_and_accounted_for(live: Live)
         'semlink_requests_total{code="ok",method="POST /v1/queries",outcome="ok",service="gateway"}'
     )
     before = counted(live, asked)
+    opened = live.http.get("/v1/links").json()["links"]
     found = measured(
         live,
         Load(users=4),
@@ -57,7 +58,11 @@ def test_a_mix_over_every_kind_of_link_is_answered_and_accounted_for(live: Live)
         assert answer.emulated_ms["slot_wait"] >= 0
         if answer.asked.link_kind != "opened":
             assert answer.emulated_ms["slot_wait"] == 0
-    assert live.http.get("/v1/links").json()["links"] == []
+    ids = [
+        {link["id"] for link in links}
+        for links in (opened, live.http.get("/v1/links").json()["links"])
+    ]
+    assert ids[0] == ids[1], "the run closes the links that it opened"
 
 
 def test_cpu_and_memory_of_every_service_are_read(live: Live) -> None:
