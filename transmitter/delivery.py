@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from semlink.messages import to_proto
-from semlink.runtime import Runtime
+from semlink.runtime import running_on
 from semlink.semantics.encoders import heads_sha256
 from semlink.services import ChannelService, ReceiverService
 from semlink.stages import Noted
@@ -66,10 +66,11 @@ async def search(receiver: ReceiverService, meanings: list[Meaning]) -> list[Not
     ]
 
 
-def answer_of(noted: Noted[Delivered], runtime: Runtime) -> transmitter_pb2.Answer:
+def answer_of(noted: Noted[Delivered], device: str) -> transmitter_pb2.Answer:
     """The answer to a query; it and the transmitter's own fallbacks are counted."""
     delivered = noted.value
     meaning = delivered.meaning
+    runtime = running_on(device)
     record_degraded("transmitter", noted.degraded)
     answer = transmitter_pb2.Answer(
         query_id=meaning.query.message.id,

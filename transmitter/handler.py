@@ -11,7 +11,6 @@ import torch
 from semlink.batching import AsyncExecutor, MicroBatcher
 from semlink.errors import DeadlineExceeded, NotFound, Overloaded, Unavailable
 from semlink.grouping import gather_grouped
-from semlink.runtime import running_on
 from semlink.semantics.media import MediaDecoder
 from semlink.semantics.sentences import extract
 from semlink.services import ChannelService, KnowledgeBaseService, ReceiverService
@@ -87,7 +86,7 @@ class Transmitter:
         self._frame = partial(frame_messages, framer)
         self._transmit = partial(transmit, channel)
         self._search = partial(search, receiver)
-        self._answer = partial(answer_of, runtime=running_on(device))
+        self._answer = partial(answer_of, device=device)
         # Queries that are in flight on one opened link share its slots, if one source of CSI makes their precoder.
         self._cell: MicroBatcher[Noted[Meaning], transmitter_pb2.Answer] = MicroBatcher(
             AsyncExecutor(self._share_slots),

@@ -176,3 +176,24 @@ def test_no_usage_statistics_are_sent(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["converted"]), done.stderr
+
+
+@pytest.mark.skipif(not runtime.computes_bf16(), reason="this processor has no bf16")
+def test_a_service_serves_in_bf16(tmp_path: Path) -> None:
+    """Whatever a service makes before it serves has not chosen a precision already."""
+    program = (
+        "import semlink.runtime as r; from semlink.settings import Settings\n"
+        "from semlink.store import MemoryStore; from transmitter.handler import Transmitter\n"
+        "Transmitter(None, None, None, MemoryStore(), Settings())\n"
+        "print(r.use('auto', 'bf16'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "SEMLINK_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "openvino bf16"), done.stderr
