@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from semlink.runtime import Precision
+from semlink.runtime import Precision, compile_for_cpu, load_openvino
 
 KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Of each layer, float32 [rows, heads, num_tokens, size]."""
@@ -101,29 +101,18 @@ class OpenVinoDecoder:
     """
 
     def __init__(self, folder: Path, *, num_threads: int, precision: Precision = "f32") -> None:
-        import openvino
         from safetensors.torch import load_file
 
         config = json.loads((folder / "config.json").read_text())
         weights = {name: w.numpy() for name, w in load_file(folder / "model.safetensors").items()}
-        compiled = openvino.Core().compile_model(
-            llama(config, weights),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": precision,
-                "KV_CACHE_PRECISION": precision,
-                "INFERENCE_NUM_THREADS": num_threads,
-                "PERFORMANCE_HINT": "LATENCY",
-            },
+        self._compiled: Any = compile_for_cpu(
+            llama(config, weights), precision, num_threads, KV_CACHE_PRECISION=precision
         )
         self._layers = range(config["num_hidden_layers"])
-        self._compiled: Any = compiled
         self.begin([])
 
     def begin(self, memory: Sequence[KeysValues]) -> None:
         """As :meth:`Decoder.begin`."""
-        import openvino
-
         # A request gives the memory of its largest batch back with itself only.
         self._request: Any = self._compiled.create_infer_request()
         states = {state.name: state for state in self._request.query_state()}
@@ -132,7 +121,7 @@ class OpenVinoDecoder:
             for layer, of_rows in enumerate(zip(*memory, strict=True)):
                 for part, state in enumerate(self._states[layer]):
                     held = torch.cat([pair[part] for pair in of_rows])
-                    state.state = openvino.Tensor(held.numpy())
+                    state.state = load_openvino().Tensor(held.numpy())
 
     def step(
         self,
@@ -166,9 +155,8 @@ def llama(config: dict[str, Any], weights: dict[str, np.ndarray[Any, Any]]) -> A
     embeddings: what ``config`` of the embedded model says. ``weights`` by transformers' names; the model reads their
     memory. Its operations stand as OpenVINO's CPU plugin merges them (norm, rotation, attention with state).
     """
-    import openvino
-    from openvino import opset13 as op
-
+    openvino = load_openvino()
+    op = openvino.opset13
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     size, eps = config["head_dim"], config["rms_norm_eps"]
     theta = config["rope_parameters"]["rope_theta"]

@@ -4,16 +4,19 @@ Two choices hold for a whole process and are made once, at its start, by :func:`
 ``f32`` gives torch's results up to rounding (cosine ≥ 0.999999). ``bf16`` halves the cost on processors that compute
 in it (AVX512-BF16, AMX); a network whose features it changes too much says so and stays in f32.
 
-OpenVINO's converter is used without its ``convert_model``, which would send usage statistics.
+OpenVINO sends usage statistics when it is imported: it is imported by :func:`load_openvino` alone, which keeps it from
+that.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,6 +116,27 @@ def computes_bf16() -> bool:
     return any(flag in flags for flag in BF16_FLAGS)
 
 
+def load_openvino() -> Any:
+    """Import OpenVINO without its package of usage statistics.
+
+    It would report each import to Google Analytics, from a process that it forks and, where nobody answers, ends by
+    SIGTERM after three seconds. That process shares our event loop's signal descriptor, so the service would end too.
+    """
+    # As if it were not installed: OpenVINO then takes its own stand-in.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    return import_module("openvino")
+
+
+def compile_for_cpu(model: Any, precision: Precision, num_threads: int, **more: str) -> Any:
+    """Compile an OpenVINO model for the least time of one call; ``more``: further properties of the CPU plugin."""
+    properties = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": num_threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return load_openvino().Core().compile_model(model, "CPU", properties | more)
+
+
 class FrozenNetwork:
     """A torch module in evaluation mode, run by the process's runtime. Safe to call from several threads.
 
@@ -163,9 +187,6 @@ class FrozenNetwork:
     def _compile(
         self, module: Callable[[], nn.Module], example: Callable[[], Inputs], identity: str
     ) -> Any:
-        import openvino
-
-        core = openvino.Core()
         made_of = f"{identity}\x1f{self._shapes}".encode() + _program()
         key = blake2b(made_of, digest_size=10).hexdigest()
         path = cache_dir() / "networks" / f"{self.name}-{key}.xml"
@@ -175,15 +196,9 @@ class FrozenNetwork:
             if _store(model, path):
                 # As every later process reads it: what was just converted differs from it by rounding.
                 model = None
-        return core.compile_model(
-            model or core.read_model(path),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": self.runtime.precision,
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
+        if model is None:
+            model = load_openvino().Core().read_model(path)
+        return compile_for_cpu(model, self.runtime.precision, torch.get_num_threads())
 
 
 @lru_cache(maxsize=1)
@@ -205,7 +220,7 @@ def _version(package: str) -> str:
 
 def _converted(module: nn.Module, example: Inputs, shapes: list[list[int]]) -> Any:
     """The module as an OpenVINO model, traced with the example."""
-    import openvino
+    openvino = load_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -225,13 +240,11 @@ def _converted(module: nn.Module, example: Inputs, shapes: list[list[int]]) -> A
 
 def _store(model: Any, path: Path) -> bool:
     """Cache a converted network, whole or not at all; whether it could be written (if not, that is logged)."""
-    import openvino
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            openvino.save_model(model, made, compress_to_fp16=False)
+            load_openvino().save_model(model, made, compress_to_fp16=False)
             # The description comes last: where it is, its weights are.
             made.with_suffix(".bin").replace(path.with_suffix(".bin"))
             made.replace(path)
