@@ -148,7 +148,7 @@ def _add_queries(
         seconds = body.deadline_ms / 1e3
         with recorded([prepared.message]) as answers:
             async with _within(seconds):
-                arrival = await emulated.arrival(body)
+                arrival = await emulated.arrival(prepared.message)
                 answers.append(await batcher.answer(prepared.message, seconds))
         return _answer(prepared, answers[0], start, emulated.milliseconds(arrival, answers[0]))
 
@@ -163,7 +163,7 @@ def _add_queries(
         messages = [p.message for p in prepared]
         with recorded(messages) as answers:
             async with _within(seconds):
-                arrivals = [await emulated.arrival(q) for q in body.queries]
+                arrivals = [await emulated.arrival(message) for message in messages]
                 answers.extend(await batcher.answer_many(messages, seconds))
         return schemas.BatchAnswer(
             answers=[

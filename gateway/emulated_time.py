@@ -6,7 +6,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.schemas import QueryBody
 from semlink.errors import SemlinkError
 from semlink.grid import (
     NUM_SUBBANDS,
@@ -49,11 +48,11 @@ class EmulatedTime:
         self._channel = channel
         self._links: OrderedDict[str, _OpenedLink] = OrderedDict()
 
-    async def arrival(self, query: QueryBody) -> Arrival:
+    async def arrival(self, query: transmitter_pb2.Query) -> Arrival:
         """Note how the query's link stands now; of an opened link that is new here, ask the channel."""
-        link_id = query.link.id
-        if link_id is None:
-            return Arrival(query.link.to_link().num_layers)
+        link_id = query.link_id
+        if not link_id:
+            return Arrival(query.link_config.num_layers)
         link = self._links.get(link_id)
         if link is None:
             try:

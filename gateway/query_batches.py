@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from gateway.problems import SMALL_BODY_BYTES
 from gateway.query_records import record
 from gateway.schemas import DEFAULT_DEADLINE_MS
 from semlink.batching import AsyncExecutor, MicroBatcher
@@ -167,7 +168,8 @@ class QueryBatcher:
 
         Only what a valid query of a kind in flight would be refused for: a flood costs next to nothing that way.
         """
-        if not any(rate.pending for rate in self._rates.values()):
+        # A large body (a picture, a sound) would be parsed twice for nothing.
+        if len(body) > SMALL_BODY_BYTES or not any(r.pending for r in self._rates.values()):
             return None
         try:
             query = json.loads(body)

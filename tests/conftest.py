@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests_live import Live, running
+from tests_store import start_store
 
 PROGRAMS = {"prometheus": "prometheus", "promtool": "prometheus", "chromium": "chromium"}
 """Programs that tests look for, and the Debian packages that bring them (scripts/install_test_programs.sh)."""
@@ -45,3 +46,13 @@ def _own_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with running(tmp_path_factory.mktemp("state")) as system:
         yield system
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A store of a module's own."""
+    path = tmp_path_factory.mktemp("redis") / "redis.sock"
+    process = start_store(path)
+    yield f"unix://{path}"
+    process.kill()
+    process.wait()

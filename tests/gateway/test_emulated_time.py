@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.emulated_time import MAX_LINKS, EmulatedTime
-from gateway.schemas import QueryBody
+from gateway.schemas import QueryBody, to_query
 from semlink.errors import NotFound
 from semlink.links import Link
 from semlink.services import ChannelService
@@ -30,8 +30,9 @@ class Channel:
         return channel_pb2.Link(link_id=request.link_id, slot=10, config=config)
 
 
-def query(**link: Any) -> QueryBody:
-    return QueryBody.model_validate({"task": "person", "query": {"text": "a man"}, "link": link})
+def query(**link: Any) -> transmitter_pb2.Query:
+    body = {"task": "person", "query": {"text": "a man"}, "link": link}
+    return to_query(QueryBody.model_validate(body), "q", 0, b"")
 
 
 def answer(slot: int, channel_uses: int = 64, age: int | None = None) -> transmitter_pb2.Answer:

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from tests_store import count_knowledge, empty, start_store
+from tests_store import count_knowledge, empty
 
 from kb_service.entries import MAX_PAGE, Entries, entry_of, rewrites_of
 from kb_service.rewriting import Task
@@ -21,15 +21,6 @@ def _letters(texts):
         for letter in text.lower():
             row[ord(letter) % 384] += 1
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
-    path = tmp_path_factory.mktemp("redis") / "redis.sock"
-    process = start_store(path)
-    yield f"unix://{path}"
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture(params=["memory", "redis"])

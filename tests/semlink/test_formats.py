@@ -10,7 +10,7 @@ import base64
 import json
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from tests_store import empty, start_store
+from tests_store import empty
 
 from kb_service import channel_knowledge
 from kb_service.entries import Entries
@@ -46,15 +46,6 @@ from semlink.v1 import knowledge_pb2 as pb
 
 OLD = Path(__file__).parent / "data-7fb36b6"
 STORE = json.loads((OLD / "store.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path = tmp_path_factory.mktemp("redis") / "redis.sock"
-    process = start_store(path)
-    yield f"unix://{path}"
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture

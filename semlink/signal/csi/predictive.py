@@ -239,24 +239,6 @@ class PredictiveQuantizer(ChainedQuantizer):
             received=torch.zeros((batch, self._pieces), dtype=torch.bool),
         )
 
-    def decode_group(
-        self,
-        payload: torch.Tensor,
-        present: torch.Tensor,
-        report_index: torch.Tensor,
-        last: int | None = None,
-    ) -> torch.Tensor:
-        """See :class:`CsiQuantizer`: after a lost report the filter's prediction, zeros before anything has arrived."""
-        track = self.start(len(payload))
-        kept = len(report_index) - (len(report_index) if last is None else last)
-        tracked = []
-        for t, index in enumerate(report_index):
-            self.decode_next(track, payload[:, t], present[:, t], int(index))
-            if t >= kept:
-                tracked.append(track.now)
-        csi = self._content.csi(self._rows_of(torch.stack(tracked, dim=1).flatten(0, 1)))
-        return csi.view(len(payload), -1, *self.shape)
-
     def csi_of(self, track: Track, items: torch.Tensor) -> torch.Tensor:
         """CSI of some items of a track: ``[len(items), …]``."""
         return self._content.csi(self._rows_of(track.now[items]))
